@@ -1,0 +1,99 @@
+//! Opening the CPU and taking over weights.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use moebius_backend::{
+    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Result,
+    Unsupported, WeightFormat, WeightSpec, WeightView,
+};
+use moebius_expert_kernels::{Isa, Kernels, Pool};
+
+use crate::experts::CpuExperts;
+use crate::linear::CpuLinear;
+use crate::ops::CpuOps;
+
+const NAME: &str = "cpu";
+
+/// How to use the CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Threads; `None` is one for every core that this process may use.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` is the best that the processor has.
+    pub isa: Option<Isa>,
+}
+
+/// The kernels and threads that everything on this backend shares.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(crate) kernels: Kernels,
+    pub(crate) pool: Pool,
+}
+
+/// The CPU as a device family.
+pub struct CpuBackend {
+    info: BackendInfo,
+    engine: Arc<Engine>,
+    ops: CpuOps,
+}
+
+impl CpuBackend {
+    /// Picks kernels and starts threads.
+    ///
+    /// # Errors
+    /// [`Error::Startup`] when the processor lacks the instruction set or threads cannot be started.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let startup = |error: moebius_expert_kernels::KernelError| Error::Startup {
+            backend: NAME,
+            reason: error.to_string(),
+        };
+        let kernels = match options.isa {
+            Some(isa) => Kernels::with_isa(isa).map_err(startup)?,
+            None => Kernels::detect(),
+        };
+        let available = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = options.threads.unwrap_or_else(available);
+        let pool = Pool::new(threads).map_err(startup)?;
+        let noun = if threads == 1 { "thread" } else { "threads" };
+        let detail = format!("{}, {threads} {noun}", kernels.name());
+        let engine = Arc::new(Engine { kernels, pool });
+        Ok(CpuBackend {
+            info: BackendInfo { name: NAME, device: Device::Cpu, detail },
+            ops: CpuOps { engine: engine.clone() },
+            engine,
+        })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
+        let format = spec.format();
+        if WeightFormat::ALL.contains(&format) {
+            return Ok(());
+        }
+        let reason = format!("there is no kernel for format {format}");
+        Err(Unsupported { backend: NAME, what: spec.to_string(), reason })
+    }
+
+    fn load_linear(
+        &self,
+        spec: &LinearSpec,
+        weight: WeightView<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Box<dyn Linear>> {
+        Ok(Box::new(CpuLinear::load(&self.engine, spec, weight, bias)?))
+    }
+
+    fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
+        Ok(Box::new(CpuExperts::load(&self.engine, spec, source)?))
+    }
+
+    fn ops(&self) -> &dyn Ops {
+        &self.ops
+    }
+}

@@ -1,0 +1,60 @@
+//! Dense projections and the embedding table.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use moebius_backend::{Error, Linear, LinearSpec, Result, WeightView};
+use moebius_expert_kernels::PackedMatrix;
+
+use crate::backend::Engine;
+use crate::slices::{filled, kernel, with_f32};
+
+pub(crate) struct CpuLinear {
+    spec: LinearSpec,
+    weight: PackedMatrix,
+    bias: Option<Vec<f32>>,
+    engine: Arc<Engine>,
+}
+
+impl CpuLinear {
+    pub(crate) fn load(
+        engine: &Arc<Engine>,
+        spec: &LinearSpec,
+        weight: WeightView<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
+        let weight = pack(engine, &weight)?;
+        Ok(CpuLinear { spec: spec.clone(), weight, bias, engine: engine.clone() })
+    }
+}
+
+/// Packs one stored matrix.
+pub(crate) fn pack(engine: &Engine, view: &WeightView<'_>) -> Result<PackedMatrix> {
+    PackedMatrix::pack(&engine.pool, view.format, view.rows, view.cols, view.bytes)
+        .map_err(|error| Error::Weight { name: view.name.clone(), source: Box::new(error) })
+}
+
+impl Linear for CpuLinear {
+    fn spec(&self) -> &LinearSpec {
+        &self.spec
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Engine { kernels, pool } = &*self.engine;
+        let tokens = x.dim(0)?;
+        with_f32(x, |values| {
+            filled(&[tokens, self.spec.outputs], x, |out| {
+                kernels.matmul(pool, values, &self.weight, self.bias.as_deref(), out).map_err(kernel)
+            })
+        })
+    }
+
+    fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        let width = self.spec.inputs;
+        let mut out = vec![0.0; ids.len() * width];
+        for (row, &id) in out.chunks_exact_mut(width).zip(ids) {
+            self.weight.row(id as usize, row).map_err(kernel)?;
+        }
+        Ok(Tensor::from_vec(out, (ids.len(), width), &Device::Cpu)?)
+    }
+}

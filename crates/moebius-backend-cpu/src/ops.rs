@@ -1,0 +1,110 @@
+//! The operations between projections, on the kernels' vector code.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use moebius_backend::{Activation, AttentionSpan, AttentionSpec, Ops, Pairing, Result, RopeTable};
+use moebius_expert_kernels::{AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
+
+use crate::backend::Engine;
+use crate::experts::kernel_activation;
+use crate::slices::{filled, kernel, with_f32};
+
+pub(crate) struct CpuOps {
+    pub(crate) engine: Arc<Engine>,
+}
+
+impl Ops for CpuOps {
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let row_len = weight.dim(0)?;
+        with_f32(x, |values| {
+            with_f32(weight, |weight| {
+                filled(x.dims(), x, |out| {
+                    self.engine.kernels.rms_norm(values, weight, eps, row_len, out).map_err(kernel)
+                })
+            })
+        })
+    }
+
+    fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+        let (_, heads, head_dim) = x.dims3()?;
+        let layout = match table.pairing {
+            Pairing::HalfSplit => RotaryLayout::HalfSplit,
+            Pairing::Interleaved => RotaryLayout::Interleaved,
+        };
+        let pairs = table.cos.dim(1)?;
+        with_f32(&table.cos, |cos| {
+            with_f32(&table.sin, |sin| {
+                let tables = RotaryTables { cos, sin, pairs, layout };
+                with_f32(x, |values| {
+                    filled(x.dims(), x, |out| {
+                        out.copy_from_slice(values);
+                        self.engine.kernels.rotate(out, heads, head_dim, &tables).map_err(kernel)
+                    })
+                })
+            })
+        })
+    }
+
+    fn attention(&self, q: &Tensor, spans: &[AttentionSpan<'_>], spec: &AttentionSpec) -> Result<Tensor> {
+        let (tokens, heads, head_dim) = q.dims3()?;
+        let value_dim = spans.first().map_or(Ok(head_dim), |span| span.values.dim(2))?;
+        with_f32(q, |queries| {
+            filled(&[tokens, heads * value_dim], q, |out| {
+                for span in spans {
+                    let queries =
+                        &queries[span.rows.start * heads * head_dim..span.rows.end * heads * head_dim];
+                    let out =
+                        &mut out[span.rows.start * heads * value_dim..span.rows.end * heads * value_dim];
+                    self.attend(queries, span, spec, out)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn glu(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        with_f32(gate, |gate_values| {
+            with_f32(up, |up| {
+                filled(gate.dims(), gate, |out| {
+                    let activation = kernel_activation(activation);
+                    self.engine.kernels.glu(activation, gate_values, up, out).map_err(kernel)
+                })
+            })
+        })
+    }
+}
+
+impl CpuOps {
+    /// One sequence: `queries` and `out` are its rows.
+    fn attend(
+        &self,
+        queries: &[f32],
+        span: &AttentionSpan<'_>,
+        spec: &AttentionSpec,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (kv_heads, capacity, head_dim) = span.keys.dims3()?;
+        let value_dim = span.values.dim(2)?;
+        let rows = span.rows.len().max(1);
+        let shape = AttentionShape {
+            heads: queries.len() / (rows * head_dim),
+            kv_heads,
+            head_dim,
+            value_dim,
+            capacity,
+            first_position: span.first_position,
+            scale: spec.scale,
+            window: spec.window,
+        };
+        if span.rows.is_empty() {
+            return Ok(());
+        }
+        with_f32(span.keys, |keys| {
+            with_f32(span.values, |values| {
+                let inputs = AttentionInputs { queries, keys, values };
+                self.engine.kernels.attention(&self.engine.pool, &inputs, &shape, out).map_err(kernel)
+            })
+        })
+    }
+}

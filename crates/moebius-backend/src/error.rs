@@ -1,0 +1,62 @@
+//! What can go wrong between a model and a device.
+
+use moebius_router::RouterError;
+use thiserror::Error as ThisError;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A backend's refusal, given before any weight is read.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[error("backend `{backend}` cannot hold {what}: {reason}")]
+pub struct Unsupported {
+    /// Name of the backend that refuses.
+    pub backend: &'static str,
+    /// The weight, in words.
+    pub what: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Errors of loading weights and running them.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// A tensor operation failed.
+    #[error("tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// The router refused its logits or its configuration.
+    #[error(transparent)]
+    Router(#[from] RouterError),
+    /// The backend cannot hold a weight.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// A weight could not be packed.
+    #[error("cannot load tensor `{name}`")]
+    Weight {
+        /// The tensor's name in the checkpoint.
+        name: String,
+        /// What the packer found.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A kernel refused its arguments.
+    #[error("kernel refused its arguments")]
+    Kernel(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A tensor has another shape than its place asks for.
+    #[error("wrong shape for {what}: expected {expected}, got {got}")]
+    Shape {
+        /// What the tensor is.
+        what: String,
+        /// The shape that was expected, in words.
+        expected: String,
+        /// The shape that was found.
+        got: String,
+    },
+    /// The device could not be set up.
+    #[error("backend `{backend}` cannot start: {reason}")]
+    Startup {
+        /// Name of the backend.
+        backend: &'static str,
+        /// Why, in words.
+        reason: String,
+    },
+}

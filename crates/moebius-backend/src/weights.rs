@@ -1,0 +1,117 @@
+//! Weights on a device: how they get there and what they then do.
+
+use candle_core::Tensor;
+use moebius_expert_kernels::WeightFormat;
+use moebius_metering::Meter;
+use moebius_router::Routing;
+
+use crate::{BackendInfo, ExpertSpec, LinearSpec, Ops, Projection, Result, Unsupported, WeightSpec};
+
+/// A device family.
+pub trait Backend: Send + Sync {
+    /// Name, device and resources.
+    fn info(&self) -> &BackendInfo;
+
+    /// Whether a weight can be held and multiplied here. Asked before the weight is read.
+    fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported>;
+
+    /// Takes over a dense projection. `bias` has one value per output row.
+    ///
+    /// # Errors
+    /// [`crate::Error::Weight`] when the bytes do not fit the spec or hold a NaN or an infinity.
+    fn load_linear(
+        &self,
+        spec: &LinearSpec,
+        weight: WeightView<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Box<dyn Linear>>;
+
+    /// Takes over the experts of one layer, asking `source` for each matrix once.
+    ///
+    /// # Errors
+    /// As for [`Backend::load_linear`].
+    fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>>;
+
+    /// The operations between the projections.
+    fn ops(&self) -> &dyn Ops;
+}
+
+/// A dense projection that lives on a device; also the embedding table, whose rows it can hand out.
+pub trait Linear: Send + Sync {
+    /// What it is.
+    fn spec(&self) -> &LinearSpec;
+
+    /// `x Wᵀ + b`: `[tokens, inputs]` to `[tokens, outputs]`, both f32.
+    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The weight's own rows for `ids`: `[ids, inputs]` in f32. An embedding lookup, so that a table which
+    /// is tied to the output projection is held once.
+    fn rows(&self, ids: &[u32]) -> Result<Tensor>;
+}
+
+/// The experts of one layer on a device.
+pub trait ExpertBank: Send + Sync {
+    /// What it is.
+    fn spec(&self) -> &ExpertSpec;
+
+    /// The weighted sum of the chosen experts' outputs: `[tokens, hidden]` to `[tokens, hidden]`.
+    /// Experts add up in ascending id. What was computed and read is counted into `meter`.
+    fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor>;
+}
+
+/// Where a backend gets experts from: one matrix at a time, so that nothing is held twice.
+pub trait ExpertSource: Sync {
+    /// The stored matrix of one expert.
+    fn get(&self, expert: usize, projection: Projection) -> Result<WeightView<'_>>;
+}
+
+/// Memory behind a [`WeightView`] that can be given back to the system once it was read.
+pub trait MappedPages: Sync {
+    /// Says that `bytes`, a part of the mapping, will not be read again soon.
+    fn release(&self, bytes: &[u8]);
+}
+
+/// A stored matrix: row-major `[rows, cols]`, little endian, borrowed from a mapped file.
+///
+/// Dropping the view releases the pages behind it, so that loading a checkpoint does not leave both the
+/// file and its packed copy in memory.
+pub struct WeightView<'a> {
+    /// The tensor's name in the checkpoint, for errors.
+    pub name: String,
+    /// How each element is stored.
+    pub format: WeightFormat,
+    /// Output rows.
+    pub rows: usize,
+    /// Input columns.
+    pub cols: usize,
+    /// The elements.
+    pub bytes: &'a [u8],
+    pages: Option<&'a dyn MappedPages>,
+}
+
+impl<'a> WeightView<'a> {
+    /// A view of memory that stays where it is.
+    pub fn new(
+        name: impl Into<String>,
+        format: WeightFormat,
+        shape: (usize, usize),
+        bytes: &'a [u8],
+    ) -> Self {
+        let (rows, cols) = shape;
+        WeightView { name: name.into(), format, rows, cols, bytes, pages: None }
+    }
+
+    /// Releases `pages` when the view is dropped.
+    pub fn backed_by(mut self, pages: &'a dyn MappedPages) -> Self {
+        self.pages = Some(pages);
+        self
+    }
+}
+
+impl Drop for WeightView<'_> {
+    fn drop(&mut self) {
+        if let Some(pages) = self.pages {
+            pages.release(self.bytes);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Sequences, scheduling and sampling over token ids.

@@ -1,0 +1,131 @@
+//! What differs between instruction sets, and all unsafe code of the crate.
+//!
+//! A kernel is an [`Op`], written once and generic over [`Simd`]. An instruction set is a zero-sized token
+//! that only detection can make, a `Simd` implementation, and a `run` that compiles an `Op` with the
+//! instruction set switched on. Everything between `run` and an intrinsic must be `#[inline(always)]`:
+//! a function that stays separate would be compiled without the instruction set.
+
+pub(crate) mod disjoint;
+mod scalar;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    pub(super) mod neon;
+}
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    pub(super) mod avx2;
+    pub(super) mod avx512;
+}
+
+#[cfg(target_arch = "aarch64")]
+use self::aarch64::neon::Neon;
+use self::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use self::x86_64::{avx2::Avx2, avx512::Avx512};
+use crate::Isa;
+
+/// The number of `f32` values in a [`Simd::V`] and of output rows in a panel, on every instruction set.
+pub(crate) const LANES: usize = 16;
+
+/// Arithmetic on 16 `f32` lanes. Every lane is computed alone, by IEEE 754 single precision.
+///
+/// `fma` is fused, except on the scalar set, which rounds between `mul` and `add`.
+pub(crate) trait Simd: Copy {
+    /// Sixteen lanes.
+    type V: Copy;
+    /// Rows of the largest register tile.
+    const TILE_ROWS: usize;
+    /// How many `V` fit into registers as accumulators of a tile.
+    const ACCUMULATORS: usize;
+
+    /// All lanes equal.
+    fn splat(self, value: f32) -> Self::V;
+    /// Sixteen `f32`.
+    fn load(self, values: &[f32; LANES]) -> Self::V;
+    /// Writes the lanes.
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// Widens sixteen bfloat16 bit patterns, exactly.
+    fn from_bf16(self, bits: &[u16; LANES]) -> Self::V;
+    /// Widens sixteen finite binary16 bit patterns, exactly.
+    fn from_f16(self, bits: &[u16; LANES]) -> Self::V;
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The smaller; a NaN in `b` is kept.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger; a NaN in `b` is kept.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `2^n` for whole numbers `n` in -126 ..= 127.
+    fn pow2(self, n: Self::V) -> Self::V;
+}
+
+/// A kernel with its arguments. `run` must be `#[inline(always)]`.
+pub(crate) trait Op {
+    /// What the kernel returns.
+    type Output;
+    /// Computes with one instruction set.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// A detected instruction set: the proof that its instructions may be executed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arch {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+}
+
+impl Arch {
+    /// The instruction set, if this processor has it.
+    pub(crate) fn detect(isa: Isa) -> Option<Self> {
+        match isa {
+            Isa::Scalar => Some(Self::Scalar(Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::detect().map(Self::Neon),
+            #[allow(unreachable_patterns, reason = "which sets are foreign depends on the target")]
+            _ => None,
+        }
+    }
+
+    pub(crate) fn isa(self) -> Isa {
+        match self {
+            Self::Scalar(_) => Isa::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => Isa::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Isa::Avx512,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => Isa::Neon,
+        }
+    }
+
+    /// Runs a kernel with this instruction set.
+    #[inline]
+    pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
+        match self {
+            Self::Scalar(simd) => op.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => simd.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => simd.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(simd) => simd.run(op),
+        }
+    }
+}

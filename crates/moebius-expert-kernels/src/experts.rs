@@ -1,0 +1,235 @@
+//! Gated experts over grouped rows: each expert's weights are read once for all of its rows.
+//!
+//! ```text
+//! out[t] = sum over experts e of t, ascending, of  c (down_e (act(gate_e x) * (up_e x)))
+//! ```
+//! with x = x[t] and c the pair's weight, or x = c x[t] and no factor outside (arXiv 2002.05202, 1701.06538).
+//!
+//! Shapes: x and out `[tokens, hidden]`; gate and up `[intermediate, hidden]`, down `[hidden, intermediate]`.
+//! Invariants: the inner vector of every pair is complete before any is read; one task owns a run of output
+//! columns and adds experts in ascending id, so a token's sum does not depend on its batch.
+
+use crate::{
+    Activation, KernelError, Kernels, PackedMatrix, Pool, WeightFormat,
+    arch::{LANES, disjoint::Grid},
+    error::{check_len, check_nonzero, rows_in},
+    matmul::{panels_of, panels_per_task},
+    tile::{RowBlocks, placed},
+    vector::Glu,
+};
+
+/// The packed weights of every expert of a layer.
+#[derive(Debug, Clone)]
+pub struct PackedExperts {
+    gate: Vec<PackedMatrix>,
+    up: Vec<PackedMatrix>,
+    down: Vec<PackedMatrix>,
+    activation: Activation,
+}
+
+impl PackedExperts {
+    /// Joins one gate, up and down matrix per expert: gate and up `[intermediate, hidden]`, down
+    /// `[hidden, intermediate]`. Gate and up share one format, down has one of its own.
+    ///
+    /// # Errors
+    /// [`KernelError::ZeroDimension`] without experts, [`KernelError::Length`] for unequal counts,
+    /// [`KernelError::Shape`] and [`KernelError::MixedFormats`] for a matrix that does not fit the first ones.
+    pub fn new(
+        gate: Vec<PackedMatrix>,
+        up: Vec<PackedMatrix>,
+        down: Vec<PackedMatrix>,
+        activation: Activation,
+    ) -> Result<Self, KernelError> {
+        check_nonzero("experts", gate.len())?;
+        check_len("up", gate.len(), up.len())?;
+        check_len("down", gate.len(), down.len())?;
+        let (intermediate, hidden) = (gate[0].rows(), gate[0].cols());
+        check_alike("gate", &gate, (intermediate, hidden), gate[0].format())?;
+        check_alike("up", &up, (intermediate, hidden), gate[0].format())?;
+        check_alike("down", &down, (hidden, intermediate), down[0].format())?;
+        Ok(Self { gate, up, down, activation })
+    }
+
+    /// The number of experts.
+    #[must_use]
+    pub fn n_experts(&self) -> usize {
+        self.gate.len()
+    }
+
+    /// The width of inputs and outputs.
+    #[must_use]
+    pub fn hidden(&self) -> usize {
+        self.gate[0].cols()
+    }
+
+    /// The width between up and down.
+    #[must_use]
+    pub fn intermediate(&self) -> usize {
+        self.gate[0].rows()
+    }
+
+    /// The format of the gate and up matrices.
+    #[must_use]
+    pub fn format(&self) -> WeightFormat {
+        self.gate[0].format()
+    }
+
+    /// The function that gates.
+    #[must_use]
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// The memory of all packed weights in bytes.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        [&self.gate, &self.up, &self.down].into_iter().flatten().map(PackedMatrix::packed_bytes).sum()
+    }
+}
+
+fn check_alike(
+    projection: &'static str,
+    matrices: &[PackedMatrix],
+    expected: (usize, usize),
+    format: WeightFormat,
+) -> Result<(), KernelError> {
+    for (expert, matrix) in matrices.iter().enumerate() {
+        let got = (matrix.rows(), matrix.cols());
+        if got != expected {
+            return Err(KernelError::Shape { projection, expert, expected, got });
+        }
+        if matrix.format() != format {
+            return Err(KernelError::MixedFormats { projection, expected: format, got: matrix.format() });
+        }
+    }
+    Ok(())
+}
+
+/// Which tokens each expert computes: pairs of token and expert, grouped by expert in ascending id.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertRows<'a> {
+    /// Pairs `offsets[e]..offsets[e + 1]` belong to expert `e`: `[experts + 1]`, from 0 to the pairs' number.
+    pub offsets: &'a [usize],
+    /// The token of each pair: `[pairs]`.
+    pub rows: &'a [u32],
+    /// The weight of each pair: `[pairs]`.
+    pub weights: &'a [f32],
+    /// Whether the weight multiplies the expert's input rather than its output.
+    pub weight_on_input: bool,
+}
+
+impl ExpertRows<'_> {
+    fn check(&self, n_experts: usize, tokens: usize) -> Result<(), KernelError> {
+        check_len("offsets", n_experts + 1, self.offsets.len())?;
+        check_len("weights", self.rows.len(), self.weights.len())?;
+        if self.offsets[0] != 0 {
+            return Err(KernelError::OutOfRange { what: "offsets", limit: 1, got: self.offsets[0] });
+        }
+        if let Some(pair) = self.offsets.windows(2).find(|pair| pair[1] < pair[0]) {
+            return Err(KernelError::OutOfRange { what: "offsets", limit: pair[1] + 1, got: pair[0] });
+        }
+        check_len("rows", self.offsets[n_experts], self.rows.len())?;
+        match self.rows.iter().find(|&&token| token as usize >= tokens) {
+            Some(&token) => Err(KernelError::OutOfRange { what: "rows", limit: tokens, got: token as usize }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Kernels {
+    /// Computes every pair of `rows` and writes the sum of each token's experts: x and out `[tokens, hidden]`.
+    /// A token without a pair becomes zero.
+    ///
+    /// # Errors
+    /// [`KernelError::NotAMultiple`], [`KernelError::Length`] or [`KernelError::OutOfRange`] if a slice, an
+    /// offset or a token does not fit these shapes.
+    pub fn experts(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        bank: &PackedExperts,
+        rows: &ExpertRows<'_>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let (hidden, intermediate) = (bank.hidden(), bank.intermediate());
+        let tokens = rows_in("x", x.len(), hidden)?;
+        check_len("out", x.len(), out.len())?;
+        rows.check(bank.n_experts(), tokens)?;
+        out.fill(0.0);
+        if rows.rows.is_empty() {
+            return Ok(());
+        }
+        let max_rows = self.tile().max_rows;
+        let inputs = RowBlocks::new(pool, max_rows, hidden, rows.offsets, |pair| {
+            let factor = if rows.weight_on_input { rows.weights[pair] } else { 1.0 };
+            (&x[rows.rows[pair] as usize * hidden..][..hidden], factor)
+        });
+        let mut inner = vec![0.0; rows.rows.len() * intermediate];
+        self.gate_and_up(pool, bank, &inputs, rows.offsets, &mut inner);
+        let inner = RowBlocks::new(pool, max_rows, intermediate, rows.offsets, |pair| {
+            (&inner[pair * intermediate..][..intermediate], 1.0)
+        });
+        self.down(pool, bank, &inner, rows, out);
+        Ok(())
+    }
+
+    /// Writes `act(gate x) * (up x)` for every pair: inner `[pairs, intermediate]`.
+    fn gate_and_up(
+        &self,
+        pool: &Pool,
+        bank: &PackedExperts,
+        inputs: &RowBlocks,
+        offsets: &[usize],
+        inner: &mut [f32],
+    ) {
+        let columns = panels_per_task(pool, bank.intermediate().div_ceil(LANES)) * LANES;
+        let grid = Grid::new(inner, bank.intermediate(), offsets.to_vec(), columns);
+        // Experts without rows have cells without elements, which are no task.
+        let busy: Vec<usize> = (0..bank.n_experts()).filter(|&e| offsets[e] < offsets[e + 1]).collect();
+        pool.for_each(busy.len() * grid.cells_across(), |task| {
+            let expert = busy[task / grid.cells_across()];
+            let mut cell = grid.take(expert * grid.cells_across() + task % grid.cells_across());
+            let columns = cell.columns();
+            let (mut gate, mut up) = (Vec::new(), Vec::new());
+            self.for_each_tile(panels_of(&columns), inputs, inputs.group(expert), |panels, block| {
+                self.multiply(&bank.gate[expert], panels.clone(), inputs, block, &mut gate);
+                self.multiply(&bank.up[expert], panels.clone(), inputs, block, &mut up);
+                let (activation, up) = (bank.activation, up.as_flattened());
+                self.run(Glu { activation, gate: gate.as_flattened_mut(), up });
+                for (panel, pair, values) in placed(&gate, panels, inputs.rows(block)) {
+                    let out = &mut cell.row(pair)[panel * LANES - columns.start..];
+                    out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+                }
+            });
+        });
+    }
+
+    /// Adds `down inner` of every pair to its token's row of `out`, which is zero.
+    fn down(
+        &self,
+        pool: &Pool,
+        bank: &PackedExperts,
+        inner: &RowBlocks,
+        rows: &ExpertRows<'_>,
+        out: &mut [f32],
+    ) {
+        let tokens = out.len() / bank.hidden();
+        let columns = panels_per_task(pool, bank.hidden().div_ceil(LANES)) * LANES;
+        let grid = Grid::new(out, bank.hidden(), vec![0, tokens], columns);
+        pool.for_each(grid.cells(), |index| {
+            let mut cell = grid.take(index);
+            let columns = cell.columns();
+            let mut sums = Vec::new();
+            for (expert, down) in bank.down.iter().enumerate() {
+                self.for_each_tile(panels_of(&columns), inner, inner.group(expert), |panels, block| {
+                    self.multiply(down, panels.clone(), inner, block, &mut sums);
+                    for (panel, pair, sum) in placed(&sums, panels, inner.rows(block)) {
+                        let factor = if rows.weight_on_input { 1.0 } else { rows.weights[pair] };
+                        let out = &mut cell.row(rows.rows[pair] as usize)[panel * LANES - columns.start..];
+                        out.iter_mut().zip(sum).for_each(|(out, sum)| *out += factor * sum);
+                    }
+                });
+            }
+        });
+    }
+}

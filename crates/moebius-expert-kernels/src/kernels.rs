@@ -1,0 +1,133 @@
+//! Kernels as a value: an instruction set that detection found on this processor.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    KernelError,
+    arch::{Arch, Op, Simd},
+};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Portable code; the only set that does not fuse multiply and add.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 (foundation).
+    Avx512,
+    /// 64-bit Arm with NEON.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, the preferred ones last.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+
+    /// The name that [`FromStr`] reads: `scalar`, `avx2`, `avx512` or `neon`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| KernelError::UnknownName {
+            what: "instruction set",
+            got: name.to_owned(),
+            expected: "`scalar`, `avx2`, `avx512`, `neon`",
+        })
+    }
+}
+
+/// The kernels of one instruction set. Exists only where the processor has it; cheap to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    arch: Arch,
+}
+
+impl Kernels {
+    /// The kernels of the best instruction set of this processor.
+    #[must_use]
+    pub fn detect() -> Self {
+        let best = Isa::ALL.into_iter().rev().find_map(Arch::detect);
+        Self { arch: best.expect("the scalar set is everywhere") }
+    }
+
+    /// The kernels of a given instruction set.
+    ///
+    /// # Errors
+    /// [`KernelError::MissingIsa`] if this processor lacks it.
+    pub fn with_isa(isa: Isa) -> Result<Self, KernelError> {
+        Arch::detect(isa).map(|arch| Self { arch }).ok_or(KernelError::MissingIsa { isa })
+    }
+
+    /// The instruction sets of this processor, the preferred one last.
+    #[must_use]
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|&isa| Arch::detect(isa).is_some()).collect()
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.arch.isa()
+    }
+
+    /// The features that the kernels use, for people: for example `avx2+fma+f16c`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.isa() {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2+fma+f16c",
+            Isa::Avx512 => "avx512f",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// Runs a kernel.
+    #[inline]
+    pub(crate) fn run<O: Op>(&self, op: O) -> O::Output {
+        self.arch.run(op)
+    }
+
+    /// The register tiles of the instruction set.
+    pub(crate) fn tile(&self) -> TileShape {
+        self.run(TileShapeOp)
+    }
+}
+
+/// How large the register tiles of an instruction set are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileShape {
+    /// Rows of the tallest tile.
+    pub(crate) max_rows: usize,
+    /// Accumulators that fit into registers: rows times panels of a tile.
+    pub(crate) accumulators: usize,
+}
+
+struct TileShapeOp;
+
+impl Op for TileShapeOp {
+    type Output = TileShape;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> TileShape {
+        TileShape { max_rows: S::TILE_ROWS, accumulators: S::ACCUMULATORS }
+    }
+}

@@ -1,0 +1,282 @@
+//! Small maths on rows: normalisation, softmax, gated activation, rotary positions.
+//!
+//! ```text
+//! rms_norm(x) = x / sqrt(mean(x^2) + eps) * weight                    (arXiv 1910.07467)
+//! softmax(x)  = exp(x - max x) / sum exp(x - max x)
+//! glu(g, u)   = act(g) u;  silu(g) = g / (1 + exp -g)                 (arXiv 2002.05202)
+//! rotary      = (a cos t - b sin t, b cos t + a sin t) for a pair     (arXiv 2104.09864)
+//! ```
+//!
+//! Shapes: x `[rows, row_len]`, row-major.
+//! Invariants: a row's tail is padded to full lanes and takes the same instructions, so an element's bits do not
+//! depend on its place; sums over a row run in sixteen chains that are added pairwise at the end.
+
+pub(crate) mod lanes;
+
+use self::lanes::{act, exp, load_padded, reduce_max, reduce_sum, store_part};
+use crate::{
+    KernelError, Kernels,
+    arch::{LANES, Op, Simd},
+    error::{check_len, check_nonzero, rows_in},
+};
+
+/// The function that gates an expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`, also called swish (arXiv 1702.03118).
+    Silu,
+    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2` (arXiv 1606.08415).
+    GeluTanh,
+}
+
+/// Which elements of a head rotate together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RotaryLayout {
+    /// Element `i` with element `i + pairs`.
+    HalfSplit,
+    /// Element `2 i` with element `2 i + 1`.
+    Interleaved,
+}
+
+/// Cosines and sines of the angles of each token: both `[tokens, pairs]`.
+#[derive(Debug, Clone, Copy)]
+pub struct RotaryTables<'a> {
+    /// Cosines.
+    pub cos: &'a [f32],
+    /// Sines.
+    pub sin: &'a [f32],
+    /// Pairs in each head; elements from `2 pairs` on are not rotated.
+    pub pairs: usize,
+    /// Which elements form a pair.
+    pub layout: RotaryLayout,
+}
+
+impl Kernels {
+    /// Normalises rows by their root mean square: x and out `[rows, row_len]`, weight `[row_len]`.
+    ///
+    /// # Errors
+    /// If a slice does not fit these shapes or `row_len` is zero.
+    pub fn rms_norm(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        row_len: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        rows_in("x", x.len(), row_len)?;
+        check_len("weight", row_len, weight.len())?;
+        check_len("out", x.len(), out.len())?;
+        self.run(RmsNorm { x, weight, eps, out });
+        Ok(())
+    }
+
+    /// Replaces each row of `x`, `[rows, row_len]`, by its softmax. Elements of minus infinity become zero.
+    ///
+    /// # Errors
+    /// If `x` is no whole number of rows or `row_len` is zero.
+    pub fn softmax(&self, x: &mut [f32], row_len: usize) -> Result<(), KernelError> {
+        rows_in("x", x.len(), row_len)?;
+        self.run(Softmax { x, row_len });
+        Ok(())
+    }
+
+    /// Computes `out = activation(gate) * up`, element by element.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if the slices differ in length.
+    pub fn glu(
+        &self,
+        activation: Activation,
+        gate: &[f32],
+        up: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_len("up", gate.len(), up.len())?;
+        check_len("out", gate.len(), out.len())?;
+        out.copy_from_slice(gate);
+        self.run(Glu { activation, gate: out, up });
+        Ok(())
+    }
+
+    /// Computes `e^x` in place, within 2 units in the last place.
+    pub fn exp(&self, x: &mut [f32]) {
+        self.run(Exp { x });
+    }
+
+    /// Rotates the pairs of every head in place: x `[tokens, heads, head_dim]`.
+    ///
+    /// # Errors
+    /// If the tables do not have `[tokens, pairs]` values, or the pairs do not fit into `head_dim`.
+    pub fn rotate(
+        &self,
+        x: &mut [f32],
+        heads: usize,
+        head_dim: usize,
+        tables: &RotaryTables<'_>,
+    ) -> Result<(), KernelError> {
+        check_nonzero("heads", heads)?;
+        check_nonzero("head_dim", head_dim)?;
+        let tokens = rows_in("x", x.len(), heads.saturating_mul(head_dim))?;
+        if tables.pairs > head_dim / 2 {
+            return Err(KernelError::OutOfRange {
+                what: "pairs",
+                limit: head_dim / 2 + 1,
+                got: tables.pairs,
+            });
+        }
+        check_len("cos", tokens * tables.pairs, tables.cos.len())?;
+        check_len("sin", tokens * tables.pairs, tables.sin.len())?;
+        if tables.pairs > 0 {
+            self.run(Rotate { x, token_len: heads * head_dim, head_dim, tables });
+        }
+        Ok(())
+    }
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Op for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let row_len = self.weight.len();
+        for (x, out) in self.x.chunks_exact(row_len).zip(self.out.chunks_exact_mut(row_len)) {
+            let mean_square = lanes::dot(simd, x, x) / row_len as f32;
+            let inverse = simd.splat(1.0 / (mean_square + self.eps).sqrt());
+            let parts = x.chunks(LANES).zip(self.weight.chunks(LANES)).zip(out.chunks_mut(LANES));
+            for ((x, weight), out) in parts {
+                let normal = simd.mul(load_padded(simd, x, 0.0), inverse);
+                store_part(simd, simd.mul(normal, load_padded(simd, weight, 0.0)), out);
+            }
+        }
+    }
+}
+
+/// Softmax of rows, in place.
+pub(crate) struct Softmax<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) row_len: usize,
+}
+
+impl Op for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for row in self.x.chunks_exact_mut(self.row_len) {
+            softmax_row(simd, row);
+        }
+    }
+}
+
+/// Softmax of one row, in place.
+#[inline(always)]
+pub(crate) fn softmax_row<S: Simd>(simd: S, row: &mut [f32]) {
+    let mut largest = simd.splat(f32::NEG_INFINITY);
+    for part in row.chunks(LANES) {
+        largest = simd.max(largest, load_padded(simd, part, f32::NEG_INFINITY));
+    }
+    let largest = simd.splat(reduce_max(simd, largest));
+    let mut sum = simd.splat(0.0);
+    for part in row.chunks_mut(LANES) {
+        let e = exp(simd, simd.sub(load_padded(simd, part, f32::NEG_INFINITY), largest));
+        sum = simd.add(sum, e);
+        store_part(simd, e, part);
+    }
+    let sum = simd.splat(reduce_sum(simd, sum));
+    for part in row.chunks_mut(LANES) {
+        let quotient = simd.div(load_padded(simd, part, 0.0), sum);
+        store_part(simd, quotient, part);
+    }
+}
+
+/// Replaces `gate` by `activation(gate) * up`.
+pub(crate) struct Glu<'a> {
+    pub(crate) activation: Activation,
+    pub(crate) gate: &'a mut [f32],
+    pub(crate) up: &'a [f32],
+}
+
+impl Op for Glu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for (gate, up) in self.gate.chunks_mut(LANES).zip(self.up.chunks(LANES)) {
+            let gated = act(simd, self.activation, load_padded(simd, gate, 0.0));
+            store_part(simd, simd.mul(gated, load_padded(simd, up, 0.0)), gate);
+        }
+    }
+}
+
+struct Exp<'a> {
+    x: &'a mut [f32],
+}
+
+impl Op for Exp<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for part in self.x.chunks_mut(LANES) {
+            let e = exp(simd, load_padded(simd, part, 0.0));
+            store_part(simd, e, part);
+        }
+    }
+}
+
+struct Rotate<'a> {
+    x: &'a mut [f32],
+    token_len: usize,
+    head_dim: usize,
+    tables: &'a RotaryTables<'a>,
+}
+
+impl Op for Rotate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let pairs = self.tables.pairs;
+        let angles = self.tables.cos.chunks_exact(pairs).zip(self.tables.sin.chunks_exact(pairs));
+        for (token, (cos, sin)) in self.x.chunks_exact_mut(self.token_len).zip(angles) {
+            for head in token.chunks_exact_mut(self.head_dim) {
+                match self.tables.layout {
+                    RotaryLayout::HalfSplit => {
+                        let (first, rest) = head.split_at_mut(pairs);
+                        rotate_halves(simd, first, &mut rest[..pairs], (cos, sin));
+                    }
+                    RotaryLayout::Interleaved => rotate_neighbours(head, cos, sin),
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rotate_halves<S: Simd>(simd: S, first: &mut [f32], second: &mut [f32], (cos, sin): (&[f32], &[f32])) {
+    let elements = first.chunks_mut(LANES).zip(second.chunks_mut(LANES));
+    for ((first, second), (cos, sin)) in elements.zip(cos.chunks(LANES).zip(sin.chunks(LANES))) {
+        let (a, b) = (load_padded(simd, first, 0.0), load_padded(simd, second, 0.0));
+        let (cos, sin) = (load_padded(simd, cos, 0.0), load_padded(simd, sin, 0.0));
+        store_part(simd, simd.sub(simd.mul(a, cos), simd.mul(b, sin)), first);
+        store_part(simd, simd.add(simd.mul(b, cos), simd.mul(a, sin)), second);
+    }
+}
+
+/// The same products and sums as [`rotate_halves`], one pair at a time, so the bits are the same.
+#[inline(always)]
+fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
+        let [a, b] = *pair;
+        *pair = [a * cos - b * sin, b * cos + a * sin];
+    }
+}

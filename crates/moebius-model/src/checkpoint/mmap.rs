@@ -1,0 +1,63 @@
+//! A read-only mapping of one file, the only place of this crate with unsafe code.
+//!
+//! Invariants: the mapping is never written; pages that were read are given back on request, so that a
+//! checkpoint and its packed copy are not resident at the same time.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+use moebius_backend::MappedPages;
+
+use crate::{Error, Result};
+
+/// The bytes of a file.
+pub(super) struct MappedFile {
+    map: Mmap,
+}
+
+impl MappedFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::Io { path: path.into(), source };
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::InvalidFile { path: path.into(), reason: "expected a regular file".into() });
+        }
+        if metadata.len() == 0 {
+            return Err(Error::InvalidFile { path: path.into(), reason: "the file is empty".into() });
+        }
+        // SAFETY: the mapping is private to this process and read-only. As with every mapped file, another
+        // process that truncates it while it is read would end this one; loading is short, and nothing
+        // reads the mapping afterwards.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(MappedFile { map })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl MappedPages for MappedFile {
+    fn release(&self, bytes: &[u8]) {
+        let start = bytes.as_ptr() as usize;
+        let Some(offset) = start.checked_sub(self.map.as_ptr() as usize) else { return };
+        if offset + bytes.len() > self.map.len() {
+            return;
+        }
+        // Rounded outward: a neighbour's part of a shared page is read again from the file when needed,
+        // while thousands of small remainders would add up.
+        #[cfg(unix)]
+        {
+            const PAGE: usize = 4096;
+            let first = offset - offset % PAGE;
+            let length = (offset + bytes.len() - first).min(self.map.len() - first);
+            // SAFETY: dropping clean pages of a read-only file mapping loses nothing; a later access reads
+            // them from the file again. Failure is harmless, so the result does not matter.
+            let _ =
+                unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, length) };
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A model directory: what it says, what it holds, and loading it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use moebius_backend::Backend;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::TensorProblem;
+use crate::families::{self, Architecture, Family};
+use crate::info::{ModelInfo, Place, Tally};
+use crate::loader::{Loader, Progress, Request};
+use crate::model::Model;
+use crate::{Error, Result};
+
+/// A model directory whose configuration was read, and whose weights were found if they are there.
+pub struct ModelFiles {
+    family: Family,
+    architecture: Box<dyn Architecture>,
+    checkpoint: Option<Checkpoint>,
+    unknown_keys: Vec<String>,
+}
+
+impl ModelFiles {
+    /// Opens a directory with config.json and a checkpoint, or either config.json alone or a directory with
+    /// nothing else. `top_k` replaces the configured experts per token.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without a config.json; errors of the configuration; errors of a checkpoint that
+    /// is there but damaged.
+    pub fn open(path: &Path, top_k: Option<usize>) -> Result<Self> {
+        let (dir, config_path) = locate(path)?;
+        let config = Config::read(&config_path)?.with_top_k(top_k);
+        let family = families::find(&config)?;
+        let architecture = (family.read)(&config)?;
+        let checkpoint = match Checkpoint::open(&dir) {
+            Ok(checkpoint) => Some(checkpoint),
+            Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
+            Err(error) => return Err(error),
+        };
+        Ok(ModelFiles { family, architecture, checkpoint, unknown_keys: config.unused() })
+    }
+
+    /// Whether a checkpoint lies beside the configuration.
+    pub fn has_weights(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// Bytes of the checkpoint.
+    pub fn checkpoint_bytes(&self) -> Option<u64> {
+        self.checkpoint.as_ref().map(Checkpoint::size_bytes)
+    }
+
+    /// What the model is. Reads no weights.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`] when the checkpoint does not fit the configuration; a backend that cannot hold it.
+    pub fn info(&self, backend: &Arc<dyn Backend>) -> Result<ModelInfo> {
+        let loader = Loader::plan(backend, self.checkpoint.as_ref());
+        self.architecture.load(&loader)?;
+        loader.check()?;
+        let outline = self.architecture.outline();
+        let (ignored_tensors, unknown_tensors) = self.leftovers(&loader, outline.base.n_layers);
+        Ok(ModelInfo {
+            family: self.family.model_type,
+            n_layers: outline.base.n_layers,
+            hidden: outline.base.hidden,
+            vocab_size: outline.base.vocab_size,
+            context: outline.base.context,
+            attention: outline.attention,
+            moe: outline.moe,
+            cache_bytes_per_token: outline.base.cache().bytes_per_token(),
+            eos_token_ids: outline.base.eos_token_ids,
+            bos_token_id: outline.base.bos_token_id,
+            tally: tally(&loader.requests(), self.has_weights()),
+            ignored_tensors,
+            unknown_tensors,
+            unknown_keys: self.unknown_keys.clone(),
+        })
+    }
+
+    /// Gives the weights to `backend`. `progress` is told how many bytes were loaded so far, from any thread.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::info`]; [`Error::Tensors`] naming everything when there is no checkpoint; a
+    /// weight that holds a NaN or an infinity.
+    pub fn load(&self, backend: &Arc<dyn Backend>, progress: Progress<'_>) -> Result<Box<dyn Model>> {
+        let Some(checkpoint) = &self.checkpoint else {
+            let name = "model.safetensors".into();
+            return Err(Error::Tensors(vec![TensorProblem::Missing { name, shape: Vec::new() }]));
+        };
+        let plan = Loader::plan(backend, Some(checkpoint));
+        self.architecture.load(&plan)?;
+        plan.check()?;
+        self.architecture.load(&Loader::real(backend, checkpoint, progress))
+    }
+
+    /// Tensors that nothing asked for: those known not to matter, and the rest.
+    fn leftovers(&self, loader: &Loader<'_>, n_layers: usize) -> (Vec<String>, Vec<String>) {
+        let asked = loader.asked();
+        let names = self.checkpoint.iter().flat_map(Checkpoint::names).map(String::from);
+        names.filter(|name| !asked.contains(name)).partition(|name| is_ignorable(name, n_layers))
+    }
+}
+
+/// The directory and its configuration: `path` may name either.
+fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    if path.is_dir() {
+        return Ok((path.into(), path.join("config.json")));
+    }
+    if path.is_file() && path.extension().is_some_and(|e| e == "json") {
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        return Ok((dir.into(), path.into()));
+    }
+    Err(Error::NotFound { what: "model directory", path: path.into() })
+}
+
+/// Tensors that checkpoints carry and inference does not need: stored rotary frequencies, layers for
+/// multi-token prediction, and a copy of a tied output projection.
+fn is_ignorable(name: &str, n_layers: usize) -> bool {
+    let extra_layer = name
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
+        .is_some_and(|layer| layer >= n_layers);
+    extra_layer
+        || name.ends_with("rotary_emb.inv_freq")
+        || name.starts_with("mtp.")
+        || name.starts_with("model.mtp_")
+        || name == "lm_head.weight"
+}
+
+fn tally(requests: &[Request], with_bytes: bool) -> BTreeMap<Place, Tally> {
+    let mut tallies = BTreeMap::new();
+    for request in requests {
+        let tally: &mut Tally = tallies.entry(request.place).or_default();
+        tally.total += request.elements;
+        tally.active += request.active;
+        if with_bytes {
+            tally.bytes = Some(tally.bytes.unwrap_or(0) + request.bytes.unwrap_or(0));
+        }
+    }
+    tallies
+}

@@ -1,0 +1,134 @@
+//! What a model is, in numbers: the answer to `moebius show`.
+
+use std::collections::BTreeMap;
+
+use moebius_router::RouterConfig;
+
+/// Where in a model a weight works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// The token table, and the output projection when the two are tied.
+    Embedding,
+    /// Projections, norms and biases of attention.
+    Attention,
+    /// Router projections and their biases.
+    Router,
+    /// Routed experts.
+    Experts,
+    /// Experts that every token goes through.
+    SharedExperts,
+    /// Feed-forward layers without a router.
+    Dense,
+    /// Norms of the residual stream.
+    Norm,
+    /// The output projection.
+    LmHead,
+}
+
+impl Place {
+    /// A name for tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::Embedding => "embedding",
+            Place::Attention => "attention",
+            Place::Router => "router",
+            Place::Experts => "experts",
+            Place::SharedExperts => "shared experts",
+            Place::Dense => "dense layers",
+            Place::Norm => "norms",
+            Place::LmHead => "lm_head",
+        }
+    }
+}
+
+/// Parameters and bytes of one [`Place`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All parameters.
+    pub total: u64,
+    /// Parameters that one token uses.
+    pub active: u64,
+    /// Bytes as stored; `None` when only the configuration is known.
+    pub bytes: Option<u64>,
+}
+
+/// The routed experts of a model. Layers without a router are not counted here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoeInfo {
+    /// Decoder layers with a router.
+    pub layers: usize,
+    /// Experts in each of them.
+    pub n_experts: usize,
+    /// Experts that a token goes through.
+    pub top_k: usize,
+    /// Width of an expert.
+    pub intermediate: usize,
+    /// The router's formula in words.
+    pub formula: String,
+    /// Width of the shared expert, if there is one.
+    pub shared_intermediate: Option<usize>,
+}
+
+impl MoeInfo {
+    /// Experts of `intermediate` behind `router`, in `layers` layers, none of them shared.
+    pub fn new(router: &RouterConfig, layers: usize, intermediate: usize) -> Self {
+        MoeInfo {
+            layers,
+            n_experts: router.n_experts,
+            top_k: router.top_k,
+            intermediate,
+            formula: router.formula(),
+            shared_intermediate: None,
+        }
+    }
+}
+
+/// What a model is.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// `model_type` of its configuration.
+    pub family: &'static str,
+    /// Decoder layers.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Most positions of a sequence.
+    pub context: usize,
+    /// Attention in words.
+    pub attention: String,
+    /// Its experts; `None` for a model whose layers are all dense.
+    pub moe: Option<MoeInfo>,
+    /// End-of-sequence ids of config.json.
+    pub eos_token_ids: Vec<u32>,
+    /// Beginning-of-sequence id of config.json.
+    pub bos_token_id: Option<u32>,
+    /// Parameters and bytes by place.
+    pub tally: BTreeMap<Place, Tally>,
+    /// Cache bytes that one token takes.
+    pub cache_bytes_per_token: u64,
+    /// Tensors in the checkpoint that are known not to matter.
+    pub ignored_tensors: Vec<String>,
+    /// Tensors in the checkpoint that nothing asked for.
+    pub unknown_tensors: Vec<String>,
+    /// Configuration keys that nothing asked for.
+    pub unknown_keys: Vec<String>,
+}
+
+impl ModelInfo {
+    /// Parameters of the whole model.
+    pub fn total_parameters(&self) -> u64 {
+        self.tally.values().map(|t| t.total).sum()
+    }
+
+    /// Parameters that one token uses, the embedding table included.
+    pub fn active_parameters(&self) -> u64 {
+        self.tally.values().map(|t| t.active).sum()
+    }
+
+    /// Bytes of all weights as stored, if known.
+    pub fn weight_bytes(&self) -> Option<u64> {
+        self.tally.values().map(|t| t.bytes).sum()
+    }
+}

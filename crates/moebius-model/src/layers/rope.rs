@@ -1,0 +1,231 @@
+//! Rotary position embedding: angles by position.
+//!
+//! Element pair `i` of a head of width `d` turns by `position * theta^(-2i/d)` (arXiv 2104.09864). For
+//! contexts longer than trained, frequencies are rescaled: linearly (arXiv 2306.15595), by wavelength as in
+//! Llama 3 (arXiv 2407.21783), or by YaRN (arXiv 2309.00071), which also scales cosine and sine.
+//!
+//! Invariants: frequencies and angles are f32, computed in the order of the reference implementation.
+
+use std::f64::consts::PI;
+
+use candle_core::{Device, Tensor};
+use moebius_backend::{Pairing, RopeTable};
+
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// How frequencies are rescaled.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All divided by `factor`.
+    Linear {
+        /// Ratio of the new to the trained context.
+        factor: f64,
+    },
+    /// Long wavelengths divided by `factor`, short ones kept, a linear blend between.
+    Llama3 {
+        /// Ratio of the new to the trained context.
+        factor: f64,
+        /// Wavelengths above `original / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths below `original / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// The trained context.
+        original: f64,
+    },
+    /// As `Llama3`, blended over pair indices.
+    Yarn {
+        /// Ratio of the new to the trained context.
+        factor: f64,
+        /// Pairs that turn at least this often over the trained context are kept.
+        beta_fast: f64,
+        /// Pairs that turn at most this often are divided.
+        beta_slow: f64,
+        /// The trained context.
+        original: f64,
+        /// Whether the bounds of the blend are rounded to whole pairs.
+        truncate: bool,
+        /// Factor on cosine and sine.
+        attention_factor: f64,
+    },
+}
+
+/// Rotary parameters of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// Base of the geometric series of frequencies.
+    pub theta: f64,
+    /// Elements of a head that are rotated, from the first.
+    pub rotary_dim: usize,
+    /// Which of them turn together.
+    pub pairing: Pairing,
+    /// How frequencies are rescaled.
+    pub scaling: RopeScaling,
+}
+
+impl RopeConfig {
+    /// Reads `rope_parameters`, or `rope_theta` with `rope_scaling`. The whole head is rotated in halves.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a scaling that is not supported or lacks a parameter.
+    pub fn read(config: &Config, head_dim: usize, default_theta: f64, context: usize) -> Result<Self> {
+        let v5 = config.opt_object("rope_parameters")?;
+        let (key, scaling) = match config.opt_object("rope_scaling")? {
+            Some(scaling) => ("rope_scaling", Some(scaling)),
+            None => ("rope_parameters", v5),
+        };
+        let inner_theta = scaling.as_ref().map(|s| s.opt_positive("rope_theta")).transpose()?.flatten();
+        let outer_theta = config.opt_positive("rope_theta")?;
+        let outer_original = config.opt_positive("original_max_position_embeddings")?;
+        let scaling = match &scaling {
+            None => RopeScaling::None,
+            Some(scaling) => read_scaling(scaling, key, outer_original, context)?,
+        };
+        if head_dim % 2 != 0 {
+            return Err(Error::config("head_dim", format!("expected an even number, got {head_dim}")));
+        }
+        let theta = inner_theta.or(outer_theta).unwrap_or(default_theta);
+        if theta <= 1.0 {
+            return Err(Error::config("rope_theta", format!("expected a number above 1, got {theta}")));
+        }
+        Ok(RopeConfig { theta, rotary_dim: head_dim, pairing: Pairing::HalfSplit, scaling })
+    }
+
+    /// Cosines and sines for `positions`.
+    pub fn table(&self, positions: impl Iterator<Item = usize>, device: &Device) -> Result<RopeTable> {
+        let (frequencies, factor) = self.frequencies();
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        let mut rows = 0;
+        for position in positions {
+            rows += 1;
+            for frequency in &frequencies {
+                let angle = position as f32 * frequency;
+                cos.push(angle.cos() * factor);
+                sin.push(angle.sin() * factor);
+            }
+        }
+        let shape = (rows, frequencies.len());
+        Ok(RopeTable {
+            cos: Tensor::from_vec(cos, shape, device)?,
+            sin: Tensor::from_vec(sin, shape, device)?,
+            pairing: self.pairing,
+        })
+    }
+
+    /// Radians per position of every pair, and the factor on cosine and sine.
+    fn frequencies(&self) -> (Vec<f32>, f32) {
+        let dim = self.rotary_dim;
+        let powers = (0..dim / 2).map(|i| (self.theta as f32).powf((2 * i) as f32 / dim as f32));
+        match &self.scaling {
+            RopeScaling::None => (powers.map(|p| 1.0 / p).collect(), 1.0),
+            RopeScaling::Linear { factor } => (powers.map(|p| 1.0 / p / *factor as f32).collect(), 1.0),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
+                let rescale = |frequency: f32| {
+                    let wavelength = (2.0 * PI) as f32 / frequency;
+                    if wavelength > (original / low_freq_factor) as f32 {
+                        return frequency / *factor as f32;
+                    }
+                    if wavelength < (original / high_freq_factor) as f32 {
+                        return frequency;
+                    }
+                    let kept = (*original as f32 / wavelength - *low_freq_factor as f32)
+                        / (high_freq_factor - low_freq_factor) as f32;
+                    (1.0 - kept) * frequency / *factor as f32 + kept * frequency
+                };
+                (powers.map(|p| rescale(1.0 / p)).collect(), 1.0)
+            }
+            RopeScaling::Yarn { factor, attention_factor, .. } => {
+                let (low, high) = self.yarn_bounds();
+                let blend = |(i, power): (usize, f32)| {
+                    let ramp = ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    1.0 / (*factor as f32 * power) * ramp + 1.0 / power * (1.0 - ramp)
+                };
+                (powers.enumerate().map(blend).collect(), *attention_factor as f32)
+            }
+        }
+    }
+
+    /// Pair indices between which YaRN blends.
+    fn yarn_bounds(&self) -> (f64, f64) {
+        let RopeScaling::Yarn { beta_fast, beta_slow, original, truncate, .. } = self.scaling else {
+            unreachable!("only called for yarn")
+        };
+        let dim = self.rotary_dim as f64;
+        let pair_with_turns =
+            |turns: f64| dim * (original / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+        let (mut low, mut high) = (pair_with_turns(beta_fast), pair_with_turns(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        if low == high { (low, high + 0.001) } else { (low, high) }
+    }
+}
+
+fn read_scaling(
+    scaling: &Config,
+    key: &'static str,
+    outer_original: Option<f64>,
+    context: usize,
+) -> Result<RopeScaling> {
+    let kind = match scaling.opt_text("rope_type")? {
+        Some(kind) => Some(kind),
+        None => scaling.opt_text("type")?,
+    };
+    scaling.opt_text("type")?;
+    let wrong = |reason: String| Error::config(key, reason);
+    let original = match outer_original {
+        Some(original) => original,
+        None => scaling.opt_positive("original_max_position_embeddings")?.unwrap_or(context as f64),
+    };
+    scaling.irrelevant(&["original_max_position_embeddings"]);
+    let kind = kind.unwrap_or("default");
+    let factor = scaling.opt_positive("factor")?;
+    let need = |name: &str| {
+        let value = scaling.opt_positive(name)?;
+        value.ok_or_else(|| wrong(format!("`{kind}` scaling needs `{name}`")))
+    };
+    let partial = scaling.opt_positive("partial_rotary_factor")?;
+    if kind != "default" && partial.is_some_and(|p| p != 1.0) {
+        return Err(wrong("`partial_rotary_factor`: expected 1 with a scaling".into()));
+    }
+    let parsed = match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: need("factor")? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: need("factor")?,
+            low_freq_factor: need("low_freq_factor")?,
+            high_freq_factor: need("high_freq_factor")?,
+            original,
+        },
+        "yarn" => read_yarn(scaling, factor.unwrap_or(context as f64 / original), original)?,
+        other => {
+            let expected = "`default`, `linear`, `llama3` or `yarn`";
+            return Err(wrong(format!("`rope_type`: expected {expected}, got `{other}`")));
+        }
+    };
+    match scaling.unused().as_slice() {
+        [] => Ok(parsed),
+        unused => Err(wrong(format!("`{}` is not known for `{kind}` scaling", unused.join("`, `")))),
+    }
+}
+
+fn read_yarn(scaling: &Config, factor: f64, original: f64) -> Result<RopeScaling> {
+    let grown = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+    // Zero means "not given" in these files.
+    let given = |name: &str| Ok::<_, Error>(scaling.opt_number(name)?.filter(|v| *v != 0.0));
+    let by_mscale = match (given("mscale")?, given("mscale_all_dim")?) {
+        (Some(mscale), Some(all)) => grown(mscale) / grown(all),
+        _ => grown(1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast: given("beta_fast")?.unwrap_or(32.0),
+        beta_slow: given("beta_slow")?.unwrap_or(1.0),
+        original,
+        truncate: scaling.flag_or("truncate", true)?,
+        attention_factor: scaling.opt_positive("attention_factor")?.unwrap_or(by_mscale),
+    })
+}

@@ -1,0 +1,342 @@
+//! Hands a family its weights, twice: once as a plan, once for real.
+//!
+//! A family's `load` asks for tensors by name and shape. In a plan nothing is read: every request is noted,
+//! checked against the checkpoint's headers if there is one, and answered with a weight that cannot
+//! compute. That gives the parameter counts of `moebius show` from a configuration alone, and one list of
+//! everything that is missing or misshapen before a single byte is packed.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::Tensor;
+use moebius_backend::{
+    Backend, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
+    WeightView,
+};
+
+use crate::checkpoint::{Checkpoint, TensorEntry};
+use crate::error::TensorProblem;
+use crate::info::Place;
+use crate::planned::{PlannedExperts, PlannedLinear};
+use crate::{Error, Result};
+
+/// Told how many bytes of the checkpoint were loaded so far.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// One request of a family.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) place: Place,
+    pub(crate) elements: u64,
+    /// Of the elements, those that one token uses.
+    pub(crate) active: u64,
+    pub(crate) bytes: Option<u64>,
+}
+
+/// Where the experts of a layer are stored. Shapes: gate and up `[intermediate, hidden]`, down
+/// `[hidden, intermediate]`.
+#[derive(Clone, Debug)]
+pub enum ExpertLayout {
+    /// A tensor for each matrix: `{prefix}.{expert}.{name}.weight`.
+    PerExpert {
+        /// Up to the expert's number, without the dot.
+        prefix: String,
+        /// Names of gate, up and down.
+        names: [&'static str; 3],
+    },
+    /// One tensor `[experts, 2 * intermediate, hidden]`, gate rows first, and one
+    /// `[experts, hidden, intermediate]`.
+    Fused {
+        /// Full name of the first.
+        gate_up: String,
+        /// Full name of the second.
+        down: String,
+    },
+}
+
+impl ExpertLayout {
+    /// The tensor that holds a matrix, and the matrix's number in it.
+    fn locate(&self, expert: usize, projection: Projection) -> (String, usize) {
+        match (self, projection) {
+            (ExpertLayout::PerExpert { prefix, names }, _) => {
+                let name = names[projection as usize];
+                (format!("{prefix}.{expert}.{name}.weight"), 0)
+            }
+            (ExpertLayout::Fused { gate_up, .. }, Projection::Gate) => (gate_up.clone(), 2 * expert),
+            (ExpertLayout::Fused { gate_up, .. }, Projection::Up) => (gate_up.clone(), 2 * expert + 1),
+            (ExpertLayout::Fused { down, .. }, Projection::Down) => (down.clone(), expert),
+        }
+    }
+
+    /// Every tensor of the layout with its shape.
+    fn tensors(&self, spec: &ExpertSpec) -> Vec<(String, Vec<usize>)> {
+        let (experts, hidden, width) = (spec.n_experts, spec.hidden, spec.intermediate);
+        match self {
+            ExpertLayout::PerExpert { .. } => (0..experts)
+                .flat_map(|expert| PROJECTIONS.map(|projection| (expert, projection)))
+                .map(|(expert, projection)| {
+                    let (rows, cols) = spec.shape(projection);
+                    (self.locate(expert, projection).0, vec![rows, cols])
+                })
+                .collect(),
+            ExpertLayout::Fused { gate_up, down } => vec![
+                (gate_up.clone(), vec![experts, 2 * width, hidden]),
+                (down.clone(), vec![experts, hidden, width]),
+            ],
+        }
+    }
+}
+
+const PROJECTIONS: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
+
+/// The experts that a family asks for.
+#[derive(Clone, Debug)]
+pub struct ExpertRequest {
+    /// What they are; the format is found in the checkpoint.
+    pub spec: ExpertSpec,
+    /// Experts that a token goes through.
+    pub top_k: usize,
+    /// Layouts that the family's checkpoints come in, the usual one first.
+    pub layouts: Vec<ExpertLayout>,
+}
+
+/// Gives out weights by name.
+pub struct Loader<'a> {
+    backend: &'a Arc<dyn Backend>,
+    checkpoint: Option<&'a Checkpoint>,
+    /// `None` while planning.
+    progress: Option<Progress<'a>>,
+    loaded_bytes: AtomicU64,
+    requests: RefCell<Vec<Request>>,
+    asked: RefCell<BTreeSet<String>>,
+    problems: RefCell<Vec<TensorProblem>>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader that only plans; without a checkpoint nothing is known but the configuration.
+    pub(crate) fn plan(backend: &'a Arc<dyn Backend>, checkpoint: Option<&'a Checkpoint>) -> Self {
+        Loader {
+            backend,
+            checkpoint,
+            progress: None,
+            loaded_bytes: AtomicU64::new(0),
+            requests: RefCell::default(),
+            asked: RefCell::default(),
+            problems: RefCell::default(),
+        }
+    }
+
+    /// A loader that reads a checkpoint which a plan has found whole.
+    pub(crate) fn real(
+        backend: &'a Arc<dyn Backend>,
+        checkpoint: &'a Checkpoint,
+        progress: Progress<'a>,
+    ) -> Self {
+        Loader { progress: Some(progress), ..Loader::plan(backend, Some(checkpoint)) }
+    }
+
+    /// The backend that weights go to.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        self.backend
+    }
+
+    /// A projection `{prefix}.weight` of shape `(outputs, inputs)`, with `{prefix}.bias` if asked for.
+    pub fn linear(
+        &self,
+        place: Place,
+        prefix: &str,
+        (outputs, inputs): (usize, usize),
+        bias: bool,
+    ) -> Result<Arc<dyn Linear>> {
+        let name = format!("{prefix}.weight");
+        self.note(place, 1.0, &name, &[outputs, inputs]);
+        let bias = if bias { Some(self.values(place, &format!("{prefix}.bias"), outputs)?) } else { None };
+        let format = self.format_of(&name);
+        let spec = LinearSpec { name, inputs, outputs, format };
+        if self.progress.is_none() {
+            self.backend.supports(&WeightSpec::Linear(&spec)).map_err(moebius_backend::Error::from)?;
+            return Ok(Arc::new(PlannedLinear(spec)));
+        }
+        let view = self.view(&spec.name, 0, (outputs, inputs))?;
+        Ok(self.backend.load_linear(&spec, view, bias)?.into())
+    }
+
+    /// A vector as an f32 tensor: a norm's weight.
+    pub fn vector(&self, place: Place, name: &str, len: usize) -> Result<Tensor> {
+        let values = self.values(place, name, len)?;
+        let len = values.len();
+        Ok(Tensor::from_vec(values, len, &self.backend.info().device)?)
+    }
+
+    /// A vector as plain numbers; empty while planning.
+    pub fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.note(place, 1.0, name, &[len]);
+        if self.progress.is_none() {
+            return Ok(Vec::new());
+        }
+        let checkpoint = self.shared().checkpoint;
+        let values = checkpoint.floats(name).ok_or_else(|| {
+            Error::Tensors(vec![TensorProblem::Missing { name: name.into(), shape: vec![len] }])
+        })?;
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(at) => Err(moebius_backend::Error::Weight {
+                name: name.into(),
+                source: format!("element {at} is {}", values[at]).into(),
+            }
+            .into()),
+        }
+    }
+
+    /// The experts of one layer, in the first layout whose first tensor is there.
+    pub fn experts(&self, request: ExpertRequest) -> Result<Box<dyn ExpertBank>> {
+        let ExpertRequest { mut spec, top_k, layouts } = request;
+        let present = |layout: &&ExpertLayout| {
+            let (name, _) = layout.locate(0, Projection::Gate);
+            self.checkpoint.is_some_and(|c| c.get(&name).is_some())
+        };
+        let layout = layouts.iter().find(present).or(layouts.first()).expect("a family names a layout");
+        let share = top_k as f64 / spec.n_experts as f64;
+        let tensors = layout.tensors(&spec);
+        spec.format = self.format_of(&tensors[0].0);
+        for (name, shape) in &tensors {
+            self.note(Place::Experts, share, name, shape);
+            self.require_format(name, spec.format);
+        }
+        if self.progress.is_none() {
+            self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
+            return Ok(Box::new(PlannedExperts(spec)));
+        }
+        let source = CheckpointExperts { loader: self.shared(), layout, spec: &spec };
+        Ok(self.backend.load_experts(&spec, &source)?)
+    }
+
+    /// Whether the checkpoint has a tensor; without a checkpoint, no.
+    pub fn has(&self, name: &str) -> bool {
+        self.checkpoint.is_some_and(|c| c.get(name).is_some())
+    }
+
+    /// Whether both tensors are there with the same bytes.
+    pub fn same_bytes(&self, a: &str, b: &str) -> bool {
+        let entries = self.checkpoint.and_then(|c| Some((c, c.get(a)?, c.get(b)?)));
+        entries.is_some_and(|(c, a, b)| a.dtype == b.dtype && c.bytes(a) == c.bytes(b))
+    }
+
+    /// What was asked for.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.borrow().clone()
+    }
+
+    /// Names that were asked for.
+    pub(crate) fn asked(&self) -> BTreeSet<String> {
+        self.asked.borrow().clone()
+    }
+
+    /// Everything that a plan found wrong, as one error.
+    pub(crate) fn check(&self) -> Result<()> {
+        let problems = self.problems.borrow();
+        if problems.is_empty() { Ok(()) } else { Err(Error::Tensors(problems.clone())) }
+    }
+
+    fn note(&self, place: Place, active_share: f64, name: &str, shape: &[usize]) {
+        self.asked.borrow_mut().insert(name.to_owned());
+        let elements: u64 = shape.iter().map(|&n| n as u64).product();
+        let entry = self.checkpoint.and_then(|c| c.get(name));
+        self.requests.borrow_mut().push(Request {
+            place,
+            elements,
+            active: (elements as f64 * active_share).round() as u64,
+            bytes: entry.map(|e| e.size_bytes() as u64),
+        });
+        if self.checkpoint.is_some()
+            && let Some(problem) = problem_of(entry, name, shape)
+        {
+            self.problems.borrow_mut().push(problem);
+        }
+    }
+
+    /// Notes a problem when `name` is stored in another format than its bank.
+    fn require_format(&self, name: &str, format: WeightFormat) {
+        let Some(got) = self.checkpoint.and_then(|c| c.get(name)).and_then(TensorEntry::format) else {
+            return;
+        };
+        if got != format {
+            let expected = format!("{} like the other experts of the layer", format.name());
+            let problem = TensorProblem::Dtype { name: name.into(), expected, got: got.name().into() };
+            self.problems.borrow_mut().push(problem);
+        }
+    }
+
+    fn format_of(&self, name: &str) -> WeightFormat {
+        let entry = self.checkpoint.and_then(|c| c.get(name));
+        entry.and_then(TensorEntry::format).unwrap_or(WeightFormat::F32)
+    }
+
+    fn view(&self, name: &str, index: usize, shape: (usize, usize)) -> Result<WeightView<'a>> {
+        Ok(self.shared().view(name, index, shape)?)
+    }
+
+    fn shared(&self) -> SharedLoader<'_, 'a> {
+        SharedLoader {
+            checkpoint: self.checkpoint.expect("only a plan has no checkpoint"),
+            progress: self.progress.expect("only a plan has no progress"),
+            loaded_bytes: &self.loaded_bytes,
+        }
+    }
+}
+
+/// The part of a loader that several packing threads use.
+struct SharedLoader<'l, 'a> {
+    checkpoint: &'a Checkpoint,
+    progress: Progress<'a>,
+    loaded_bytes: &'l AtomicU64,
+}
+
+impl<'a> SharedLoader<'_, 'a> {
+    fn view(
+        &self,
+        name: &str,
+        index: usize,
+        shape: (usize, usize),
+    ) -> moebius_backend::Result<WeightView<'a>> {
+        let view =
+            self.checkpoint.matrix(name, index, shape).ok_or_else(|| moebius_backend::Error::Shape {
+                what: format!("`{name}`"),
+                expected: format!("matrix {index} of {shape:?}"),
+                got: "less".into(),
+            })?;
+        let size = view.bytes.len() as u64;
+        (self.progress)(self.loaded_bytes.fetch_add(size, Ordering::Relaxed) + size);
+        Ok(view)
+    }
+}
+
+struct CheckpointExperts<'l, 'a> {
+    loader: SharedLoader<'l, 'a>,
+    layout: &'l ExpertLayout,
+    spec: &'l ExpertSpec,
+}
+
+impl ExpertSource for CheckpointExperts<'_, '_> {
+    fn get(&self, expert: usize, projection: Projection) -> moebius_backend::Result<WeightView<'_>> {
+        let (name, index) = self.layout.locate(expert, projection);
+        self.loader.view(&name, index, self.spec.shape(projection))
+    }
+}
+
+fn problem_of(entry: Option<&TensorEntry>, name: &str, shape: &[usize]) -> Option<TensorProblem> {
+    let name = name.to_owned();
+    let Some(entry) = entry else {
+        return Some(TensorProblem::Missing { name, shape: shape.to_vec() });
+    };
+    if entry.shape != shape {
+        return Some(TensorProblem::Shape { name, expected: shape.to_vec(), got: entry.shape.clone() });
+    }
+    if entry.format().is_none() {
+        let expected = "F32, F16 or BF16".into();
+        return Some(TensorProblem::Dtype { name, expected, got: format!("{:?}", entry.dtype) });
+    }
+    None
+}

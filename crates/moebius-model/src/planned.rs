@@ -1,0 +1,42 @@
+//! Weights of a plan: they have a shape and no values.
+
+use candle_core::Tensor;
+use moebius_backend::{Error, ExpertBank, ExpertSpec, Linear, LinearSpec, Result, Unsupported};
+use moebius_metering::Meter;
+use moebius_router::Routing;
+
+fn no_values<T>(what: &str) -> Result<T> {
+    Err(Error::Unsupported(Unsupported {
+        backend: "plan",
+        what: what.into(),
+        reason: "a plan holds shapes and no values".into(),
+    }))
+}
+
+pub(crate) struct PlannedLinear(pub(crate) LinearSpec);
+
+impl Linear for PlannedLinear {
+    fn spec(&self) -> &LinearSpec {
+        &self.0
+    }
+
+    fn forward(&self, _: &Tensor) -> Result<Tensor> {
+        no_values(&self.0.name)
+    }
+
+    fn rows(&self, _: &[u32]) -> Result<Tensor> {
+        no_values(&self.0.name)
+    }
+}
+
+pub(crate) struct PlannedExperts(pub(crate) ExpertSpec);
+
+impl ExpertBank for PlannedExperts {
+    fn spec(&self) -> &ExpertSpec {
+        &self.0
+    }
+
+    fn forward(&self, _: &Tensor, _: &Routing, _: &Meter) -> Result<Tensor> {
+        no_values("experts")
+    }
+}

@@ -1,0 +1,107 @@
+//! A routing turned around: for each expert, the tokens that visit it.
+//!
+//! Counting sort of the pairs by expert: count, prefix sum, place. O(pairs + experts), stable.
+//!
+//! Shapes: `offsets` is `[n_experts + 1]`; `rows` and `weights` are `[pairs]`, expert-major; `positions` is
+//! `[tokens, top_k]`.
+//! Invariants: tokens ascend within an expert; `rows[positions[t * top_k + j]] = t`; walking the positions of
+//! a token from first to last visits its experts in ascending id.
+
+use crate::routing::Routing;
+
+/// The (token, expert) pairs of a [`Routing`], grouped by expert.
+///
+/// ```
+/// use moebius_router::{Routing, WeightTarget};
+///
+/// // Token 0 visits experts 0 and 2, token 1 visits 1 and 2.
+/// let weights = vec![0.75, 0.25, 0.5, 0.5];
+/// let routing = Routing::from_parts(4, 2, vec![0, 2, 1, 2], weights, WeightTarget::Output)?;
+/// let dispatch = routing.dispatch();
+/// assert_eq!(dispatch.offsets(), [0, 1, 2, 4, 4]);
+/// assert_eq!(dispatch.rows(), [0, 1, 0, 1]);
+/// assert_eq!(dispatch.expert(2), (&[0, 1][..], &[0.25, 0.5][..]));
+/// assert_eq!(dispatch.positions(), [0, 2, 1, 3]); // where each pair of the routing went
+/// assert_eq!(dispatch.n_active(), 3);
+/// # Ok::<(), moebius_router::RouterError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    offsets: Vec<usize>,
+    rows: Vec<u32>,
+    weights: Vec<f32>,
+    positions: Vec<u32>,
+}
+
+impl Dispatch {
+    pub(crate) fn new(routing: &Routing) -> Self {
+        let (ids, pair_weights) = (routing.all_experts(), routing.all_weights());
+        let mut offsets = vec![0; routing.n_experts() + 1];
+        for &id in ids {
+            offsets[id as usize + 1] += 1;
+        }
+        for expert in 0..routing.n_experts() {
+            offsets[expert + 1] += offsets[expert];
+        }
+
+        let mut next = offsets.clone();
+        let mut rows = vec![0; ids.len()];
+        let mut weights = vec![0.0; ids.len()];
+        let mut positions = Vec::with_capacity(ids.len());
+        for (pair, (&id, &weight)) in ids.iter().zip(pair_weights).enumerate() {
+            let place = next[id as usize];
+            next[id as usize] += 1;
+            rows[place] = (pair / routing.top_k()) as u32;
+            weights[place] = weight;
+            positions.push(place as u32);
+        }
+        Self { offsets, rows, weights, positions }
+    }
+
+    /// Number of experts, with and without rows.
+    pub fn n_experts(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// `[n_experts + 1]`: expert `e` owns the pairs `offsets[e]..offsets[e + 1]`.
+    pub fn offsets(&self) -> &[usize] {
+        &self.offsets
+    }
+
+    /// The token of each pair, expert-major, ascending within an expert.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// The weight of each pair, in the order of [`rows`](Self::rows).
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// `[tokens, top_k]`: where in [`rows`](Self::rows) each pair of the routing lies.
+    ///
+    /// Summing a token's expert outputs along its positions is summing in ascending expert id, so tokens can
+    /// be combined in parallel with one fixed order each.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// The tokens of an expert and their weights.
+    ///
+    /// # Panics
+    /// If `expert` is not below [`n_experts`](Self::n_experts).
+    pub fn expert(&self, expert: usize) -> (&[u32], &[f32]) {
+        let pairs = self.offsets[expert]..self.offsets[expert + 1];
+        (&self.rows[pairs.clone()], &self.weights[pairs])
+    }
+
+    /// The ids of the experts that have rows, ascending.
+    pub fn active(&self) -> impl Iterator<Item = usize> {
+        (0..self.n_experts()).filter(|&expert| self.offsets[expert] < self.offsets[expert + 1])
+    }
+
+    /// Number of experts that have rows.
+    pub fn n_active(&self) -> usize {
+        self.active().count()
+    }
+}

@@ -1,0 +1,130 @@
+//! The router's answer: which experts each token visits, and with which weight.
+//!
+//! Shapes: ids and weights are `[tokens, top_k]`, row-major.
+//! Invariants: the ids of a token ascend strictly and are below `n_experts`; every weight is finite; the
+//! number of pairs fits 32 bits.
+
+use crate::config::WeightTarget;
+use crate::dispatch::Dispatch;
+use crate::error::RouterError;
+
+/// The chosen experts and weights of a batch of tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    n_experts: usize,
+    top_k: usize,
+    experts: Vec<u32>, // [tokens, top_k]
+    weights: Vec<f32>, // [tokens, top_k]
+    applies_to: WeightTarget,
+}
+
+impl Routing {
+    /// A routing from another source than a [`Router`](crate::Router): a recorded trace, a test.
+    ///
+    /// `experts` and `weights` are `[tokens, top_k]` with the ids of each token in ascending order.
+    ///
+    /// # Errors
+    /// [`RouterError::Parts`] for lengths that disagree, an id out of range or out of order, or a weight that
+    /// is not finite; [`RouterError::TooManyPairs`] beyond 32-bit indices.
+    pub fn from_parts(
+        n_experts: usize,
+        top_k: usize,
+        experts: Vec<u32>,
+        weights: Vec<f32>,
+        applies_to: WeightTarget,
+    ) -> Result<Self, RouterError> {
+        let fail = |field, expected: String, got: String| Err(RouterError::Parts { field, expected, got });
+        if !(1..=n_experts).contains(&top_k) {
+            return fail("top_k", format!("1 to {n_experts}"), top_k.to_string());
+        }
+        if !experts.len().is_multiple_of(top_k) {
+            return fail("experts", format!("a multiple of {top_k} ids"), experts.len().to_string());
+        }
+        if weights.len() != experts.len() {
+            return fail("weights", format!("{} values", experts.len()), weights.len().to_string());
+        }
+        check_pairs(experts.len())?;
+        for (token, ids) in experts.chunks_exact(top_k).enumerate() {
+            let in_range = ids.iter().all(|&id| (id as usize) < n_experts);
+            if !in_range || !ids.is_sorted_by(|a, b| a < b) {
+                let expected = format!("ascending ids below {n_experts} for token {token}");
+                return fail("experts", expected, format!("{ids:?}"));
+            }
+        }
+        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+            return fail("weights", "finite numbers".into(), weight.to_string());
+        }
+        Ok(Self::from_valid(n_experts, top_k, experts, weights, applies_to))
+    }
+
+    pub(crate) fn from_valid(
+        n_experts: usize,
+        top_k: usize,
+        experts: Vec<u32>,
+        weights: Vec<f32>,
+        applies_to: WeightTarget,
+    ) -> Self {
+        Self { n_experts, top_k, experts, weights, applies_to }
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.experts.len() / self.top_k
+    }
+
+    /// Experts per token.
+    pub fn top_k(&self) -> usize {
+        self.top_k
+    }
+
+    /// Number of experts to choose from.
+    pub fn n_experts(&self) -> usize {
+        self.n_experts
+    }
+
+    /// What the weights multiply.
+    pub fn applies_to(&self) -> WeightTarget {
+        self.applies_to
+    }
+
+    /// The experts of a token, ascending, `[top_k]`.
+    ///
+    /// # Panics
+    /// If `token` is not below [`tokens`](Self::tokens).
+    pub fn experts(&self, token: usize) -> &[u32] {
+        &self.experts[token * self.top_k..][..self.top_k]
+    }
+
+    /// The weights of a token in the order of its experts, `[top_k]`.
+    ///
+    /// # Panics
+    /// If `token` is not below [`tokens`](Self::tokens).
+    pub fn weights(&self, token: usize) -> &[f32] {
+        &self.weights[token * self.top_k..][..self.top_k]
+    }
+
+    /// The experts of all tokens, `[tokens, top_k]` row-major.
+    pub fn all_experts(&self) -> &[u32] {
+        &self.experts
+    }
+
+    /// The weights of all tokens, `[tokens, top_k]` row-major.
+    pub fn all_weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Experts and weights, token by token.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u32], &[f32])> {
+        self.experts.chunks_exact(self.top_k).zip(self.weights.chunks_exact(self.top_k))
+    }
+
+    /// The same pairs grouped by expert: what expert kernels want.
+    pub fn dispatch(&self) -> Dispatch {
+        Dispatch::new(self)
+    }
+}
+
+/// Checks that pairs, and so tokens, can be counted in 32 bits.
+pub(crate) fn check_pairs(pairs: usize) -> Result<(), RouterError> {
+    if u32::try_from(pairs).is_ok() { Ok(()) } else { Err(RouterError::TooManyPairs { pairs }) }
+}

@@ -1,0 +1,202 @@
+//! Tests of the chat templates, most of them against texts that transformers rendered.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde_json::Value as JsonValue;
+
+use super::*;
+
+/// 2024-07-26, where the clock of `make_cases.py` stands.
+const CLOCK: Duration = Duration::from_secs(1_721_952_000);
+
+#[derive(Deserialize)]
+struct Case {
+    template: String,
+    messages: Vec<Json>,
+    #[serde(default)]
+    tools: Vec<Json>,
+    #[serde(default)]
+    documents: Vec<Json>,
+    #[serde(default)]
+    add_generation_prompt: bool,
+    #[serde(default)]
+    variables: Option<Json>,
+    expected: Option<String>,
+    refused: Option<String>,
+}
+
+fn pairs(Json(value): &Json) -> Vec<(String, Json)> {
+    let keys = value.try_iter().unwrap();
+    keys.map(|key| (key.to_string(), Json(value.get_item(&key).unwrap()))).collect()
+}
+
+fn message(value: &Json) -> Message {
+    let mut fields = pairs(value);
+    let mut take = |name: &str| {
+        let index = fields.iter().position(|(key, _)| key == name).unwrap();
+        fields.remove(index).1.0.to_string()
+    };
+    Message { role: take("role"), content: take("content"), fields }
+}
+
+fn template(source: &str) -> ChatTemplate {
+    let template = ChatTemplate::new(source).unwrap().with_clock(|| UNIX_EPOCH + CLOCK);
+    template.with_special_token("bos_token", "<s>").with_special_token("eos_token", "</s>")
+}
+
+fn source(name: &str) -> &'static str {
+    match name {
+        "chatml" => include_str!("chat_cases/chatml.jinja"),
+        "inst" => include_str!("chat_cases/inst.jinja"),
+        "granite" => include_str!("chat_cases/granite.jinja"),
+        "olmoe" => include_str!("chat_cases/olmoe.jinja"),
+        "features" => include_str!("chat_cases/features.jinja"),
+        other => panic!("no template `{other}`"),
+    }
+}
+
+#[test]
+fn templates_render_as_in_transformers() {
+    let cases: Vec<Case> = serde_json::from_str(include_str!("chat_cases/cases.json")).unwrap();
+    assert!(cases.len() >= 15);
+    for (index, case) in cases.iter().enumerate() {
+        let messages: Vec<Message> = case.messages.iter().map(message).collect();
+        let variables = case.variables.as_ref().map(pairs).unwrap_or_default();
+        let rendered = template(source(&case.template)).render(&ChatInput {
+            messages: &messages,
+            tools: &case.tools,
+            documents: &case.documents,
+            add_generation_prompt: case.add_generation_prompt,
+            variables: &variables,
+        });
+        match (&case.expected, &case.refused) {
+            (Some(expected), None) => {
+                assert_eq!(&rendered.unwrap(), expected, "case {index}: {}", case.template)
+            }
+            (None, Some(refused)) => match rendered {
+                Err(TextError::TemplateRefusal(message)) => assert_eq!(&message, refused, "case {index}"),
+                other => panic!("case {index}: expected a refusal, got {other:?}"),
+            },
+            _ => panic!("case {index} expects neither one thing nor the other"),
+        }
+    }
+}
+
+#[track_caller]
+fn render(source: &str) -> Result<String> {
+    template(source).render(&ChatInput { messages: &[Message::new("user", "hi")], ..Default::default() })
+}
+
+#[test]
+fn a_template_that_never_ends_is_an_error() {
+    let endless =
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}";
+    let error = render(endless).unwrap_err();
+    assert!(matches!(error, TextError::TemplateLimit { unit: "instructions", .. }), "{error}");
+    let error = render("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").unwrap_err();
+    assert!(matches!(error, TextError::Template(_)), "{error}");
+}
+
+#[test]
+fn a_template_that_writes_without_end_is_an_error() {
+    let error =
+        render("{% set s = 'x' * 1000000 %}{% for a in range(99999) %}{{ s }}{% endfor %}").unwrap_err();
+    assert!(matches!(error, TextError::TemplateLimit { unit: "bytes", .. }), "{error}");
+}
+
+#[test]
+fn errors_name_the_line() {
+    let error = ChatTemplate::new("fine\n{% if %}").unwrap_err();
+    assert_eq!(error.to_string().lines().count(), 1);
+    assert!(matches!(&error, TextError::TemplateSyntax(message) if message.contains("line 2")), "{error}");
+    let error = render("\n\n{{ messages[0].role.nothing.more }}").unwrap_err();
+    assert!(matches!(&error, TextError::Template(message) if message.contains("line 3")), "{error}");
+}
+
+#[test]
+fn templates_reach_no_file() {
+    for source in
+        ["{% include '/etc/hostname' %}", "{% import 'Cargo.toml' as x %}", "{% extends 'default' %}"]
+    {
+        assert!(matches!(render(source), Err(TextError::Template(_))), "{source}");
+    }
+}
+
+#[test]
+fn variables_replace_no_input() {
+    let template = template("{{ messages | length }}{{ bos_token }}{{ extra }}");
+    let variables = ["messages", "bos_token", "extra"].map(|name| (name.to_owned(), Json::from("v")));
+    let messages = [Message::new("user", "hi")];
+    let input = ChatInput { messages: &messages, variables: &variables, ..Default::default() };
+    assert_eq!(template.render(&input).unwrap(), "1vv");
+}
+
+#[test]
+fn generation_tags_are_found_wherever_blocks_may_stand() {
+    #[track_caller]
+    fn check(source: &str, expected: &str) {
+        assert_eq!(generation_as_with(source), expected);
+    }
+    check("{%- generation -%}a{%+endgeneration%}", "{%- with -%}a{%+endwith%}");
+    check(
+        "{% generation %}{% if x %}é{% endif %}{% endgeneration %}",
+        "{% with %}{% if x %}é{% endif %}{% endwith %}",
+    );
+    check(
+        "{% set generation = 1 %}{{ generation }}{% generation_x %}",
+        "{% set generation = 1 %}{{ generation }}{% generation_x %}",
+    );
+    check("generation {% generation", "generation {% generation");
+    check("plain", "plain");
+}
+
+#[test]
+fn a_directory_gives_its_template_and_its_special_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let write =
+        |name: &str, value: JsonValue| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+    assert!(ChatTemplate::from_dir(dir.path()).unwrap().is_none());
+
+    let source = "{{ bos_token }}{{ eos_token }}";
+    write(
+        "special_tokens_map.json",
+        serde_json::json!({"bos_token": "<old>", "eos_token": {"content": "<e>"}}),
+    );
+    write("tokenizer_config.json", serde_json::json!({"bos_token": "<b>", "chat_template": source}));
+    let input = ChatInput::default();
+    let rendered =
+        |input: &ChatInput<'_>| ChatTemplate::from_dir(dir.path()).unwrap().unwrap().render(input).unwrap();
+    assert_eq!(rendered(&input), "<b><e>");
+
+    let list = serde_json::json!([
+        {"name": "default", "template": "plain"},
+        {"name": "tool_use", "template": "tools"},
+    ]);
+    write("tokenizer_config.json", serde_json::json!({"chat_template": list}));
+    let tools = [Json::parse("{}").unwrap()];
+    assert_eq!(rendered(&input), "plain");
+    assert_eq!(rendered(&ChatInput { tools: &tools, ..input }), "tools");
+
+    std::fs::write(dir.path().join("chat_template.jinja"), "from the file").unwrap();
+    assert_eq!(rendered(&ChatInput { tools: &tools, ..input }), "from the file");
+}
+
+#[test]
+fn a_broken_configuration_names_its_file_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, expected) in [
+        ("[]", "expected an object, got a list"),
+        ("{", "EOF"),
+        (r#"{"chat_template": 3}"#, "`chat_template`: expected a string or a list, got a number"),
+        (
+            r#"{"bos_token": {"x": 1}}"#,
+            "`bos_token`: expected a string or an object with `content`, got an object",
+        ),
+        (r#"{"added_tokens_decoder": {"x": {}}}"#, "expected a token id, got `x`"),
+    ] {
+        std::fs::write(dir.path().join("tokenizer_config.json"), text).unwrap();
+        let message = ChatTemplate::from_dir(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("tokenizer_config.json") && message.contains(expected), "{message}");
+    }
+}

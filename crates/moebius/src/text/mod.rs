@@ -1,0 +1,30 @@
+//! Text on both sides of a model: tokenizer, streaming decoder, stop strings and chat templates.
+//!
+//! A prompt becomes ids with [`Tokenizer::encode`], perhaps after a [`ChatTemplate`] has laid out a
+//! conversation; the ids a model answers with become text piece by piece with a [`StreamDecoder`], and
+//! [`StopStrings`] decides how much of that text may be shown. The engine itself sees ids only.
+//!
+//! Invariants: nothing here panics on a broken file or template, and none of it reads the network or the
+//! environment.
+
+mod chat;
+mod clock;
+mod config;
+mod detokenize;
+mod error;
+mod json;
+#[cfg(test)]
+mod samples;
+mod stop;
+mod stream;
+mod tokenizer;
+
+pub use chat::{ChatInput, ChatTemplate, Message};
+pub use error::TextError;
+pub use json::Json;
+pub use stop::{StopStep, StopStrings};
+pub use stream::StreamDecoder;
+pub use tokenizer::Tokenizer;
+
+/// What a function of this module returns.
+pub(crate) type Result<T> = std::result::Result<T, TextError>;

@@ -143,6 +143,7 @@ impl Kernels {
     /// # Errors
     /// [`KernelError::NotAMultiple`], [`KernelError::Length`] or [`KernelError::OutOfRange`] if a slice, an
     /// offset or a token does not fit these shapes.
+    #[expect(clippy::too_many_arguments, reason = "operands of one formula, and the kernels")]
     pub fn experts(
         &self,
         pool: &Pool,
@@ -159,44 +160,51 @@ impl Kernels {
         if rows.rows.is_empty() {
             return Ok(());
         }
-        let max_rows = self.tile().max_rows;
-        let inputs = RowBlocks::new(pool, max_rows, hidden, rows.offsets, |pair| {
+        let layer = Layer { kernels: *self, pool, bank, rows };
+        let inputs = layer.blocks(hidden, |pair| {
             let factor = if rows.weight_on_input { rows.weights[pair] } else { 1.0 };
             (&x[rows.rows[pair] as usize * hidden..][..hidden], factor)
         });
         let mut inner = vec![0.0; rows.rows.len() * intermediate];
-        self.gate_and_up(pool, bank, &inputs, rows.offsets, &mut inner);
-        let inner = RowBlocks::new(pool, max_rows, intermediate, rows.offsets, |pair| {
-            (&inner[pair * intermediate..][..intermediate], 1.0)
-        });
-        self.down(pool, bank, &inner, rows, out);
+        layer.gate_and_up(&inputs, &mut inner);
+        let inner = layer.blocks(intermediate, |pair| (&inner[pair * intermediate..][..intermediate], 1.0));
+        layer.down(&inner, out);
         Ok(())
+    }
+}
+
+/// One call, checked and with at least one pair.
+struct Layer<'a> {
+    kernels: Kernels,
+    pool: &'a Pool,
+    bank: &'a PackedExperts,
+    rows: &'a ExpertRows<'a>,
+}
+
+impl Layer<'_> {
+    /// Copies a row of `cols` values for every pair, grouped by expert.
+    fn blocks<'x>(&self, cols: usize, source: impl Fn(usize) -> (&'x [f32], f32) + Sync) -> RowBlocks {
+        RowBlocks::new(self.pool, self.kernels.tile().max_rows, cols, self.rows.offsets, source)
     }
 
     /// Writes `act(gate x) * (up x)` for every pair: inner `[pairs, intermediate]`.
-    fn gate_and_up(
-        &self,
-        pool: &Pool,
-        bank: &PackedExperts,
-        inputs: &RowBlocks,
-        offsets: &[usize],
-        inner: &mut [f32],
-    ) {
-        let columns = panels_per_task(pool, bank.intermediate().div_ceil(LANES)) * LANES;
+    fn gate_and_up(&self, inputs: &RowBlocks, inner: &mut [f32]) {
+        let (kernels, bank, offsets) = (self.kernels, self.bank, self.rows.offsets);
+        let columns = panels_per_task(self.pool, bank.intermediate().div_ceil(LANES)) * LANES;
         let grid = Grid::new(inner, bank.intermediate(), offsets.to_vec(), columns);
         // Experts without rows have cells without elements, which are no task.
         let busy: Vec<usize> = (0..bank.n_experts()).filter(|&e| offsets[e] < offsets[e + 1]).collect();
-        pool.for_each(busy.len() * grid.cells_across(), |task| {
+        self.pool.for_each(busy.len() * grid.cells_across(), |task| {
             let expert = busy[task / grid.cells_across()];
             let mut cell = grid.take(expert * grid.cells_across() + task % grid.cells_across());
             let columns = cell.columns();
             let (mut gate, mut up) = (Vec::new(), Vec::new());
-            self.for_each_tile(panels_of(&columns), inputs, inputs.group(expert), |panels, block| {
-                self.multiply(&bank.gate[expert], panels.clone(), inputs, block, &mut gate);
-                self.multiply(&bank.up[expert], panels.clone(), inputs, block, &mut up);
+            kernels.for_each_tile(panels_of(&columns), inputs, inputs.group(expert), |panels, block| {
+                kernels.multiply(&bank.gate[expert], &panels, &block, &mut gate);
+                kernels.multiply(&bank.up[expert], &panels, &block, &mut up);
                 let (activation, up) = (bank.activation, up.as_flattened());
-                self.run(Glu { activation, gate: gate.as_flattened_mut(), up });
-                for (panel, pair, values) in placed(&gate, panels, inputs.rows(block)) {
+                kernels.run(Glu { activation, gate: gate.as_flattened_mut(), up });
+                for (panel, pair, values) in placed(&gate, panels, &block.rows) {
                     let out = &mut cell.row(pair)[panel * LANES - columns.start..];
                     out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
                 }
@@ -205,25 +213,19 @@ impl Kernels {
     }
 
     /// Adds `down inner` of every pair to its token's row of `out`, which is zero.
-    fn down(
-        &self,
-        pool: &Pool,
-        bank: &PackedExperts,
-        inner: &RowBlocks,
-        rows: &ExpertRows<'_>,
-        out: &mut [f32],
-    ) {
+    fn down(&self, inner: &RowBlocks, out: &mut [f32]) {
+        let (kernels, bank, rows) = (self.kernels, self.bank, self.rows);
         let tokens = out.len() / bank.hidden();
-        let columns = panels_per_task(pool, bank.hidden().div_ceil(LANES)) * LANES;
+        let columns = panels_per_task(self.pool, bank.hidden().div_ceil(LANES)) * LANES;
         let grid = Grid::new(out, bank.hidden(), vec![0, tokens], columns);
-        pool.for_each(grid.cells(), |index| {
+        self.pool.for_each(grid.cells(), |index| {
             let mut cell = grid.take(index);
             let columns = cell.columns();
             let mut sums = Vec::new();
             for (expert, down) in bank.down.iter().enumerate() {
-                self.for_each_tile(panels_of(&columns), inner, inner.group(expert), |panels, block| {
-                    self.multiply(down, panels.clone(), inner, block, &mut sums);
-                    for (panel, pair, sum) in placed(&sums, panels, inner.rows(block)) {
+                kernels.for_each_tile(panels_of(&columns), inner, inner.group(expert), |panels, block| {
+                    kernels.multiply(down, &panels, &block, &mut sums);
+                    for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
                         let factor = if rows.weight_on_input { 1.0 } else { rows.weights[pair] };
                         let out = &mut cell.row(rows.rows[pair] as usize)[panel * LANES - columns.start..];
                         out.iter_mut().zip(sum).for_each(|(out, sum)| *out += factor * sum);

@@ -73,15 +73,22 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Bytes of one weight in a checkpoint.
     const ELEMENT_BYTES: usize;
 
-    /// Takes column `col` of sixteen rows of little-endian bytes; a row that is too short gives zero.
+    /// Takes column `col` of sixteen rows of little-endian bytes.
     fn gather(rows: &[&[u8]; LANES], col: usize) -> Self;
+    /// Whether no weight is NaN or infinite.
+    fn is_finite(&self) -> bool;
     /// The weight of one of the sixteen rows, exactly.
     fn get(&self, lane: usize) -> f32;
     /// All sixteen, exactly.
     fn widen<S: Simd>(&self, simd: S) -> S::V;
 }
 
-/// Column `col` of sixteen rows of `N`-byte elements, zero where a row has none.
+/// Column `col` of sixteen rows of `N`-byte elements.
+#[inline]
 fn gather_bytes<const N: usize>(rows: &[&[u8]; LANES], col: usize) -> [[u8; N]; LANES] {
-    rows.map(|row| row.as_chunks::<N>().0.get(col).copied().unwrap_or([0; N]))
+    let mut elements = [[0; N]; LANES];
+    for (element, row) in elements.iter_mut().zip(rows) {
+        *element = row.as_chunks::<N>().0[col];
+    }
+    elements
 }

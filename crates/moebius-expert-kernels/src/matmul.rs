@@ -24,6 +24,7 @@ impl Kernels {
     ///
     /// # Errors
     /// [`KernelError::NotAMultiple`] or [`KernelError::Length`] if a slice does not fit these shapes.
+    #[expect(clippy::too_many_arguments, reason = "operands of one formula, and the kernels")]
     pub fn matmul(
         &self,
         pool: &Pool,
@@ -57,8 +58,8 @@ impl Kernels {
             let columns = cell.columns();
             let mut sums = Vec::new();
             self.for_each_tile(panels_of(&columns), &rows, blocks, |panels, block| {
-                self.multiply(w, panels.clone(), &rows, block, &mut sums);
-                for (panel, row, sum) in placed(&sums, panels, rows.rows(block)) {
+                self.multiply(w, &panels, &block, &mut sums);
+                for (panel, row, sum) in placed(&sums, panels, &block.rows) {
                     let first = panel * LANES;
                     let out = &mut cell.row(row)[first - columns.start..];
                     match bias {

@@ -121,9 +121,10 @@ impl PackedMatrix {
 fn pack_panels<L: Lanes>(pool: &Pool, rows: usize, cols: usize, bytes: &[u8]) -> Result<Vec<L>, KernelError> {
     let row_bytes = cols * L::ELEMENT_BYTES;
     let first_bad = AtomicUsize::new(usize::MAX);
+    let padding = vec![0; row_bytes];
     let lanes = collect_rows(pool, (rows.div_ceil(LANES), cols), |panel| {
         let first_row = panel * LANES;
-        let mut sources: [&[u8]; LANES] = [&[]; LANES];
+        let mut sources = [padding.as_slice(); LANES];
         let panel_rows = bytes[first_row * row_bytes..].chunks_exact(row_bytes);
         for (source, row) in sources.iter_mut().zip(panel_rows) {
             *source = row;
@@ -131,10 +132,9 @@ fn pack_panels<L: Lanes>(pool: &Pool, rows: usize, cols: usize, bytes: &[u8]) ->
         let first_bad = &first_bad;
         move |col| {
             let lanes = L::gather(&sources, col);
-            for lane in 0..LANES {
-                if !lanes.get(lane).is_finite() {
-                    first_bad.fetch_min((first_row + lane) * cols + col, Ordering::Relaxed);
-                }
+            if !lanes.is_finite() {
+                let lane = (0..LANES).find(|&lane| !lanes.get(lane).is_finite()).expect("one is not");
+                first_bad.fetch_min((first_row + lane) * cols + col, Ordering::Relaxed);
             }
             lanes
         }

@@ -40,11 +40,11 @@ impl<L: Lanes> Op for TileOp<'_, L> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.height {
-            12 => self.run_height::<S, 12>(simd),
-            8 => self.run_height::<S, 8>(simd),
-            6 => self.run_height::<S, 6>(simd),
-            4 => self.run_height::<S, 4>(simd),
-            3 => self.run_height::<S, 3>(simd),
+            12 if S::TILE_ROWS >= 12 => self.run_height::<S, 12>(simd),
+            8 if S::TILE_ROWS >= 8 => self.run_height::<S, 8>(simd),
+            6 if S::TILE_ROWS >= 6 => self.run_height::<S, 6>(simd),
+            4 if S::TILE_ROWS >= 4 => self.run_height::<S, 4>(simd),
+            3 if S::TILE_ROWS >= 3 => self.run_height::<S, 3>(simd),
             2 => self.run_height::<S, 2>(simd),
             1 => self.run_height::<S, 1>(simd),
             height => unreachable!("a block has the height of a tile, not {height}"),
@@ -119,9 +119,9 @@ impl Kernels {
         panels: Range<usize>,
         rows: &RowBlocks,
         blocks: Range<usize>,
-        mut visit: impl FnMut(Range<usize>, usize),
+        mut visit: impl FnMut(Range<usize>, Block<'_>),
     ) {
-        let tallest = blocks.clone().map(|block| rows.rows(block).len()).max().unwrap_or(1);
+        let tallest = blocks.clone().map(|block| rows.block(block).rows.len()).max().unwrap_or(1);
         let group = match self.tile().accumulators / tallest {
             0 | 1 => 1,
             2 | 3 => 2,
@@ -129,7 +129,7 @@ impl Kernels {
         };
         for first in panels.clone().step_by(group) {
             for block in blocks.clone() {
-                visit(first..(first + group).min(panels.end), block);
+                visit(first..(first + group).min(panels.end), rows.block(block));
             }
         }
     }
@@ -138,15 +138,14 @@ impl Kernels {
     pub(crate) fn multiply(
         &self,
         w: &PackedMatrix,
-        panels: Range<usize>,
-        rows: &RowBlocks,
-        block: usize,
+        panels: &Range<usize>,
+        block: &Block<'_>,
         sums: &mut Vec<[f32; LANES]>,
     ) {
-        let height = rows.rows(block).len();
+        let height = block.rows.len();
         sums.resize(panels.len() * height, [0.0; LANES]);
         let lanes = panels.start * w.cols()..panels.end * w.cols();
-        let block = rows.block(block);
+        let block = block.values;
         match w.panels() {
             Panels::F32(panels) => self.run(TileOp { panels: &panels[lanes], block, height, sums }),
             Panels::Bf16(panels) => self.run(TileOp { panels: &panels[lanes], block, height, sums }),
@@ -156,11 +155,12 @@ impl Kernels {
 }
 
 /// The places of `sums`: panel, row and values, for the panels and rows that were multiplied.
-pub(crate) fn placed(
-    sums: &[[f32; LANES]],
+pub(crate) fn placed<'a>(
+    sums: &'a [[f32; LANES]],
     panels: Range<usize>,
-    rows: Range<usize>,
-) -> impl Iterator<Item = (usize, usize, &[f32; LANES])> {
+    rows: &Range<usize>,
+) -> impl Iterator<Item = (usize, usize, &'a [f32; LANES])> {
+    let rows = rows.clone();
     let places = panels.flat_map(move |panel| rows.clone().map(move |row| (panel, row)));
     places.zip(sums).map(|((panel, row), sum)| (panel, row, sum))
 }
@@ -173,6 +173,14 @@ pub(crate) struct RowBlocks {
     bounds: Vec<usize>,
     /// The first block of each group, and the end.
     groups: Vec<usize>,
+}
+
+/// Some rows that one tile takes.
+pub(crate) struct Block<'a> {
+    /// The rows, by number.
+    pub(crate) rows: Range<usize>,
+    /// `[cols, rows]`
+    values: &'a [f32],
 }
 
 impl RowBlocks {
@@ -218,19 +226,10 @@ impl RowBlocks {
         self.groups[group]..self.groups[group + 1]
     }
 
-    /// The number of groups.
-    pub(crate) fn n_groups(&self) -> usize {
-        self.groups.len() - 1
-    }
-
-    /// The rows of a block.
-    pub(crate) fn rows(&self, block: usize) -> Range<usize> {
-        self.bounds[block]..self.bounds[block + 1]
-    }
-
-    /// The values of a block, `[cols, rows]`.
-    pub(crate) fn block(&self, block: usize) -> &[f32] {
-        &self.values[self.bounds[block] * self.cols..self.bounds[block + 1] * self.cols]
+    /// A block by number.
+    pub(crate) fn block(&self, block: usize) -> Block<'_> {
+        let rows = self.bounds[block]..self.bounds[block + 1];
+        Block { values: &self.values[rows.start * self.cols..rows.end * self.cols], rows }
     }
 
     /// The first row of every block, and the end.

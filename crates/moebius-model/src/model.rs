@@ -30,6 +30,13 @@ pub struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Shows what is about to run.
+    pub(crate) fn batch(&mut self, batch: &TokenBatch) {
+        if let Some(probe) = &mut self.probe {
+            probe.batch(batch);
+        }
+    }
+
     /// Shows the residual stream before layer `index`, or after the last.
     pub(crate) fn hidden(&mut self, index: usize, x: &Tensor) -> Result<()> {
         match &mut self.probe {
@@ -39,8 +46,11 @@ impl Watch<'_> {
     }
 }
 
-/// Looks into a forward pass. Rows are those of the batch.
+/// Looks into a forward pass. Rows are those of the batch that was announced last.
 pub trait Probe {
+    /// A batch is about to run.
+    fn batch(&mut self, batch: &TokenBatch);
+
     /// The residual stream `[tokens, hidden]`: index 0 enters layer 0, index `j` has left layer `j - 1`.
     fn hidden(&mut self, index: usize, x: &Tensor) -> Result<()>;
 

@@ -1,1 +1,52 @@
 //! Open a Mixture-of-Experts model, generate text, see its routing and what it saved.
+//!
+//! ```no_run
+//! use moebius::{GenerateOptions, Model, OpenOptions, Prompt};
+//!
+//! # fn main() -> Result<(), moebius::Error> {
+//! let mut model = Model::open(moebius::bundled_model()?, &OpenOptions::default())?;
+//! let mut generation = model.generate(Prompt::Text("Once upon a time"), &GenerateOptions::default())?;
+//! for piece in generation.by_ref() {
+//!     print!("{}", piece?.text);
+//! }
+//! let summary = generation.finish();
+//! if let Some(saved) = summary.decode.expert_saved_share() {
+//!     println!("\n{:.0} % of the experts' work was saved", 100.0 * saved);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate alone names backends and reads the environment; see [`knobs`] for the variables.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod doctor;
+mod dump;
+mod error;
+mod generate;
+mod generation_config;
+mod knobs;
+mod locate;
+mod memory;
+mod model;
+mod route;
+mod score;
+
+pub mod text;
+
+pub use backend::{BACKENDS, BackendOptions, open_backend};
+pub use doctor::{Finding, Health, doctor};
+pub use error::{Error, ErrorKind, Result};
+pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
+pub use knobs::{KNOBS, Knob};
+pub use locate::{bundled_model, locate_model};
+pub use model::{Model, OpenOptions, TextSummary, inspect};
+pub use route::{LayerRoute, RouteRecorder};
+pub use score::{Score, ScoreOptions, perplexity};
+
+pub use moebius_backend as backend_contract;
+pub use moebius_engine::{FinishReason, SamplingParams};
+pub use moebius_metering as metering;
+pub use moebius_model::{ModelInfo, MoeInfo, Place, Tally};
+pub use moebius_router as router;

@@ -46,9 +46,9 @@ pub(crate) trait Simd: Copy {
     /// Writes the lanes.
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     /// Widens sixteen bfloat16 bit patterns, exactly.
-    fn from_bf16(self, bits: &[u16; LANES]) -> Self::V;
+    fn widen_bf16(self, bits: &[u16; LANES]) -> Self::V;
     /// Widens sixteen finite binary16 bit patterns, exactly.
-    fn from_f16(self, bits: &[u16; LANES]) -> Self::V;
+    fn widen_f16(self, bits: &[u16; LANES]) -> Self::V;
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

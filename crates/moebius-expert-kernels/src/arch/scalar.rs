@@ -45,11 +45,11 @@ impl Simd for Scalar {
         *out = v;
     }
     #[inline(always)]
-    fn from_bf16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_bf16(self, bits: &[u16; LANES]) -> Self::V {
         widen(bits, |bits| f32::from_bits(bits << 16))
     }
     #[inline(always)]
-    fn from_f16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_f16(self, bits: &[u16; LANES]) -> Self::V {
         // Exponent and fraction moved into place are the value divided by 2^112, subnormals included.
         let rebias = f32::from_bits((127 + 112) << 23);
         widen(bits, |bits| {

@@ -14,6 +14,9 @@ impl Lanes for LanesF32 {
     fn gather(rows: &[&[u8]; LANES], col: usize) -> Self {
         Self(gather_bytes(rows, col).map(f32::from_le_bytes))
     }
+    fn is_finite(&self) -> bool {
+        self.0.iter().fold(true, |all, weight| all & weight.is_finite())
+    }
     fn get(&self, lane: usize) -> f32 {
         self.0[lane]
     }

@@ -118,7 +118,7 @@ pub(crate) fn act<S: Simd>(simd: S, activation: Activation, x: S::V) -> S::V {
             // (1 + tanh t) / 2 = 1 / (1 + e^-2t), with t = sqrt(2 / pi) (x + 0.044715 x^3).
             let square = simd.mul(x, x);
             let factor = simd.fma(square, simd.splat(0.044_715), simd.splat(1.0));
-            let twice_t = simd.mul(simd.mul(x, factor), simd.splat(1.595_769_1));
+            let twice_t = simd.mul(simd.mul(x, factor), simd.splat(1.595_769));
             gated(simd, x, twice_t)
         }
     }

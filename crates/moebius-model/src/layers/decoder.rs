@@ -143,6 +143,7 @@ impl Model for Decoder {
     }
 
     fn forward(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<Tensor> {
+        watch.batch(batch);
         let mut x = self.embed(batch)?;
         for span in batch.spans() {
             cache.reserve(span.sequence, span.first_position + span.rows.len())?;

@@ -9,7 +9,7 @@ use super::config::TextConfig;
 use super::tokenizer::Tokenizer;
 
 /// The `tokenizer.json` of a byte-level BPE: ids 0 to 255 are bytes in the order of their letters, then come
-/// merges, some of which end inside a character, and special tokens far beyond them.
+/// merges, some of which end inside a character, and three added tokens.
 pub(super) fn byte_level_json() -> Value {
     let mut letters: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     letters.sort_unstable();
@@ -23,7 +23,7 @@ pub(super) fn byte_level_json() -> Value {
     json["pre_tokenizer"] = byte_level.clone();
     json["decoder"] = byte_level;
     json["added_tokens"] =
-        json!([added(1000, "<|end|>", true), added(1001, "<tool>", false), added(1002, "日", false)]);
+        json!([added(263, "<|end|>", true), added(264, "<tool>", false), added(265, "日", false)]);
     json
 }
 

@@ -88,8 +88,8 @@ fn words_without_a_decoder_are_set_apart() {
 #[test]
 fn unknown_and_skipped_ids_have_no_text() {
     let json = byte_level_json();
-    check(&json, &[5000, 1000, 1001, u32::MAX, 1002], &["", "", "<tool>", "", "日", ""]);
-    assert_eq!(build(&json).decode(&[1000, 1001], false), "<|end|><tool>");
+    check(&json, &[5000, 263, 264, u32::MAX, 265], &["", "", "<tool>", "", "日", ""]);
+    assert_eq!(build(&json).decode(&[263, 264], false), "<|end|><tool>");
 }
 
 #[test]
@@ -103,7 +103,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn any_ids_stream_as_they_decode_at_once(ids in prop::collection::vec(0_u32..1005, 0..40), skip in any::<bool>()) {
+    fn any_ids_stream_as_they_decode_at_once(ids in prop::collection::vec(0_u32..270, 0..40), skip in any::<bool>()) {
         let json = byte_level_json();
         let streamed = pieces(&build(&json), &ids, skip).concat();
         prop_assert_eq!(streamed, reference(&json, &ids, skip));

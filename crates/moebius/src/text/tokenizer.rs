@@ -69,10 +69,6 @@ impl Tokenizer {
     pub(super) fn from_parts(bytes: &[u8], config: TextConfig, path: &Path) -> Result<Self> {
         let broken = |reason: String| TextError::BrokenFile { path: path.to_owned(), reason };
         let mut hf = parse(bytes).map_err(broken)?;
-        // Both are meant for batches in training and would pad or cut a prompt.
-        hf.with_padding(None);
-        hf.with_truncation(None).map_err(|error| broken(error.to_string()))?;
-
         let named = config.named.iter().map(|(name, token)| (name.clone(), token.content.clone())).collect();
         add_tokens(&mut hf, config).map_err(broken)?;
         let detokenizer = Detokenizer::new(&hf)
@@ -189,8 +185,17 @@ fn parse(bytes: &[u8]) -> std::result::Result<HfTokenizer, String> {
     serde_json::from_slice::<Skeleton>(bytes).map_err(|error| error.to_string())?;
     // The library has invariants of its own files that it checks by panicking, so no check made here can
     // be known to cover them. Nothing of a half-built tokenizer survives the unwinding.
-    match catch_unwind(AssertUnwindSafe(|| HfTokenizer::from_bytes(bytes))) {
-        Ok(parsed) => parsed.map_err(|error| error.to_string()),
+    let attempt = catch_unwind(AssertUnwindSafe(|| {
+        let mut hf = HfTokenizer::from_bytes(bytes)?;
+        // Both are meant for batches in training and would pad or cut a prompt.
+        hf.with_padding(None);
+        hf.with_truncation(None)?;
+        // A post-processor that names tokens it does not define would panic at the first prompt.
+        hf.encode_fast("", true)?;
+        Ok(hf)
+    }));
+    match attempt {
+        Ok(parsed) => parsed.map_err(|error: tokenizers::Error| error.to_string()),
         Err(_) => Err("its parts do not fit together".to_owned()),
     }
 }

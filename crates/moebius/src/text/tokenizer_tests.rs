@@ -45,7 +45,7 @@ fn named_tokens_become_special_and_missing_ones_are_added() {
     let config = json!({
         "bos_token": {"content": "<tool>"}, "eos_token": "<new>", "pad_token": null,
         "extra_special_tokens": ["<more>"],
-        "added_tokens_decoder": {"1003": {"content": "<plain>", "special": false}},
+        "added_tokens_decoder": {"266": {"content": "<plain>", "special": false}},
     });
     let map = json!({"eos_token": "<old>", "pad_token": "<pad>"});
     let files = [
@@ -54,15 +54,15 @@ fn named_tokens_become_special_and_missing_ones_are_added() {
         ("special_tokens_map.json", map),
     ];
     let tokenizer = open(&files).unwrap();
-    assert_eq!(tokenizer.bos_id(), Some(1001));
+    assert_eq!(tokenizer.bos_id(), Some(264));
     assert_eq!(tokenizer.eos_id(), tokenizer.token_id("<new>"));
-    assert_eq!(tokenizer.token_id("<plain>"), Some(1003));
+    assert_eq!(tokenizer.token_id("<plain>"), Some(266));
     assert_eq!(tokenizer.token_id("<pad>"), None);
     let special: Vec<String> = tokenizer.special_tokens().into_iter().map(|(_, text)| text).collect();
     assert_eq!(special, ["<|end|>", "<tool>", "<new>", "<more>"]);
-    assert_eq!(tokenizer.decode(&[1000, 1001, 1003, 1002], true), "<plain>日");
+    assert_eq!(tokenizer.decode(&[263, 264, 266, 265], true), "<plain>日");
     assert_eq!(tokenizer.vocab_size(), 263 + 6);
-    assert!(tokenizer.is_special(1001) && !tokenizer.is_special(1002) && !tokenizer.is_special(65));
+    assert!(tokenizer.is_special(264) && !tokenizer.is_special(265) && !tokenizer.is_special(65));
 }
 
 #[test]
@@ -154,6 +154,21 @@ fn a_file_cut_off_anywhere_is_an_error() {
         let read = Tokenizer::from_parts(cut, TextConfig::default(), Path::new("tokenizer.json"));
         assert!(matches!(read, Err(TextError::BrokenFile { .. })), "cut at byte {end}");
     }
+}
+
+#[test]
+fn parts_that_do_not_fit_together_are_an_error() {
+    let mut prefix = byte_level_json();
+    prefix["model"]["continuing_subword_prefix"] = json!("a longer prefix than any piece");
+    let mut undefined = fallback_json();
+    undefined["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([]);
+    let mut unnamed = fallback_json();
+    unnamed["post_processor"]["special_tokens"] = json!({});
+    for json in [prefix, unnamed] {
+        let error = open(&[("tokenizer.json", json)]).unwrap_err();
+        assert!(matches!(error, TextError::BrokenFile { .. }), "{error}");
+    }
+    survives(undefined.to_string().as_bytes());
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Simd for Neon {
         });
     }
     #[inline(always)]
-    fn from_bf16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_bf16(self, bits: &[u16; LANES]) -> Self::V {
         let mut out = self.splat(0.0);
         for (out, wide) in out.iter_mut().zip(widen(self, bits)) {
             *out = with_token!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(wide)));
@@ -94,7 +94,7 @@ impl Simd for Neon {
         out
     }
     #[inline(always)]
-    fn from_f16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_f16(self, bits: &[u16; LANES]) -> Self::V {
         // Exponent and fraction moved into place are the value divided by 2^112, subnormals included.
         let rebias = f32::from_bits((127 + 112) << 23);
         let mut out = self.splat(0.0);

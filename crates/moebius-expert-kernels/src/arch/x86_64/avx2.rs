@@ -65,7 +65,7 @@ impl Simd for Avx2 {
         });
     }
     #[inline(always)]
-    fn from_bf16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_bf16(self, bits: &[u16; LANES]) -> Self::V {
         let from = bits.as_ptr().cast::<__m128i>();
         with_token!({
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from));
@@ -77,7 +77,7 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn from_f16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_f16(self, bits: &[u16; LANES]) -> Self::V {
         let from = bits.as_ptr().cast::<__m128i>();
         with_token!([_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from.add(1)))])
     }

@@ -55,14 +55,14 @@ impl Simd for Avx512 {
         with_token!(_mm512_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
-    fn from_bf16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_bf16(self, bits: &[u16; LANES]) -> Self::V {
         with_token!({
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         })
     }
     #[inline(always)]
-    fn from_f16(self, bits: &[u16; LANES]) -> Self::V {
+    fn widen_f16(self, bits: &[u16; LANES]) -> Self::V {
         with_token!(_mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast())))
     }
     #[inline(always)]

@@ -1,0 +1,225 @@
+//! The same bits whatever the batch, the chunks, the neighbours and the instance.
+//!
+//! A battery computes some rows of a fixed problem. It is asked for all of them, for runs of several sizes
+//! and again: every answer must be the same, bit for bit.
+
+use std::ops::Range;
+
+use moebius_backend::{Activation, Backend, ExpertSpec, Pairing};
+use moebius_metering::Meter;
+use moebius_router::{Routing, WeightTarget};
+
+use super::experts::Loaded;
+use super::linear::{for_each_format, load};
+use super::ops::{angles, attend, rope_table, sequence};
+use crate::Failure;
+use crate::failure::ensure;
+use crate::fixtures::{Matrix, Samples, expert_spec, tensor, values_of};
+use crate::oracle::{AttentionCase, Sequence};
+
+/// Rows of each problem: more than any tile, and no multiple of one.
+const ROWS: usize = 33;
+
+/// Sizes of the runs into which the rows are cut.
+const RUNS: [usize; 4] = [1, 2, 8, 20];
+
+/// Rows of one result.
+struct Output {
+    label: String,
+    width: usize,
+    values: Vec<f32>,
+}
+
+type Battery = fn(&dyn Backend, Range<usize>) -> Result<Vec<Output>, Failure>;
+
+const BATTERIES: [Battery; 4] = [linear, experts, small_operations, attention];
+
+pub fn linear_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, linear)
+}
+
+pub fn expert_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, experts)
+}
+
+pub fn small_operations_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, small_operations)
+}
+
+pub fn attention_does_not_depend_on_how_a_prompt_was_cut(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, attention)
+}
+
+pub fn attention_does_not_depend_on_other_sequences(backend: &dyn Backend) -> Result<(), Failure> {
+    for case in attention_cases() {
+        let mut samples = Samples::new(54);
+        let sequences =
+            [(0, 9, 0), (17, 1, 3), (5, 20, 40)].map(|shape| sequence(&mut samples, &case, shape));
+        let together = attend(backend, &case, &sequences)?;
+        let mut alone = Vec::new();
+        for sequence in sequences {
+            alone.extend(attend(backend, &case, &[sequence])?);
+        }
+        same(&alone, &together, || format!("{case:?}, three sequences alone and together"))?;
+    }
+    Ok(())
+}
+
+pub fn the_same_call_gives_the_same_bits(backend: &dyn Backend) -> Result<(), Failure> {
+    instances_agree(backend, backend)
+}
+
+/// Compares two instances on every battery.
+pub(crate) fn instances_agree(a: &dyn Backend, b: &dyn Backend) -> Result<(), Failure> {
+    for battery in BATTERIES {
+        let (first, second) = (battery(a, 0..ROWS)?, battery(b, 0..ROWS)?);
+        ensure(first.len() == second.len(), || "one instance supports less than the other".into())?;
+        for (first, second) in first.iter().zip(&second) {
+            same(&first.values, &second.values, || first.label.clone())?;
+        }
+    }
+    Ok(())
+}
+
+fn runs_equal_the_whole(backend: &dyn Backend, battery: Battery) -> Result<(), Failure> {
+    let whole = battery(backend, 0..ROWS)?;
+    for size in RUNS {
+        for first in (0..ROWS).step_by(size) {
+            let rows = first..(first + size).min(ROWS);
+            for (part, whole) in battery(backend, rows.clone())?.iter().zip(&whole) {
+                let expected = &whole.values[rows.start * whole.width..rows.end * whole.width];
+                same(expected, &part.values, || format!("{}, rows {rows:?} of {ROWS}", whole.label))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same(expected: &[f32], got: &[f32], label: impl Fn() -> String) -> Result<(), Failure> {
+    ensure(expected.len() == got.len(), || format!("{}: another number of elements", label()))?;
+    for (index, (expected, got)) in expected.iter().zip(got).enumerate() {
+        ensure(expected.to_bits() == got.to_bits(), || {
+            format!("{}, element {index}: {expected:?} and {got:?} are not the same bits", label())
+        })?;
+    }
+    Ok(())
+}
+
+fn linear(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+    let mut outputs = Vec::new();
+    for_each_format(|format| {
+        for (width, inputs) in [(65, 100), (16, 17), (3, 33)] {
+            let mut samples = Samples::new(51);
+            let matrix = Matrix::sampled(&mut samples, "projection", format, (width, inputs))?;
+            let bias = samples.vector(width);
+            let x = samples.vector(ROWS * inputs);
+            let Some(linear) = load(backend, &matrix, Some(bias))? else { continue };
+            let x = &x[rows.start * inputs..rows.end * inputs];
+            let out = linear.forward(&tensor(x, &[rows.len(), inputs], &backend.info().device)?)?;
+            let values = values_of(&out, &[rows.len(), width])?;
+            outputs.push(Output { label: format!("{width} x {inputs} in {format}"), width, values });
+        }
+        Ok(())
+    })?;
+    Ok(outputs)
+}
+
+fn experts(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+    let mut outputs = Vec::new();
+    for_each_format(|format| {
+        for (sizes, choice, target) in [
+            ((100, 65), (6, 3), WeightTarget::Output),
+            ((33, 17), (4, 1), WeightTarget::Input),
+            ((16, 31), (1, 1), WeightTarget::Output),
+            ((17, 16), (5, 5), WeightTarget::Output),
+        ] {
+            let mut samples = Samples::new(52);
+            let spec = ExpertSpec { activation: Activation::Silu, ..expert_spec(format, choice.0, sizes) };
+            let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
+            let (width, x) = (sizes.0, samples.vector(ROWS * sizes.0));
+            let routing = part_of(&samples.routing(ROWS, choice, target), rows.clone());
+            let x = loaded.tensor(&x[rows.start * width..rows.end * width])?;
+            let out = loaded.experts.forward(&x, &routing, &Meter::new())?;
+            let values = values_of(&out, &[rows.len(), width])?;
+            let label = format!("{} of {} experts {sizes:?} in {format}", choice.1, choice.0);
+            outputs.push(Output { label, width, values });
+        }
+        Ok(())
+    })?;
+    Ok(outputs)
+}
+
+/// The routing of some of the tokens.
+fn part_of(routing: &Routing, rows: Range<usize>) -> Routing {
+    let pairs = rows.start * routing.top_k()..rows.end * routing.top_k();
+    let (ids, weights) = (&routing.all_experts()[pairs.clone()], &routing.all_weights()[pairs]);
+    Routing::from_parts(
+        routing.n_experts(),
+        routing.top_k(),
+        ids.to_vec(),
+        weights.to_vec(),
+        routing.applies_to(),
+    )
+    .expect("a part of a routing is one")
+}
+
+fn small_operations(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+    let (ops, device) = (backend.ops(), &backend.info().device);
+    let mut outputs = Vec::new();
+    for width in [6, 34, 100] {
+        let mut samples = Samples::new(53);
+        let (x, y) = (samples.vector(ROWS * width), samples.vector(ROWS * width));
+        let part = rows.start * width..rows.end * width;
+        let shape = [rows.len(), width];
+        let (a, b) = (tensor(&x[part.clone()], &shape, device)?, tensor(&y[part], &shape, device)?);
+        let mut push = |label: String, values| outputs.push(Output { label, width, values });
+
+        let weight = tensor(&samples.vector(width), &[width], device)?;
+        push(format!("rms_norm of {width}"), values_of(&ops.rms_norm(&a, &weight, 1e-5)?, &shape)?);
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            push(format!("{activation} of {width}"), values_of(&ops.glu(activation, &a, &b)?, &shape)?);
+        }
+        let pairs = width / 4;
+        let (cos, sin) = angles(rows.len(), pairs, rows.start);
+        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+            let table = rope_table(backend, (&cos, &sin), [rows.len(), pairs], pairing)?;
+            let heads = [rows.len(), 2, width / 2];
+            let values = values_of(&ops.rope(&a.reshape(&heads)?, &table)?, &heads)?;
+            push(format!("rope of {width}, {pairing:?}"), values);
+        }
+    }
+    Ok(outputs)
+}
+
+/// Rows of a prompt whose later keys are not there yet.
+fn attention(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+    let mut outputs = Vec::new();
+    for case in attention_cases() {
+        let whole = sequence(&mut Samples::new(55), &case, (0, ROWS, 4));
+        let query = case.heads * case.head_dim;
+        let part = Sequence {
+            first_position: rows.start,
+            queries: whole.queries[rows.start * query..rows.end * query].to_vec(),
+            keys: until(&whole.keys, rows.end, (whole.capacity, case.head_dim)),
+            values: until(&whole.values, rows.end, (whole.capacity, case.value_dim)),
+            capacity: whole.capacity,
+        };
+        let values = attend(backend, &case, &[part])?;
+        outputs.push(Output { label: format!("{case:?}"), width: case.heads * case.value_dim, values });
+    }
+    Ok(outputs)
+}
+
+/// A cache `[kv_heads, capacity, width]` that is filled up to a position.
+fn until(cache: &[f32], filled: usize, (capacity, width): (usize, usize)) -> Vec<f32> {
+    let mut cache = cache.to_vec();
+    for head in cache.chunks_exact_mut(capacity * width) {
+        head[filled * width..].fill(f32::NAN);
+    }
+    cache
+}
+
+fn attention_cases() -> [AttentionCase; 3] {
+    let case = AttentionCase { heads: 4, kv_heads: 2, head_dim: 33, value_dim: 17, scale: 0.2, window: None };
+    [case, AttentionCase { window: Some(3), ..case }, AttentionCase { head_dim: 64, value_dim: 100, ..case }]
+}

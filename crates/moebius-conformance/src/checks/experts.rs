@@ -1,0 +1,232 @@
+//! Banks of experts against f64, and what they tell the meter.
+
+use std::collections::BTreeSet;
+
+use candle_core::{Device, Tensor};
+use moebius_backend::{Activation, Backend, ExpertBank, ExpertSpec, WeightFormat, WeightSpec};
+use moebius_metering::{Counts, ExpertCounts, Meter, Part, Work};
+use moebius_router::{Routing, WeightTarget};
+
+use super::linear::for_each_format;
+use crate::Failure;
+use crate::failure::{ensure, ensure_refused};
+use crate::fixtures::{Bank, Samples, expert_spec, strided, tensor, values_of};
+use crate::oracle;
+use crate::tolerance::tolerance;
+
+const SIZES: [(usize, usize); 6] = [(1, 1), (15, 17), (16, 16), (33, 31), (3, 100), (100, 65)];
+const TOKENS: [usize; 5] = [0, 1, 2, 7, 33];
+const CHOICES: [(usize, usize); 4] = [(1, 1), (4, 2), (9, 1), (3, 3)];
+
+pub fn awkward_sizes_agree_with_f64(backend: &dyn Backend) -> Result<(), Failure> {
+    agree_with_f64(backend, WeightTarget::Output)
+}
+
+pub fn weights_on_inputs_agree_with_f64(backend: &dyn Backend) -> Result<(), Failure> {
+    agree_with_f64(backend, WeightTarget::Input)
+}
+
+fn agree_with_f64(backend: &dyn Backend, target: WeightTarget) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let mut samples = Samples::new(21);
+        for (sizes, choice) in SIZES.iter().flat_map(|&sizes| CHOICES.map(|choice| (sizes, choice))) {
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let spec = ExpertSpec { activation, ..expert_spec(format, choice.0, sizes) };
+                let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
+                for tokens in TOKENS {
+                    let routing = samples.routing(tokens, choice, target);
+                    let x = samples.vector(tokens * sizes.0);
+                    loaded.agrees(&x, &routing).map_err(|failure| {
+                        let (n_experts, top_k) = choice;
+                        failure.at(format!(
+                            "{sizes:?}, {activation}, {top_k} of {n_experts} experts, {tokens} tokens"
+                        ))
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+pub fn strided_inputs_agree_with_f64(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (6, (33, 17)), |loaded, samples| {
+        let routing = samples.routing(7, (6, 2), WeightTarget::Output);
+        let x = samples.vector(7 * 33);
+        let input = strided(&loaded.tensor(&x)?)?;
+        loaded.result_agrees(&input, &x, &routing)
+    })
+}
+
+pub fn all_tokens_may_visit_one_expert(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (6, (33, 17)), |loaded, samples| {
+        for expert in [0, 3, 5] {
+            let routing = fixed_routing(6, vec![expert; 33], samples);
+            loaded.agrees(&samples.vector(33 * 33), &routing)?;
+        }
+        Ok(())
+    })
+}
+
+pub fn tokens_may_visit_every_expert(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (6, (33, 17)), |loaded, samples| {
+        for target in [WeightTarget::Output, WeightTarget::Input] {
+            let routing = samples.routing(7, (6, 6), target);
+            loaded.agrees(&samples.vector(7 * 33), &routing)?;
+        }
+        Ok(())
+    })
+}
+
+pub fn most_experts_may_be_empty(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (40, (16, 16)), |loaded, samples| {
+        let routing = fixed_routing(40, vec![39, 2, 2, 17, 39], samples);
+        loaded.agrees(&samples.vector(5 * 16), &routing)
+    })
+}
+
+pub fn the_meter_counts_exactly_what_was_routed(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (9, (33, 17)), |loaded, samples| {
+        let meter = Meter::new();
+        let mut expected = ExpertCounts::default();
+        for (tokens, top_k) in [(1, 1), (7, 2), (33, 9)] {
+            let routing = samples.routing(tokens, (9, top_k), WeightTarget::Output);
+            let x = loaded.tensor(&samples.vector(tokens * 33))?;
+            loaded.experts.forward(&x, &routing, &meter)?;
+            expected = expected + count(&loaded.bank, &routing);
+        }
+        let layer = loaded.bank.spec.layer;
+        let mut counts = Counts::default();
+        counts.layers.insert(layer, expected);
+        for (part, work) in Part::ALL.into_iter().zip(&mut counts.parts) {
+            if part == Part::Experts {
+                let (macs, weight_bytes) = (expected.executed_macs, expected.weight_bytes);
+                *work = Work { macs, weight_bytes, cache_bytes: 0 };
+            }
+        }
+        let got = meter.snapshot();
+        ensure(got == counts, || format!("expected {counts:?}, got {got:?}"))
+    })
+}
+
+/// What one call does, counted from the ids and the stored bytes.
+fn count(bank: &Bank, routing: &Routing) -> ExpertCounts {
+    let pairs = routing.all_experts().len() as u64;
+    let distinct = routing.all_experts().iter().collect::<BTreeSet<_>>().len() as u64;
+    let macs = bank.matrices[..3].iter().map(|matrix| matrix.values.len() as u64).sum::<u64>();
+    let bytes = bank.matrices[..3].iter().map(|matrix| matrix.bytes.len() as u64).sum::<u64>();
+    let (tokens, n_experts) = (routing.tokens() as u64, bank.spec.n_experts as u64);
+    ExpertCounts {
+        tokens,
+        pairs,
+        distinct,
+        executed_macs: pairs * macs,
+        dense_twin_macs: tokens * n_experts * macs,
+        weight_bytes: distinct * bytes,
+        dense_twin_weight_bytes: n_experts * bytes,
+    }
+}
+
+pub fn a_call_without_tokens_counts_nothing(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (6, (33, 17)), |loaded, samples| {
+        let meter = Meter::new();
+        let routing = samples.routing(0, (6, 2), WeightTarget::Output);
+        let out = loaded.experts.forward(&loaded.tensor(&[])?, &routing, &meter)?;
+        values_of(&out, &[0, 33])?;
+        counted_nothing(&meter)
+    })
+}
+
+pub fn routing_of_the_wrong_size_is_an_error_and_counts_nothing(
+    backend: &dyn Backend,
+) -> Result<(), Failure> {
+    for_each_bank(backend, (6, (33, 17)), |loaded, samples| {
+        let meter = Meter::new();
+        let x = loaded.tensor(&samples.vector(7 * 33))?;
+        for (tokens, n_experts) in [(0, 6), (6, 6), (8, 6), (7, 5), (7, 7), (7, 60)] {
+            let routing = samples.routing(tokens, (n_experts, 2), WeightTarget::Output);
+            let what = format!("routing of {tokens} tokens over {n_experts} experts for 7 over 6");
+            ensure_refused(&what, loaded.experts.forward(&x, &routing, &meter))?;
+        }
+        counted_nothing(&meter)
+    })
+}
+
+pub fn inputs_of_the_wrong_width_are_errors_and_count_nothing(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, (6, (32, 16)), |loaded, samples| {
+        let meter = Meter::new();
+        let routing = samples.routing(2, (6, 2), WeightTarget::Output);
+        for shape in [&[2, 31][..], &[2, 33], &[2, 16], &[2, 64], &[64], &[2, 1, 32]] {
+            let x = tensor(&vec![1.0; shape.iter().product()], shape, &loaded.device)?;
+            let forward = loaded.experts.forward(&x, &routing, &meter);
+            ensure_refused(&format!("an input of shape {shape:?} for a width of 32"), forward)?;
+        }
+        counted_nothing(&meter)
+    })
+}
+
+fn counted_nothing(meter: &Meter) -> Result<(), Failure> {
+    let got = meter.snapshot();
+    ensure(got == Counts::default(), || format!("expected a meter that counted nothing, got {got:?}"))
+}
+
+/// Each token visits the one expert that is given for it.
+fn fixed_routing(n_experts: usize, ids: Vec<u32>, samples: &mut Samples) -> Routing {
+    let weights = samples.vector(ids.len());
+    Routing::from_parts(n_experts, 1, ids, weights, WeightTarget::Output).expect("ids are below n_experts")
+}
+
+/// A bank on the device, beside what it was loaded from.
+pub(super) struct Loaded {
+    pub(super) bank: Bank,
+    pub(super) experts: Box<dyn ExpertBank>,
+    device: Device,
+}
+
+impl Loaded {
+    /// Nothing where the backend says that it does not take such experts.
+    pub(super) fn new(
+        backend: &dyn Backend,
+        samples: &mut Samples,
+        spec: ExpertSpec,
+    ) -> Result<Option<Loaded>, Failure> {
+        if backend.supports(&WeightSpec::Experts(&spec)).is_err() {
+            return Ok(None);
+        }
+        let bank = Bank::sampled(samples, spec)?;
+        let experts = backend.load_experts(&bank.spec, &bank)?;
+        Ok(Some(Loaded { bank, experts, device: backend.info().device.clone() }))
+    }
+
+    /// Rows as a tensor.
+    pub(super) fn tensor(&self, x: &[f32]) -> Result<Tensor, Failure> {
+        let hidden = self.bank.spec.hidden;
+        tensor(x, &[x.len() / hidden, hidden], &self.device)
+    }
+
+    fn agrees(&self, x: &[f32], routing: &Routing) -> Result<(), Failure> {
+        self.result_agrees(&self.tensor(x)?, x, routing)
+    }
+
+    fn result_agrees(&self, input: &Tensor, x: &[f32], routing: &Routing) -> Result<(), Failure> {
+        let out = self.experts.forward(input, routing, &Meter::new())?;
+        let out = values_of(&out, &[routing.tokens(), self.bank.spec.hidden])?;
+        let format: WeightFormat = self.bank.spec.format;
+        oracle::experts(x, &self.bank, routing).check(&out, tolerance(format)?.experts)
+    }
+}
+
+/// A bank of `n_experts`, `hidden` by `intermediate`, in each supported format.
+fn for_each_bank(
+    backend: &dyn Backend,
+    (n_experts, sizes): (usize, (usize, usize)),
+    mut check: impl FnMut(&Loaded, &mut Samples) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let mut samples = Samples::new(22);
+        match Loaded::new(backend, &mut samples, expert_spec(format, n_experts, sizes))? {
+            Some(loaded) => check(&loaded, &mut samples),
+            None => Ok(()),
+        }
+    })
+}

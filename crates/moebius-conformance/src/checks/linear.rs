@@ -1,0 +1,141 @@
+//! Dense projections against f64, and embedding rows against the stored weights.
+
+use candle_core::{DType, Device};
+use moebius_backend::{Backend, Linear, WeightFormat, WeightSpec};
+
+use crate::Failure;
+use crate::failure::{ensure, ensure_refused};
+use crate::fixtures::{Matrix, Samples, encode, linear_spec, strided, tensor, values_of};
+use crate::oracle;
+use crate::tolerance::tolerance;
+
+const INPUTS: [usize; 7] = [1, 15, 16, 17, 31, 33, 100];
+const OUTPUTS: [usize; 4] = [1, 3, 16, 65];
+const TOKENS: [usize; 5] = [0, 1, 2, 7, 33];
+
+pub fn awkward_sizes_agree_with_f64(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let mut samples = Samples::new(1);
+        for (inputs, outputs) in INPUTS.iter().flat_map(|&i| OUTPUTS.map(|o| (i, o))) {
+            let matrix = Matrix::sampled(&mut samples, "projection", format, (outputs, inputs))?;
+            for bias in [None, Some(samples.vector(outputs))] {
+                let case = format!("{outputs} x {inputs} in {format}, bias {}", bias.is_some());
+                agrees(backend, &matrix, bias, &mut samples).map_err(|failure| failure.at(case))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// All batch sizes of one projection.
+fn agrees(
+    backend: &dyn Backend,
+    matrix: &Matrix,
+    bias: Option<Vec<f32>>,
+    samples: &mut Samples,
+) -> Result<(), Failure> {
+    let Some(linear) = load(backend, matrix, bias.clone())? else { return Ok(()) };
+    ensure(*linear.spec() == linear_spec(matrix), || format!("spec() changed: {:?}", linear.spec()))?;
+    for tokens in TOKENS {
+        let x = samples.vector(tokens * matrix.cols);
+        let out = linear.forward(&tensor(&x, &[tokens, matrix.cols], &backend.info().device)?)?;
+        oracle::linear(&x, matrix, bias.as_deref())
+            .check(&values_of(&out, &[tokens, matrix.rows])?, tolerance(matrix.format)?.linear)
+            .map_err(|failure| failure.at(format!("{tokens} tokens")))?;
+    }
+    Ok(())
+}
+
+pub fn strided_inputs_agree_with_f64(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let mut samples = Samples::new(2);
+        let matrix = Matrix::sampled(&mut samples, "projection", format, (19, 33))?;
+        let Some(linear) = load(backend, &matrix, None)? else { return Ok(()) };
+        let x = samples.vector(7 * 33);
+        let input = strided(&tensor(&x, &[7, 33], &backend.info().device)?)?;
+        let out = values_of(&linear.forward(&input)?, &[7, 19])?;
+        oracle::linear(&x, &matrix, None).check(&out, tolerance(format)?.linear)?;
+
+        let repeated = tensor(&x[..33], &[1, 33], &backend.info().device)?.broadcast_as((4, 33))?;
+        let out = values_of(&linear.forward(&repeated)?, &[4, 19])?;
+        oracle::linear(&x[..33].repeat(4), &matrix, None).check(&out, tolerance(format)?.linear)
+    })
+}
+
+pub fn rows_are_the_exact_weights(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let (rows, cols) = (19, 33);
+        let mut matrix = Matrix::sampled(&mut Samples::new(3), "embedding", format, (rows, cols))?;
+        for (index, value) in extremes(format)?.into_iter().enumerate() {
+            matrix.set(17 * cols + index, value)?;
+        }
+        let Some(linear) = load(backend, &matrix, Some(vec![1.0; rows]))? else { return Ok(()) };
+        for ids in [&[][..], &[17], &[0, 18, 17, 17, 0, 16, 15, 17]] {
+            let got = values_of(&linear.rows(ids)?, &[ids.len(), cols])?;
+            let exact = ids.iter().flat_map(|&id| &matrix.values[id as usize * cols..][..cols]);
+            for (index, (got, exact)) in got.iter().zip(exact).enumerate() {
+                ensure(got.to_bits() == exact.to_bits(), || {
+                    format!("rows {ids:?}, element {index}: expected exactly {exact:e}, got {got:e}")
+                })?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Zeros of both signs, the largest and the smallest normal values of a format, and whole numbers.
+fn extremes(format: WeightFormat) -> Result<Vec<f32>, Failure> {
+    let (largest, smallest) = match format {
+        WeightFormat::F16 => (65504.0, 6.103_515_6e-5),
+        WeightFormat::Bf16 => (3.389_531_4e38, f32::MIN_POSITIVE),
+        _ => (f32::MAX, f32::MIN_POSITIVE),
+    };
+    let values = [0.0, -0.0, largest, -largest, smallest, -smallest, 1.0, -2.0];
+    values.into_iter().map(|value| Ok(encode(format, value)?.1)).collect()
+}
+
+pub fn unknown_row_ids_are_errors(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let matrix = Matrix::sampled(&mut Samples::new(4), "embedding", format, (19, 33))?;
+        let Some(linear) = load(backend, &matrix, None)? else { return Ok(()) };
+        for id in [19, 31, u32::MAX] {
+            ensure_refused(&format!("row {id} of 19"), linear.rows(&[3, id]))?;
+        }
+        Ok(())
+    })
+}
+
+pub fn inputs_of_the_wrong_shape_or_type_are_errors(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let matrix = Matrix::sampled(&mut Samples::new(5), "projection", format, (16, 16))?;
+        let Some(linear) = load(backend, &matrix, None)? else { return Ok(()) };
+        for shape in [&[1, 17][..], &[2, 8], &[1, 32], &[16], &[2, 1, 16]] {
+            let x = tensor(&vec![1.0; shape.iter().product()], shape, &backend.info().device)?;
+            ensure_refused(&format!("an input of shape {shape:?} for 16 inputs"), linear.forward(&x))?;
+        }
+        let x = tensor(&[1.0; 16], &[1, 16], &Device::Cpu)?.to_dtype(DType::F16)?;
+        ensure_refused("an input in f16", linear.forward(&x.to_device(&backend.info().device)?))
+    })
+}
+
+/// The loaded matrix, or nothing where the backend says that it does not take it.
+pub(super) fn load(
+    backend: &dyn Backend,
+    matrix: &Matrix,
+    bias: Option<Vec<f32>>,
+) -> Result<Option<Box<dyn Linear>>, Failure> {
+    let spec = linear_spec(matrix);
+    match backend.supports(&WeightSpec::Linear(&spec)) {
+        Ok(()) => Ok(Some(backend.load_linear(&spec, matrix.view(), bias)?)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Runs a check for every format; the failure names the format.
+pub(super) fn for_each_format(
+    mut check: impl FnMut(WeightFormat) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    WeightFormat::ALL
+        .into_iter()
+        .try_for_each(|format| check(format).map_err(|failure| failure.at(format!("format {format}"))))
+}

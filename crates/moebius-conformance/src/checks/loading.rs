@@ -1,0 +1,233 @@
+//! What may be loaded, what is refused, and when memory is given back.
+
+use moebius_backend::{
+    Backend, Error, ExpertSource, ExpertSpec, LinearSpec, Projection, Result as BackendResult, WeightFormat,
+    WeightSpec, WeightView,
+};
+
+use super::linear::for_each_format;
+use crate::Failure;
+use crate::failure::{ensure, ensure_refused};
+use crate::fixtures::{Bank, Matrix, Pages, Samples, expert_spec, linear_spec, tensor};
+
+pub fn some_format_is_supported_for_each_kind_of_weight(backend: &dyn Backend) -> Result<(), Failure> {
+    let linear = |format| LinearSpec { name: "projection".into(), inputs: 64, outputs: 64, format };
+    let some_linear =
+        WeightFormat::ALL.into_iter().any(|f| backend.supports(&WeightSpec::Linear(&linear(f))).is_ok());
+    ensure(some_linear, || "no format is supported for a projection of 64 x 64".into())?;
+    let some_experts = WeightFormat::ALL
+        .into_iter()
+        .any(|f| backend.supports(&WeightSpec::Experts(&expert_spec(f, 4, (64, 32)))).is_ok());
+    ensure(some_experts, || "no format is supported for 4 experts of 64 x 32".into())
+}
+
+pub fn what_is_supported_loads_and_what_is_not_does_not(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let mut samples = Samples::new(11);
+        for shape in [(1, 1), (3, 15), (16, 17), (65, 100)] {
+            let matrix = Matrix::sampled(&mut samples, "projection", format, shape)?;
+            let spec = linear_spec(&matrix);
+            let supported = backend.supports(&WeightSpec::Linear(&spec)).is_ok();
+            let loaded = backend.load_linear(&spec, matrix.view(), None);
+            agree(&WeightSpec::Linear(&spec), supported, loaded.is_ok())?;
+
+            let bank = Bank::sampled(&mut samples, expert_spec(format, 3, shape))?;
+            let supported = backend.supports(&WeightSpec::Experts(&bank.spec)).is_ok();
+            let loaded = backend.load_experts(&bank.spec, &bank);
+            agree(&WeightSpec::Experts(&bank.spec), supported, loaded.is_ok())?;
+        }
+        Ok(())
+    })
+}
+
+fn agree(spec: &WeightSpec<'_>, supported: bool, loaded: bool) -> Result<(), Failure> {
+    ensure(supported == loaded, || format!("{spec}: supports() says {supported}, loading says {loaded}"))
+}
+
+pub fn impossible_sizes_are_refused_before_loading(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|format| {
+        for (outputs, inputs) in [(0, 16), (16, 0), (usize::MAX, 2), (1 << 40, 1 << 40)] {
+            let spec = LinearSpec { name: "projection".into(), inputs, outputs, format };
+            ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Linear(&spec)))?;
+        }
+        for (n_experts, sizes) in [(0, (16, 16)), (4, (0, 16)), (4, (16, 0)), (usize::MAX, (16, 16))] {
+            let spec = expert_spec(format, n_experts, sizes);
+            ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Experts(&spec)))?;
+        }
+        Ok(())
+    })
+}
+
+pub fn the_pages_of_a_projection_are_released_once(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_supported(backend, |matrix, spec| {
+        let pages = Pages::default();
+        let linear = backend.load_linear(spec, matrix.view().backed_by(&pages), None)?;
+        ensure(pages.releases() == 1 && pages.releases_of(&matrix.bytes) == 1, || {
+            format!("expected one release of the whole matrix after loading, got {}", pages.releases())
+        })?;
+        linear.forward(&tensor(&vec![1.0; matrix.cols], &[1, matrix.cols], &backend.info().device)?)?;
+        drop(linear);
+        ensure(pages.releases() == 1, || "pages were released again after loading".into())
+    })
+}
+
+pub fn each_expert_matrix_is_asked_for_and_released_once(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, |bank| {
+        let loaded = backend.load_experts(&bank.spec, &bank)?;
+        ensure(*loaded.spec() == bank.spec, || format!("spec() changed: {:?}", loaded.spec()))?;
+        for (matrix, asked) in bank.matrices.iter().zip(bank.asked()) {
+            let released = bank.pages.releases_of(&matrix.bytes);
+            ensure((asked, released) == (1, 1), || {
+                format!("`{}` was asked for {asked} times and released {released} times", matrix.name)
+            })?;
+        }
+        Ok(())
+    })
+}
+
+pub fn views_are_released_when_loading_fails(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, |mut bank| {
+        bank.matrices[4].set(7, f32::NAN)?;
+        ensure_refused("a bank with a NaN", backend.load_experts(&bank.spec, &bank))?;
+        for (matrix, asked) in bank.matrices.iter().zip(bank.asked()) {
+            let released = bank.pages.releases_of(&matrix.bytes);
+            ensure(asked == released && asked <= 1, || {
+                format!("`{}` was asked for {asked} times and released {released} times", matrix.name)
+            })?;
+        }
+        Ok(())
+    })
+}
+
+pub fn weights_that_are_not_finite_are_errors_that_name_the_tensor(
+    backend: &dyn Backend,
+) -> Result<(), Failure> {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for_each_supported(backend, |matrix, spec| {
+            for index in [0, 16 * matrix.cols, matrix.values.len() - 1] {
+                let mut broken =
+                    Matrix::new(&*matrix.name, matrix.format, (matrix.rows, matrix.cols), &matrix.values)?;
+                broken.set(index, bad)?;
+                names_tensor(&matrix.name, backend.load_linear(spec, broken.view(), None))?;
+            }
+            Ok(())
+        })?;
+        for index in 0..3 {
+            for_each_bank(backend, |mut bank| {
+                let matrix = &mut bank.matrices[3 + index];
+                matrix.set(matrix.values.len() - 1, bad)?;
+                names_tensor(&bank.matrices[3 + index].name, backend.load_experts(&bank.spec, &bank))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+pub fn bytes_that_do_not_fit_are_errors_that_name_the_tensor(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_supported(backend, |matrix, spec| {
+        let (shape, bytes) = ((matrix.rows, matrix.cols), &matrix.bytes);
+        let longer = [bytes.as_slice(), &[0; 4]].concat();
+        for bytes in [&[][..], &bytes[1..], &bytes[..bytes.len() - 4], &longer] {
+            let view = WeightView::new(&*matrix.name, matrix.format, shape, bytes);
+            names_tensor(&matrix.name, backend.load_linear(spec, view, None))
+                .map_err(|failure| failure.at(format!("{} bytes", bytes.len())))?;
+        }
+        Ok(())
+    })?;
+    for_each_bank(backend, |mut bank| {
+        bank.matrices[5].bytes.pop();
+        names_tensor(&bank.matrices[5].name, backend.load_experts(&bank.spec, &bank))
+    })
+}
+
+pub fn views_that_contradict_the_spec_are_errors(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_supported(backend, |matrix, spec| {
+        let mut turned = spec.clone();
+        std::mem::swap(&mut turned.inputs, &mut turned.outputs);
+        ensure_refused("a transposed matrix", backend.load_linear(&turned, matrix.view(), None))?;
+        let other = WeightFormat::ALL.into_iter().find(|&format| format != spec.format);
+        let other = LinearSpec { format: other.expect("there are several formats"), ..spec.clone() };
+        ensure_refused("a matrix in another format", backend.load_linear(&other, matrix.view(), None))
+    })?;
+    for_each_bank(backend, |mut bank| {
+        std::mem::swap(&mut bank.spec.hidden, &mut bank.spec.intermediate);
+        ensure_refused("experts with transposed matrices", backend.load_experts(&bank.spec, &bank))
+    })?;
+    for_each_bank(backend, |mut bank| {
+        bank.matrices.swap(3, 5);
+        ensure_refused("an expert with gate and down exchanged", backend.load_experts(&bank.spec, &bank))
+    })
+}
+
+pub fn a_bias_of_the_wrong_length_is_an_error(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_supported(backend, |matrix, spec| {
+        for len in [0, 1, matrix.rows - 1, matrix.rows + 1] {
+            let loaded = backend.load_linear(spec, matrix.view(), Some(vec![1.0; len]));
+            ensure_refused(&format!("a bias of {len} values for {} outputs", matrix.rows), loaded)?;
+        }
+        Ok(())
+    })
+}
+
+/// A source whose last matrix is missing.
+struct Incomplete(Bank);
+
+impl ExpertSource for Incomplete {
+    fn get(&self, expert: usize, projection: Projection) -> BackendResult<WeightView<'_>> {
+        if (expert, projection) == (self.0.spec.n_experts - 1, Projection::Down) {
+            return Err(Error::Startup { backend: "source", reason: "a matrix is missing".into() });
+        }
+        self.0.get(expert, projection)
+    }
+}
+
+pub fn errors_of_the_source_come_back(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_bank(backend, |bank| {
+        let spec = bank.spec.clone();
+        match backend.load_experts(&spec, &Incomplete(bank)) {
+            Err(Error::Startup { backend: "source", .. }) => Ok(()),
+            Err(other) => Err(Failure::Mismatch(format!("expected the error of the source, got `{other}`"))),
+            Ok(_) => Err(Failure::Mismatch("a bank was loaded without its last matrix".into())),
+        }
+    })
+}
+
+/// Fails unless loading ended with [`Error::Weight`] for this tensor.
+fn names_tensor<T>(expected: &str, loaded: BackendResult<T>) -> Result<(), Failure> {
+    match loaded {
+        Err(Error::Weight { name, .. }) if name == expected => Ok(()),
+        Err(other) => {
+            Err(Failure::Mismatch(format!("expected a weight error that names `{expected}`, got `{other}`")))
+        }
+        Ok(_) => Err(Failure::Mismatch(format!("`{expected}` was loaded"))),
+    }
+}
+
+/// A projection in each supported format.
+fn for_each_supported(
+    backend: &dyn Backend,
+    mut check: impl FnMut(&Matrix, &LinearSpec) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let matrix = Matrix::sampled(&mut Samples::new(12), "layers.0.projection", format, (19, 33))?;
+        let spec = linear_spec(&matrix);
+        if backend.supports(&WeightSpec::Linear(&spec)).is_err() {
+            return Ok(());
+        }
+        check(&matrix, &spec)
+    })
+}
+
+/// A bank of three experts in each supported format.
+fn for_each_bank(
+    backend: &dyn Backend,
+    mut check: impl FnMut(Bank) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let spec: ExpertSpec = expert_spec(format, 3, (33, 17));
+        if backend.supports(&WeightSpec::Experts(&spec)).is_err() {
+            return Ok(());
+        }
+        check(Bank::sampled(&mut Samples::new(13), spec)?)
+    })
+}

@@ -1,0 +1,168 @@
+use moebius_expert_kernels::{AttentionInputs, AttentionShape, KernelError, Kernels};
+
+use crate::support::{all_kernels, assert_close, bits, pool, values};
+
+const SHAPE: AttentionShape = AttentionShape {
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 20,
+    value_dim: 20,
+    capacity: 64,
+    first_position: 0,
+    scale: 0.3,
+    window: None,
+};
+
+/// Queries for `tokens` rows, and filled caches.
+struct Data {
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Data {
+    fn new(shape: &AttentionShape, tokens: usize) -> Self {
+        Self {
+            queries: values(tokens * shape.heads * shape.head_dim, 1),
+            keys: values(shape.kv_heads * shape.capacity * shape.head_dim, 2),
+            values: values(shape.kv_heads * shape.capacity * shape.value_dim, 3),
+        }
+    }
+
+    fn inputs(&self) -> AttentionInputs<'_> {
+        AttentionInputs { queries: &self.queries, keys: &self.keys, values: &self.values }
+    }
+}
+
+fn run(kernels: &Kernels, threads: usize, inputs: &AttentionInputs<'_>, shape: &AttentionShape) -> Vec<f32> {
+    let tokens = inputs.queries.len() / (shape.heads * shape.head_dim);
+    let mut out = vec![f32::NAN; tokens * shape.heads * shape.value_dim];
+    kernels.attention(&pool(threads), inputs, shape, &mut out).expect("shapes fit");
+    out
+}
+
+/// Visits every position and masks, unlike the kernel, which visits what it sees.
+fn oracle(data: &Data, shape: &AttentionShape) -> Vec<f64> {
+    let mut out = Vec::new();
+    for (row, query) in data.queries.chunks(shape.head_dim).enumerate() {
+        let (token, head) = (row / shape.heads, row % shape.heads);
+        let kv_head = head * shape.kv_heads / shape.heads;
+        let position = shape.first_position + token;
+        let mut total = 0.0;
+        let mut sums = vec![0.0; shape.value_dim];
+        for j in 0..shape.capacity {
+            let seen = j <= position && shape.window.is_none_or(|window| j + window > position);
+            if seen {
+                let slot = kv_head * shape.capacity + j;
+                let key = &data.keys[slot * shape.head_dim..][..shape.head_dim];
+                let score: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                let e = (f64::from(shape.scale) * score).exp();
+                total += e;
+                let value = &data.values[slot * shape.value_dim..][..shape.value_dim];
+                sums.iter_mut().zip(value).for_each(|(sum, v)| *sum += e * f64::from(*v));
+            }
+        }
+        out.extend(sums.into_iter().map(|sum| sum / total));
+    }
+    out
+}
+
+fn check(shape: &AttentionShape, tokens: usize) {
+    let data = Data::new(shape, tokens);
+    let expected = oracle(&data, shape);
+    for kernels in all_kernels() {
+        let out = run(&kernels, 2, &data.inputs(), shape);
+        let case = format!("{} {tokens} tokens {shape:?}", kernels.name());
+        assert_close(&out, &expected, &vec![1.0; expected.len()], 2e-6, &case);
+    }
+}
+
+#[test]
+fn attention_agrees_with_f64_on_awkward_widths() {
+    for (head_dim, value_dim) in [(1, 1), (2, 3), (16, 16), (17, 33), (31, 64), (64, 80), (128, 129)] {
+        check(&AttentionShape { head_dim, value_dim, ..SHAPE }, 19);
+    }
+}
+
+#[test]
+fn heads_share_keys_in_groups() {
+    for (heads, kv_heads) in [(1, 1), (4, 4), (4, 1), (6, 3), (8, 2)] {
+        check(&AttentionShape { heads, kv_heads, ..SHAPE }, 5);
+    }
+}
+
+#[test]
+fn a_window_hides_what_lies_before_it() {
+    for window in [1, 2, 7, 16, 40, 1000] {
+        check(&AttentionShape { window: Some(window), first_position: 9, ..SHAPE }, 33);
+    }
+}
+
+#[test]
+fn every_start_and_length_up_to_the_capacity_is_allowed() {
+    for (first_position, tokens) in [(0, 0), (0, 1), (63, 1), (0, 64), (31, 33), (17, 16)] {
+        check(&AttentionShape { first_position, ..SHAPE }, tokens);
+    }
+}
+
+#[test]
+fn chunks_threads_and_capacity_do_not_change_a_bit() {
+    for window in [None, Some(11)] {
+        let shape = AttentionShape { window, ..SHAPE };
+        let data = Data::new(&shape, 50);
+        let token_len = shape.heads * shape.head_dim;
+        for kernels in all_kernels() {
+            let whole = run(&kernels, 1, &data.inputs(), &shape);
+            for threads in [2, 3] {
+                assert_eq!(bits(&run(&kernels, threads, &data.inputs(), &shape)), bits(&whole));
+            }
+            for chunk in [1, 7, 16, 33] {
+                let mut chunked = Vec::new();
+                for (index, queries) in data.queries.chunks(chunk * token_len).enumerate() {
+                    let shape = AttentionShape { first_position: index * chunk, ..shape };
+                    let inputs = AttentionInputs { queries, ..data.inputs() };
+                    chunked.extend(run(&kernels, 2, &inputs, &shape));
+                }
+                assert_eq!(bits(&chunked), bits(&whole), "{} chunks of {chunk}", kernels.name());
+            }
+            let small = AttentionShape { capacity: 50, ..shape };
+            let cut = |cache: &[f32]| -> Vec<f32> {
+                cache.chunks(shape.capacity * 20).flat_map(|head| head[..50 * 20].to_vec()).collect()
+            };
+            let (keys, values) = (cut(&data.keys), cut(&data.values));
+            let inputs = AttentionInputs { queries: &data.queries, keys: &keys, values: &values };
+            assert_eq!(bits(&run(&kernels, 2, &inputs, &small)), bits(&whole));
+        }
+    }
+}
+
+#[test]
+fn what_lies_beyond_the_last_position_is_never_read() {
+    let shape = AttentionShape { first_position: 3, ..SHAPE };
+    let mut data = Data::new(&shape, 4);
+    let expected = run(&Kernels::detect(), 1, &data.inputs(), &shape);
+    for cache in [&mut data.keys, &mut data.values] {
+        for head in cache.chunks_mut(shape.capacity * 20) {
+            head[7 * 20..].fill(f32::NAN);
+        }
+    }
+    assert_eq!(bits(&run(&Kernels::detect(), 1, &data.inputs(), &shape)), bits(&expected));
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let data = Data::new(&SHAPE, 2);
+    let run = |shape: AttentionShape| {
+        Kernels::detect().attention(&pool(1), &data.inputs(), &shape, &mut vec![0.0; 2 * 80]).err()
+    };
+    assert_eq!(run(SHAPE), None);
+    let heads = AttentionShape { kv_heads: 3, ..SHAPE };
+    assert_eq!(run(heads), Some(KernelError::NotAMultiple { what: "heads", got: 4, of: 3 }));
+    let zero = AttentionShape { window: Some(0), ..SHAPE };
+    assert_eq!(run(zero), Some(KernelError::ZeroDimension { what: "window" }));
+    let late = AttentionShape { first_position: 63, ..SHAPE };
+    let what = "first_position + tokens";
+    assert_eq!(run(late), Some(KernelError::OutOfRange { what, limit: 65, got: 65 }));
+    let capacity = AttentionShape { capacity: 63, ..SHAPE };
+    assert_eq!(run(capacity), Some(KernelError::Length { what: "keys", expected: 2520, got: 2560 }));
+}

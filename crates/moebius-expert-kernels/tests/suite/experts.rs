@@ -1,0 +1,240 @@
+use moebius_expert_kernels::{
+    Activation, ExpertRows, KernelError, Kernels, PackedExperts, PackedMatrix, WeightFormat,
+};
+use proptest::prelude::*;
+
+use crate::support::{all_kernels, assert_close, bits, matrix, pool, values};
+
+/// A bank, and its exact weights: gate, up, down per expert.
+struct Bank {
+    packed: PackedExperts,
+    exact: Vec<[Vec<f32>; 3]>,
+    hidden: usize,
+    intermediate: usize,
+}
+
+fn bank(format: WeightFormat, n_experts: usize, hidden: usize, intermediate: usize) -> Bank {
+    let mut packed: [Vec<PackedMatrix>; 3] = Default::default();
+    let mut exact = Vec::new();
+    for expert in 0..n_experts as u64 {
+        let shapes = [(intermediate, hidden), (intermediate, hidden), (hidden, intermediate)];
+        let made = [0, 1, 2].map(|i| matrix(format, shapes[i].0, shapes[i].1, 10 * expert + i as u64));
+        let [gate, up, down] = made;
+        exact.push([gate.1, up.1, down.1]);
+        packed[0].push(gate.0);
+        packed[1].push(up.0);
+        packed[2].push(down.0);
+    }
+    let [gate, up, down] = packed;
+    let packed = PackedExperts::new(gate, up, down, Activation::Silu).expect("shapes fit");
+    Bank { packed, exact, hidden, intermediate }
+}
+
+/// Which experts each token takes, with weights; grouped by expert as the kernels want it.
+struct Grouped {
+    offsets: Vec<usize>,
+    rows: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+fn group(choices: &[Vec<usize>], n_experts: usize) -> Grouped {
+    let mut grouped = Grouped { offsets: vec![0], rows: Vec::new(), weights: Vec::new() };
+    for expert in 0..n_experts {
+        for (token, chosen) in choices.iter().enumerate() {
+            if chosen.contains(&expert) {
+                grouped.rows.push(token as u32);
+                grouped.weights.push(0.25 + ((token * 7 + expert * 3) % 11) as f32 / 16.0);
+            }
+        }
+        grouped.offsets.push(grouped.rows.len());
+    }
+    grouped
+}
+
+impl Grouped {
+    fn pairs(&self, weight_on_input: bool) -> ExpertRows<'_> {
+        ExpertRows { offsets: &self.offsets, rows: &self.rows, weights: &self.weights, weight_on_input }
+    }
+}
+
+fn times(weights: &[f32], x: &[f64]) -> Vec<f64> {
+    weights.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
+}
+
+fn oracle(bank: &Bank, x: &[f32], pairs: &ExpertRows<'_>) -> Vec<f64> {
+    let mut out = vec![0.0; x.len()];
+    for (expert, [gate, up, down]) in bank.exact.iter().enumerate() {
+        for pair in pairs.offsets[expert]..pairs.offsets[expert + 1] {
+            let token = pairs.rows[pair] as usize;
+            let weight = f64::from(pairs.weights[pair]);
+            let (before, after) = if pairs.weight_on_input { (weight, 1.0) } else { (1.0, weight) };
+            let row = &x[token * bank.hidden..][..bank.hidden];
+            let x: Vec<f64> = row.iter().map(|x| f64::from(*x) * before).collect();
+            let silu = times(gate, &x).into_iter().map(|g| g / (1.0 + (-g).exp()));
+            let inner: Vec<f64> = silu.zip(times(up, &x)).map(|(g, u)| g * u).collect();
+            let out = &mut out[token * bank.hidden..];
+            out.iter_mut().zip(times(down, &inner)).for_each(|(out, y)| *out += after * y);
+        }
+    }
+    out
+}
+
+fn run(kernels: &Kernels, threads: usize, bank: &Bank, x: &[f32], pairs: &ExpertRows<'_>) -> Vec<f32> {
+    let mut out = vec![f32::NAN; x.len()];
+    kernels.experts(&pool(threads), x, &bank.packed, pairs, &mut out).expect("shapes fit");
+    out
+}
+
+fn check(kernels: &Kernels, bank: &Bank, choices: &[Vec<usize>], weight_on_input: bool) {
+    let x = values(choices.len() * bank.hidden, 77);
+    let grouped = group(choices, bank.packed.n_experts());
+    let pairs = grouped.pairs(weight_on_input);
+    let expected = oracle(bank, &x, &pairs);
+    let largest = expected.iter().fold(1.0f64, |largest, y| largest.max(y.abs()));
+    let case = format!(
+        "{} {} hidden {} intermediate {} tokens {}",
+        kernels.name(),
+        bank.packed.format(),
+        bank.hidden,
+        bank.intermediate,
+        choices.len()
+    );
+    let scale = vec![largest; expected.len()];
+    assert_close(&run(kernels, 2, bank, &x, &pairs), &expected, &scale, 1e-5, &case);
+}
+
+/// Two of the experts for each token, spread out.
+fn spread(tokens: usize, n_experts: usize) -> Vec<Vec<usize>> {
+    (0..tokens).map(|token| vec![token * 5 % n_experts, (token * 5 + 1 + token % 2) % n_experts]).collect()
+}
+
+#[test]
+fn experts_agree_with_f64_on_every_isa_format_and_awkward_size() {
+    for format in WeightFormat::ALL {
+        for (hidden, intermediate) in [(1, 1), (2, 3), (15, 17), (16, 16), (33, 31), (100, 15), (17, 257)] {
+            let bank = bank(format, 5, hidden, intermediate);
+            for kernels in all_kernels() {
+                for tokens in [1, 2, 17] {
+                    check(&kernels, &bank, &spread(tokens, 5), false);
+                    check(&kernels, &bank, &spread(tokens, 5), true);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn all_tokens_may_fall_on_one_expert() {
+    let bank = bank(WeightFormat::Bf16, 4, 33, 40);
+    for kernels in all_kernels() {
+        for tokens in [1, 3, 12, 29] {
+            check(&kernels, &bank, &vec![vec![2]; tokens], false);
+            check(&kernels, &bank, &vec![vec![0, 1, 2, 3]; tokens], false);
+        }
+    }
+}
+
+#[test]
+fn tokens_and_experts_may_have_nothing_to_do() {
+    let bank = bank(WeightFormat::F32, 3, 20, 20);
+    for kernels in all_kernels() {
+        check(&kernels, &bank, &[], false);
+        check(&kernels, &bank, &[vec![], vec![1], vec![]], false);
+        let x = values(40, 1);
+        let none = group(&[vec![], vec![]], 3);
+        assert_eq!(run(&kernels, 2, &bank, &x, &none.pairs(false)), vec![0.0; 40]);
+    }
+}
+
+#[test]
+fn a_token_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
+    for format in WeightFormat::ALL {
+        let bank = bank(format, 6, 50, 70);
+        let choices = spread(31, 6);
+        let x = values(31 * 50, 5);
+        let grouped = group(&choices, 6);
+        for kernels in all_kernels() {
+            for weight_on_input in [false, true] {
+                let whole = run(&kernels, 1, &bank, &x, &grouped.pairs(weight_on_input));
+                for threads in [2, 3] {
+                    let again = run(&kernels, threads, &bank, &x, &grouped.pairs(weight_on_input));
+                    assert_eq!(bits(&again), bits(&whole), "{} {threads} threads", kernels.name());
+                }
+                for token in 0..31 {
+                    let mut alone = group(&choices[token..=token], 6);
+                    for (pair, weight) in alone.weights.iter_mut().enumerate() {
+                        let expert =
+                            alone.offsets.iter().rposition(|&first| first <= pair).expect("one has it");
+                        let expert = expert.min(5);
+                        let all = grouped.offsets[expert]..grouped.offsets[expert + 1];
+                        let place = all.clone().find(|&p| grouped.rows[p] == token as u32);
+                        *weight = grouped.weights[place.expect("the token chose it")];
+                    }
+                    let row = token * 50..(token + 1) * 50;
+                    let out = run(&kernels, 1, &bank, &x[row.clone()], &alone.pairs(weight_on_input));
+                    assert_eq!(bits(&out), bits(&whole[row]), "{} token {token}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_that_do_not_fit_together_are_refused() {
+    let make = |format, rows, cols| matrix(format, rows, cols, 1).0;
+    let (f32, bf16) = (WeightFormat::F32, WeightFormat::Bf16);
+    let join = |gate, up, down| PackedExperts::new(gate, up, down, Activation::Silu).err();
+    assert_eq!(join(vec![make(f32, 4, 3)], vec![make(f32, 4, 3)], vec![make(bf16, 3, 4)]), None);
+    assert_eq!(join(vec![], vec![], vec![]), Some(KernelError::ZeroDimension { what: "experts" }));
+    assert_eq!(
+        join(vec![make(f32, 4, 3)], vec![], vec![make(f32, 3, 4)]),
+        Some(KernelError::Length { what: "up", expected: 1, got: 0 })
+    );
+    assert_eq!(
+        join(vec![make(f32, 4, 3)], vec![make(f32, 4, 3)], vec![make(f32, 4, 3)]),
+        Some(KernelError::Shape { projection: "down", expert: 0, expected: (3, 4), got: (4, 3) })
+    );
+    assert_eq!(
+        join(vec![make(f32, 4, 3)], vec![make(bf16, 4, 3)], vec![make(f32, 3, 4)]),
+        Some(KernelError::MixedFormats { projection: "up", expected: f32, got: bf16 })
+    );
+}
+
+#[test]
+fn pairs_that_do_not_fit_the_bank_are_refused_and_nothing_is_written() {
+    let bank = bank(WeightFormat::F32, 2, 3, 4);
+    let x = values(6, 1);
+    let check = |offsets: &[usize], rows: &[u32], weights: &[f32], expected: KernelError| {
+        let mut out = vec![5.0; 6];
+        let pairs = ExpertRows { offsets, rows, weights, weight_on_input: false };
+        let result = Kernels::detect().experts(&pool(1), &x, &bank.packed, &pairs, &mut out);
+        assert_eq!(result, Err(expected));
+        assert_eq!(out, vec![5.0; 6]);
+    };
+    let length = |what, expected, got| KernelError::Length { what, expected, got };
+    let range = |what, limit, got| KernelError::OutOfRange { what, limit, got };
+    check(&[0, 1], &[0], &[1.0], length("offsets", 3, 2));
+    check(&[0, 1, 2], &[0, 1], &[1.0], length("weights", 2, 1));
+    check(&[0, 1, 1], &[0, 1], &[1.0; 2], length("rows", 1, 2));
+    check(&[1, 1, 2], &[0, 1], &[1.0; 2], range("offsets", 1, 1));
+    check(&[0, 3, 2], &[0, 1], &[1.0; 2], range("offsets", 3, 3));
+    check(&[0, 1, 2], &[0, 2], &[1.0; 2], range("rows", 2, 2));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn experts_agree_with_f64_on_any_routing(
+        hidden in 1usize..40,
+        intermediate in 1usize..40,
+        masks in prop::collection::vec(0u8..32, 0..30),
+        weight_on_input: bool,
+    ) {
+        let bank = bank(WeightFormat::F32, 5, hidden, intermediate);
+        let choices: Vec<Vec<usize>> =
+            masks.iter().map(|mask| (0..5).filter(|expert| mask >> expert & 1 == 1).collect()).collect();
+        for kernels in all_kernels() {
+            check(&kernels, &bank, &choices, weight_on_input);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! One runner for every instruction set and format: kernels against a naive `f64` oracle, and bits against bits.
+
+mod attention;
+mod experts;
+mod matmul;
+mod packing;
+mod support;
+mod vector;

@@ -1,0 +1,126 @@
+use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, WeightFormat};
+use proptest::prelude::*;
+
+use crate::support::{SIZES, all_kernels, assert_close, bits, matrix, pool, tolerance, values};
+
+/// The product in `f64`, and the sum of magnitudes that rounding errors scale with.
+fn oracle(x: &[f32], weights: &[f32], cols: usize, bias: Option<&[f32]>) -> (Vec<f64>, Vec<f64>) {
+    let mut sums = Vec::new();
+    let mut scales = Vec::new();
+    for x in x.chunks(cols) {
+        for (row, weights) in weights.chunks(cols).enumerate() {
+            let bias = bias.map_or(0.0, |bias| f64::from(bias[row]));
+            let products = x.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            sums.push(products.clone().sum::<f64>() + bias);
+            scales.push(products.map(f64::abs).sum::<f64>() + bias.abs());
+        }
+    }
+    (sums, scales)
+}
+
+fn check(kernels: &Kernels, w: (&PackedMatrix, &[f32]), tokens: usize, bias: bool) {
+    let (packed, exact) = w;
+    let (rows, cols) = (packed.rows(), packed.cols());
+    let x = values(tokens * cols, 7);
+    let bias = bias.then(|| values(rows, 8));
+    let mut out = vec![f32::NAN; tokens * rows];
+    kernels.matmul(&pool(2), &x, packed, bias.as_deref(), &mut out).expect("shapes fit");
+    let (sums, scales) = oracle(&x, exact, cols, bias.as_deref());
+    let case = format!("{} {} [{rows}, {cols}] {tokens} tokens", kernels.name(), packed.format());
+    assert_close(&out, &sums, &scales, tolerance(packed.format()), &case);
+}
+
+#[test]
+fn products_agree_with_f64_on_every_isa_format_and_awkward_size() {
+    for format in WeightFormat::ALL {
+        for rows in SIZES {
+            for cols in SIZES {
+                let (packed, exact) = matrix(format, rows, cols, 1);
+                for kernels in all_kernels() {
+                    check(&kernels, (&packed, &exact), 1 + (rows + cols) % 14, rows % 2 == 0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_number_of_tokens_gives_the_product() {
+    let (packed, exact) = matrix(WeightFormat::Bf16, 70, 33, 1);
+    for kernels in all_kernels() {
+        for tokens in (0..40).chain([100, 257]) {
+            check(&kernels, (&packed, &exact), tokens, true);
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
+    for format in WeightFormat::ALL {
+        let (packed, _) = matrix(format, 133, 100, 3);
+        let x = values(45 * 100, 4);
+        for kernels in all_kernels() {
+            let mut alone = Vec::new();
+            for x in x.chunks(100) {
+                let mut out = vec![0.0; 133];
+                kernels.matmul(&pool(1), x, &packed, None, &mut out).expect("shapes fit");
+                alone.extend(out);
+            }
+            for threads in 1..=3 {
+                for tokens in [2, 3, 5, 7, 12, 13, 45] {
+                    let mut out = vec![0.0; tokens * 133];
+                    kernels
+                        .matmul(&pool(threads), &x[..tokens * 100], &packed, None, &mut out)
+                        .expect("shapes fit");
+                    assert_eq!(bits(&out), bits(&alone[..tokens * 133]), "{} {tokens}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn isas_that_fuse_give_the_same_bits() {
+    let (packed, _) = matrix(WeightFormat::F16, 40, 257, 5);
+    let x = values(9 * 257, 6);
+    let outputs: Vec<Vec<u32>> = all_kernels()
+        .iter()
+        .filter(|kernels| kernels.isa() != Isa::Scalar)
+        .map(|kernels| {
+            let mut out = vec![0.0; 9 * 40];
+            kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
+            bits(&out)
+        })
+        .collect();
+    assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn slices_of_the_wrong_length_are_named() {
+    let (packed, _) = matrix(WeightFormat::F32, 3, 4, 1);
+    let (kernels, pool) = (Kernels::detect(), pool(1));
+    let run = |x: usize, bias: usize, out: usize| {
+        let bias = values(bias, 1);
+        kernels.matmul(&pool, &values(x, 1), &packed, Some(&bias), &mut vec![0.0; out])
+    };
+    assert_eq!(run(8, 3, 6), Ok(()));
+    assert_eq!(run(7, 3, 6), Err(KernelError::NotAMultiple { what: "x", got: 7, of: 4 }));
+    assert_eq!(run(8, 2, 6), Err(KernelError::Length { what: "bias", expected: 3, got: 2 }));
+    assert_eq!(run(8, 3, 5), Err(KernelError::Length { what: "out", expected: 6, got: 5 }));
+}
+
+proptest! {
+    #[test]
+    fn products_agree_with_f64_on_any_shape(
+        rows in 1usize..80,
+        cols in 1usize..80,
+        tokens in 0usize..30,
+        bias: bool,
+        format in prop::sample::select(WeightFormat::ALL.to_vec()),
+    ) {
+        let (packed, exact) = matrix(format, rows, cols, 9);
+        for kernels in all_kernels() {
+            check(&kernels, (&packed, &exact), tokens, bias);
+        }
+    }
+}

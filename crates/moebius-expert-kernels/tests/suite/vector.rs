@@ -1,0 +1,174 @@
+use moebius_expert_kernels::{Activation, KernelError, Kernels, RotaryLayout, RotaryTables};
+
+use crate::support::{SIZES, all_kernels, assert_close, bits, values};
+
+/// The distance between two floats in units in the last place of the expected one.
+fn ulps(got: f32, expected: f64) -> f64 {
+    let rounded = expected as f32;
+    let unit = f64::from(f32::from_bits(rounded.to_bits() + 1)) - f64::from(rounded);
+    (f64::from(got) - expected).abs() / unit
+}
+
+#[test]
+fn exp_is_within_two_units_in_the_last_place() {
+    let inputs: Vec<f32> =
+        (-1_040_000..=887_000).map(|i| i as f32 * 1e-4).chain(values(100_000, 1)).collect();
+    for kernels in all_kernels() {
+        let mut out = inputs.clone();
+        kernels.exp(&mut out);
+        for (&x, &e) in inputs.iter().zip(&out) {
+            let error = ulps(e, f64::from(x).exp());
+            assert!(error <= 2.0, "{}: exp({x}) = {e} is {error} units off", kernels.name());
+        }
+    }
+}
+
+#[test]
+fn exp_is_exact_at_the_edges() {
+    let cases = [
+        (0.0, 1.0),
+        (-0.0, 1.0),
+        (f32::NEG_INFINITY, 0.0),
+        (-1e30, 0.0),
+        (-104.0, 0.0),
+        (88.73, f32::INFINITY),
+        (1e30, f32::INFINITY),
+        (f32::INFINITY, f32::INFINITY),
+    ];
+    for kernels in all_kernels() {
+        for (x, expected) in cases {
+            let mut out = [x];
+            kernels.exp(&mut out);
+            assert_eq!(out, [expected], "{}: exp({x})", kernels.name());
+        }
+        let mut out = [f32::NAN];
+        kernels.exp(&mut out);
+        assert!(out[0].is_nan(), "{}", kernels.name());
+    }
+}
+
+#[test]
+fn an_element_has_the_same_bits_wherever_it_stands() {
+    let x = values(100, 3);
+    let ones = vec![1.0; 100];
+    for kernels in all_kernels() {
+        let mut whole = vec![0.0; 100];
+        kernels.glu(Activation::Silu, &x, &ones, &mut whole).expect("shapes fit");
+        for (&x, &expected) in x.iter().zip(&whole) {
+            let mut out = [0.0];
+            kernels.glu(Activation::Silu, &[x], &[1.0], &mut out).expect("shapes fit");
+            assert_eq!(bits(&out), bits(&[expected]), "{}", kernels.name());
+        }
+    }
+}
+
+#[test]
+fn gated_activations_agree_with_f64() {
+    let gate: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.1).collect();
+    let up = values(gate.len(), 2);
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    let gelu = |x: f64| {
+        let t = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+        0.5 * x * (1.0 + t.tanh())
+    };
+    for kernels in all_kernels() {
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let mut out = vec![0.0; gate.len()];
+            kernels.glu(activation, &gate, &up, &mut out).expect("shapes fit");
+            let expected: Vec<f64> = gate
+                .iter()
+                .zip(&up)
+                .map(|(&g, &u)| {
+                    let gate = f64::from(g);
+                    f64::from(u) * if activation == Activation::Silu { silu(gate) } else { gelu(gate) }
+                })
+                .collect();
+            let scale: Vec<f64> = expected.iter().map(|y| y.abs().max(0.1)).collect();
+            assert_close(&out, &expected, &scale, 1e-6, &format!("{} {activation:?}", kernels.name()));
+        }
+    }
+}
+
+#[test]
+fn rms_norm_agrees_with_f64() {
+    for row_len in SIZES {
+        let (x, weight) = (values(3 * row_len, 4), values(row_len, 5));
+        let mut expected = Vec::new();
+        for row in x.chunks(row_len) {
+            let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / row_len as f64;
+            let root = (mean + f64::from(1e-5f32)).sqrt();
+            expected.extend(row.iter().zip(&weight).map(|(x, w)| f64::from(*x) / root * f64::from(*w)));
+        }
+        for kernels in all_kernels() {
+            let mut out = vec![f32::NAN; 3 * row_len];
+            kernels.rms_norm(&x, &weight, 1e-5, row_len, &mut out).expect("shapes fit");
+            assert_close(&out, &expected, &vec![1.0; out.len()], 1e-6, kernels.name());
+        }
+    }
+}
+
+#[test]
+fn softmax_agrees_with_f64_and_hides_minus_infinity() {
+    for row_len in SIZES {
+        let mut x: Vec<f32> = values(3 * row_len, 6).iter().map(|x| x * 30.0).collect();
+        x[row_len - 1] = if row_len > 1 { f32::NEG_INFINITY } else { 0.0 };
+        let mut expected = Vec::new();
+        for row in x.chunks(row_len) {
+            let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+            expected.extend(row.iter().map(|x| f64::from(*x).exp() / sum));
+        }
+        for kernels in all_kernels() {
+            let mut out = x.clone();
+            kernels.softmax(&mut out, row_len).expect("shapes fit");
+            assert_close(&out, &expected, &vec![1.0; out.len()], 1e-6, kernels.name());
+            let mut last = x[2 * row_len..].to_vec();
+            kernels.softmax(&mut last, row_len).expect("shapes fit");
+            assert_eq!(bits(&last), bits(&out[2 * row_len..]), "{} alone", kernels.name());
+        }
+    }
+}
+
+#[test]
+fn rotation_agrees_with_f64_in_both_layouts() {
+    let (tokens, heads) = (3, 2);
+    for (head_dim, pairs) in [(2, 1), (8, 4), (40, 20), (64, 32), (40, 7), (5, 2), (4, 0)] {
+        let angles = values(tokens * pairs, 7);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+        let x = values(tokens * heads * head_dim, 8);
+        for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
+            let mut expected: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            for (row, head) in expected.chunks_mut(head_dim).enumerate() {
+                for pair in 0..pairs {
+                    let angle = row / heads * pairs + pair;
+                    let (cos, sin) = (f64::from(cos[angle]), f64::from(sin[angle]));
+                    let (i, j) = match layout {
+                        RotaryLayout::HalfSplit => (pair, pair + pairs),
+                        RotaryLayout::Interleaved => (2 * pair, 2 * pair + 1),
+                    };
+                    (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[j] * cos + head[i] * sin);
+                }
+            }
+            for kernels in all_kernels() {
+                let mut out = x.clone();
+                let tables = RotaryTables { cos: &cos, sin: &sin, pairs, layout };
+                kernels.rotate(&mut out, heads, head_dim, &tables).expect("shapes fit");
+                assert_close(&out, &expected, &vec![1.0; out.len()], 3e-7, kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn slices_of_the_wrong_length_are_named() {
+    let kernels = Kernels::detect();
+    let length = |what, expected, got| Err(KernelError::Length { what, expected, got });
+    let mut out = [0.0; 4];
+    assert_eq!(kernels.rms_norm(&[0.0; 4], &[1.0; 3], 0.0, 2, &mut out), length("weight", 2, 3));
+    assert_eq!(kernels.rms_norm(&[0.0; 4], &[1.0; 2], 0.0, 2, &mut out[..3]), length("out", 4, 3));
+    assert_eq!(kernels.softmax(&mut out, 3), Err(KernelError::NotAMultiple { what: "x", got: 4, of: 3 }));
+    assert_eq!(kernels.glu(Activation::Silu, &[0.0; 4], &[0.0; 3], &mut out), length("up", 4, 3));
+    let tables = RotaryTables { cos: &[1.0; 2], sin: &[0.0; 1], pairs: 1, layout: RotaryLayout::HalfSplit };
+    assert_eq!(kernels.rotate(&mut out, 1, 2, &tables), length("sin", 2, 1));
+    let wide = RotaryTables { pairs: 2, ..tables };
+    assert!(matches!(kernels.rotate(&mut out, 1, 2, &wide), Err(KernelError::OutOfRange { .. })));
+}

@@ -1,0 +1,88 @@
+//! What this machine can run, and what would make it faster.
+
+use moebius_backend_cpu::{Isa, Kernels, Pool};
+
+use crate::backend::isa;
+use crate::{Result, locate, memory};
+
+/// Bytes that the bandwidth measurement reads in one pass: well above common caches.
+const BANDWIDTH_BYTES: usize = 512 << 20;
+const BANDWIDTH_REPETITIONS: usize = 5;
+
+/// Something that a person may want to act on.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was found.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// The state of this machine.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Instruction sets that kernels exist for here, best first.
+    pub isas: Vec<Isa>,
+    /// The kernels that will be used.
+    pub kernels: &'static str,
+    /// Threads that this process may use.
+    pub threads: usize,
+    /// Memory that can be used; `None` when it is not known.
+    pub available_bytes: Option<u64>,
+    /// Bytes per second that all threads together read from memory; `None` when there is no room to measure.
+    pub read_bytes_per_second: Option<f64>,
+    /// The default model, if it is there.
+    pub default_model: Option<std::path::PathBuf>,
+    /// What could be better.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at this machine. Takes a second or two to measure the memory.
+///
+/// # Errors
+/// An instruction set in the environment that is unknown or not there.
+pub fn doctor(threads: Option<usize>) -> Result<Health> {
+    let startup = |error: moebius_backend_cpu::KernelError| {
+        crate::Error::from(moebius_backend::Error::Startup { backend: "cpu", reason: error.to_string() })
+    };
+    let kernels = match isa()? {
+        Some(isa) => Kernels::with_isa(isa).map_err(startup)?,
+        None => Kernels::detect(),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = threads.unwrap_or(cores);
+    let pool = Pool::new(threads).map_err(startup)?;
+    let available_bytes = memory::available_bytes();
+    let room = available_bytes.is_none_or(|bytes| bytes > 2 * BANDWIDTH_BYTES as u64);
+    let read_bytes_per_second =
+        room.then(|| kernels.measure_read_bandwidth(&pool, BANDWIDTH_BYTES, BANDWIDTH_REPETITIONS));
+    let default_model = locate::bundled_model().ok();
+    let mut findings = Vec::new();
+    if kernels.isa() == Isa::Scalar {
+        findings.push(Finding {
+            what: "only the scalar kernels are used: they are several times slower".into(),
+            hint: "unset MOEBIUS_ISA, or use a processor with AVX2, AVX-512 or NEON".into(),
+        });
+    }
+    if threads > cores {
+        findings.push(Finding {
+            what: format!("{threads} threads were asked for on {cores} cores"),
+            hint: format!("use -t {cores}"),
+        });
+    }
+    if default_model.is_none() {
+        findings.push(Finding {
+            what: "the bundled model was not found".into(),
+            hint: "set MOEBIUS_MODEL to a model directory".into(),
+        });
+    }
+    Ok(Health {
+        isas: Kernels::available(),
+        kernels: kernels.name(),
+        threads,
+        available_bytes,
+        read_bytes_per_second,
+        default_model,
+        findings,
+    })
+}

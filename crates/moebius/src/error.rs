@@ -1,0 +1,210 @@
+//! Everything that can go wrong, sorted by what a person can do about it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use moebius_engine::{EngineError, SamplerError};
+use moebius_model::Error as ModelError;
+use thiserror::Error as ThisError;
+
+use crate::text::TextError;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Errors of the library.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing lies where a model was said to be.
+    #[error("no model at `{}`", .0.display())]
+    ModelNotFound(PathBuf),
+    /// The name of a model on a hub, where a directory is needed.
+    #[error("`{0}` is not a directory here, and models are not downloaded")]
+    NotLocal(String),
+    /// The bundled model is not with this program.
+    #[error("the bundled model is not beside this program")]
+    NoBundledModel,
+    /// The configuration is there, but no weights.
+    #[error("no weights beside `{}`", .0.display())]
+    NoWeights(PathBuf),
+    /// The weights are larger than what is free.
+    #[error("the model needs {needed_bytes} bytes of memory, {available_bytes} are available")]
+    Memory {
+        /// Bytes of packed weights and room to work.
+        needed_bytes: u64,
+        /// Bytes that the system says are available.
+        available_bytes: u64,
+    },
+    /// Text was given to a model without a tokenizer.
+    #[error("the model has no tokenizer, so text cannot be used")]
+    NeedsTokenizer(#[source] Arc<TextError>),
+    /// A chat was asked of a model without a chat template.
+    #[error("the model has no chat template")]
+    NoChatTemplate,
+    /// An unknown backend, instruction set or value of a variable.
+    #[error("unknown {what} `{got}`: expected one of {expected}")]
+    UnknownName {
+        /// What the name was for.
+        what: &'static str,
+        /// The name.
+        got: String,
+        /// The names that are known, for people.
+        expected: String,
+    },
+    /// A file could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A text is too short to be scored.
+    #[error("nothing to score: expected at least two tokens, got {0}")]
+    NothingToScore(usize),
+    /// Tokenizer or chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Files, weights or the forward pass.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Scheduling or sampling.
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Model(error) => Error::Model(error),
+            other => Error::Engine(other),
+        }
+    }
+}
+
+impl From<moebius_backend::Error> for Error {
+    fn from(error: moebius_backend::Error) -> Self {
+        Error::Model(error.into())
+    }
+}
+
+/// What kind of trouble an error is: the exit codes of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It failed while running.
+    Runtime,
+    /// The request itself was wrong.
+    Usage,
+    /// There is no such model here.
+    NotFound,
+    /// The model's files are wrong.
+    InvalidModel,
+    /// It does not fit into memory.
+    Memory,
+}
+
+impl Error {
+    /// What kind of trouble this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::ModelNotFound(_) | Error::NotLocal(_) | Error::NoBundledModel | Error::NoWeights(_) => {
+                ErrorKind::NotFound
+            }
+            Error::Memory { .. } => ErrorKind::Memory,
+            Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
+            Error::NothingToScore(_) => ErrorKind::Usage,
+            Error::Write { .. } => ErrorKind::Runtime,
+            Error::Text(TextError::BrokenFile { .. }) => ErrorKind::InvalidModel,
+            Error::Text(_) => ErrorKind::Runtime,
+            Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
+            Error::Engine(EngineError::Sampler(_)) => ErrorKind::Runtime,
+            Error::Engine(_) => ErrorKind::Usage,
+            Error::Model(error) => model_kind(error),
+        }
+    }
+
+    /// The next thing to try.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::ModelNotFound(_) => {
+                "give a directory with config.json, model.safetensors and tokenizer.json"
+            }
+            Error::NotLocal(_) => "download the repository first and give its directory",
+            Error::NoBundledModel => "give a model directory, or set MOEBIUS_MODEL to one",
+            Error::NoWeights(_) => {
+                "`moebius show` works from config.json alone; to run, add model.safetensors"
+            }
+            Error::Memory { .. } => "close other programs, or use a smaller model",
+            Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
+            Error::NoChatTemplate => "give a prompt: the text will be continued",
+            Error::NothingToScore(_) => "give a longer text",
+            Error::Text(error) => return error.hint().map(String::from),
+            Error::Engine(error) => return engine_hint(error),
+            Error::Model(error) => return model_hint(error),
+            Error::UnknownName { .. } => "see `moebius --help` for what is built in",
+            Error::Write { .. } => "check that the directory exists and has room",
+        };
+        Some(hint.into())
+    }
+}
+
+fn model_kind(error: &ModelError) -> ErrorKind {
+    match error {
+        ModelError::NotFound { .. } => ErrorKind::NotFound,
+        ModelError::TokenId { .. } | ModelError::TopK { .. } | ModelError::Context { .. } => ErrorKind::Usage,
+        ModelError::Io { .. } => ErrorKind::Runtime,
+        ModelError::Backend(moebius_backend::Error::Weight { .. }) => ErrorKind::InvalidModel,
+        ModelError::Backend(moebius_backend::Error::Startup { .. }) => ErrorKind::Usage,
+        ModelError::Backend(_) => ErrorKind::Runtime,
+        _ => ErrorKind::InvalidModel,
+    }
+}
+
+fn model_hint(error: &ModelError) -> Option<String> {
+    use moebius_backend::Error as BackendError;
+    let hint = match error {
+        ModelError::NotFound { .. } => {
+            "a model directory holds config.json, model.safetensors (or shards with an index) and tokenizer.json"
+        }
+        ModelError::Io { .. } => "check the file's permissions",
+        ModelError::Json { .. } | ModelError::InvalidFile { .. } => "download or copy the file again",
+        ModelError::Config { .. } => "compare config.json with the one that the model was published with",
+        ModelError::UnknownFamily { .. } => "`moebius families` lists what can be run",
+        ModelError::Tensors(_) => {
+            "config.json and the weights must come from the same model, and every shard must be there"
+        }
+        ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
+        ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",
+        ModelError::Context { .. } => "use a shorter prompt or fewer tokens",
+        ModelError::Backend(BackendError::Router(_)) => {
+            "the weights may be damaged: check the file against its published checksum"
+        }
+        ModelError::Backend(BackendError::Weight { .. }) => {
+            "the file is damaged: download it again and check it against its published checksum"
+        }
+        ModelError::Backend(BackendError::Unsupported(_)) => "choose another backend or weight format",
+        ModelError::Backend(BackendError::Startup { .. }) => {
+            "`moebius doctor` shows what this machine can run"
+        }
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+fn engine_hint(error: &EngineError) -> Option<String> {
+    let hint = match error {
+        EngineError::EmptyPrompt => "give a prompt with at least one token",
+        EngineError::PromptTooLong { .. } => {
+            "shorten the prompt, or raise --ctx-size if it is below the model's own context"
+        }
+        EngineError::Sampler(SamplerError::InvalidParameter { .. }) => {
+            "`moebius run --help` lists the ranges"
+        }
+        EngineError::Sampler(_) => {
+            "the weights may be damaged: check the file against its published checksum"
+        }
+        _ => return None,
+    };
+    Some(hint.into())
+}

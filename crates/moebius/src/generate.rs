@@ -1,0 +1,247 @@
+//! Generating text, piece by piece.
+
+use moebius_engine::{FinishReason, Request, RequestId, SamplingParams};
+use moebius_metering::{Reading, Window};
+use moebius_model::Probe;
+
+use crate::route::{LayerRoute, RouteRecorder};
+use crate::text::{StopStrings, StreamDecoder};
+use crate::{Model, Result};
+
+/// What to continue.
+#[derive(Clone, Copy, Debug)]
+pub enum Prompt<'a> {
+    /// Text, encoded with the special tokens that the tokenizer adds.
+    Text(&'a str),
+    /// Text that already spells its special tokens: a rendered chat template.
+    Rendered(&'a str),
+    /// Token ids.
+    Ids(&'a [u32]),
+}
+
+/// How to continue it.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; `None` is up to the end of the context.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen; `None` is [`Model::default_sampling`] with seed 0.
+    pub sampling: Option<SamplingParams>,
+    /// Texts that end the generation, themselves not shown.
+    pub stop: Vec<String>,
+    /// Goes on past end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Keeps what every router chose, for each token.
+    pub record_routes: bool,
+}
+
+/// One generated token and the text that it completed.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The token id.
+    pub token: u32,
+    /// Its log-probability (nats) under the model, before any filter.
+    pub logprob: f32,
+    /// Text that can be shown now; empty while a character or a stop string may still be incomplete.
+    pub text: String,
+    /// What every router chose in the pass that gave this token, if asked for.
+    pub routes: Vec<LayerRoute>,
+}
+
+/// A generation under way: an iterator over its tokens. Dropping it ends it.
+pub struct Generation<'m> {
+    model: &'m mut Model,
+    request: RequestId,
+    decoder: Option<StreamDecoder>,
+    stop: StopStrings,
+    recorder: Option<RouteRecorder>,
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
+    windows: Windows,
+    ended: Option<Ending>,
+}
+
+/// Where the clock stands: reading the prompt, then generating.
+struct Windows {
+    open: Option<Window>,
+    prefill: Option<Reading>,
+    decode: Option<Reading>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Finished(FinishReason),
+    StopString,
+    Failed,
+}
+
+/// What a finished generation was.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// Ids that were generated.
+    pub tokens: Vec<u32>,
+    /// Why it ended: `stop`, `length`, `context`, or `cancelled` by the caller.
+    pub finish: &'static str,
+    /// Reading the prompt, up to the first token.
+    pub prefill: Reading,
+    /// Generating the rest.
+    pub decode: Reading,
+    /// Bytes of keys and values at the end.
+    pub cache_bytes: u64,
+}
+
+impl Model {
+    /// Starts to continue `prompt`.
+    ///
+    /// # Errors
+    /// A prompt that is empty or too long, text without a tokenizer, parameters out of range.
+    pub fn generate(&mut self, prompt: Prompt<'_>, options: &GenerateOptions) -> Result<Generation<'_>> {
+        let prompt = self.prompt_ids(prompt)?;
+        let stop = StopStrings::new(options.stop.iter())?;
+        let sampling = options.sampling.clone().unwrap_or_else(|| self.default_sampling());
+        let mut decoder = self.tokenizer().ok().map(|tokenizer| tokenizer.stream(true));
+        if let Some(decoder) = &mut decoder {
+            decoder.skip(&prompt);
+        }
+        let request = Request {
+            prompt: prompt.clone(),
+            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            sampling,
+            stop_tokens: if options.ignore_eos { Vec::new() } else { self.stop_tokens() },
+            vocab_limit: self.tokenizer().ok().map(|tokenizer| tokenizer.vocab_size()),
+        };
+        let windows = Windows { open: Some(Window::open(self.engine.meter())), prefill: None, decode: None };
+        let request = self.engine.submit(request)?;
+        let ended = self.engine.is_idle().then_some(Ending::Finished(FinishReason::Length));
+        let recorder = options.record_routes.then(RouteRecorder::default);
+        let tokens = Vec::new();
+        Ok(Generation { model: self, request, decoder, stop, recorder, prompt, tokens, windows, ended })
+    }
+
+    /// The ids of a prompt.
+    pub(crate) fn prompt_ids(&self, prompt: Prompt<'_>) -> Result<Vec<u32>> {
+        Ok(match prompt {
+            Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
+            Prompt::Rendered(text) => self.tokenizer()?.encode(text, false)?,
+            Prompt::Ids(ids) => ids.to_vec(),
+        })
+    }
+}
+
+impl Generation<'_> {
+    /// Ids of the prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// Ends the generation and says what it was.
+    pub fn finish(mut self) -> Summary {
+        let finish = match self.ended {
+            Some(Ending::Finished(reason)) => reason.name(),
+            Some(Ending::StopString) => "stop",
+            Some(Ending::Failed) => "error",
+            None => "cancelled",
+        };
+        let cache_bytes = self.model.cache_bytes();
+        self.close_window();
+        let (prefill, decode) = self.windows.readings(&self.model.engine);
+        Summary {
+            prompt: std::mem::take(&mut self.prompt),
+            tokens: std::mem::take(&mut self.tokens),
+            finish,
+            prefill,
+            decode,
+            cache_bytes,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Piece>> {
+        while self.ended.is_none() {
+            let probe = self.recorder.as_mut().map(|recorder| recorder as &mut dyn Probe);
+            let events = self.model.engine.step(probe)?;
+            let Some(event) = events.into_iter().find(|event| event.request == self.request) else {
+                continue;
+            };
+            self.tokens.push(event.token);
+            self.windows.first_token(&self.model.engine);
+            let mut text = self.decoder.as_mut().and_then(|d| d.push(event.token)).unwrap_or_default();
+            let step = self.stop.push(&text);
+            text = step.text;
+            self.ended = event.finish.map(Ending::Finished);
+            if step.stopped.is_some() {
+                self.ended = Some(Ending::StopString);
+                self.model.engine.cancel(self.request);
+            }
+            if let Some(Ending::Finished(_)) = self.ended {
+                text += &self.flush();
+            }
+            if self.ended.is_some() {
+                self.close_window();
+            }
+            let routes = self.recorder.as_mut().map(RouteRecorder::take).unwrap_or_default();
+            return Ok(Some(Piece { token: event.token, logprob: event.logprob, text, routes }));
+        }
+        Ok(None)
+    }
+
+    /// Text that waited for more tokens which will not come.
+    fn flush(&mut self) -> String {
+        let rest = self.decoder.take().map(StreamDecoder::finish).unwrap_or_default();
+        let step = self.stop.push(&rest);
+        let held = std::mem::take(&mut self.stop_held());
+        step.text + &held
+    }
+
+    fn stop_held(&mut self) -> String {
+        let watcher = StopStrings::new(Vec::<String>::new()).expect("no stop string is empty");
+        std::mem::replace(&mut self.stop, watcher).finish()
+    }
+
+    fn close_window(&mut self) {
+        self.windows.close(&self.model.engine);
+    }
+}
+
+impl Windows {
+    fn first_token(&mut self, engine: &moebius_engine::Engine) {
+        if self.prefill.is_none() {
+            self.prefill = self.open.take().map(|window| window.close(engine.meter()));
+            self.open = Some(Window::open(engine.meter()));
+        }
+    }
+
+    fn close(&mut self, engine: &moebius_engine::Engine) {
+        if let Some(window) = self.open.take() {
+            let reading = window.close(engine.meter());
+            let slot = if self.prefill.is_none() { &mut self.prefill } else { &mut self.decode };
+            *slot = Some(reading);
+        }
+    }
+
+    fn readings(&mut self, engine: &moebius_engine::Engine) -> (Reading, Reading) {
+        let empty = || Window::open(engine.meter()).close(engine.meter());
+        (self.prefill.take().unwrap_or_else(empty), self.decode.take().unwrap_or_else(empty))
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Result<Piece>> {
+        match self.advance() {
+            Ok(piece) => piece.map(Ok),
+            Err(error) => {
+                self.ended = Some(Ending::Failed);
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        self.model.engine.cancel(self.request);
+    }
+}

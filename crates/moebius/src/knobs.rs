@@ -1,0 +1,27 @@
+//! Every variable of the environment that this library reads. Command-line flags win over them.
+
+/// One variable.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// Instruction set of the CPU kernels.
+pub(crate) const ISA: Knob =
+    Knob { name: "MOEBIUS_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512, neon" };
+/// Where the default model is.
+pub(crate) const MODEL: Knob =
+    Knob { name: "MOEBIUS_MODEL", help: "directory of the model that is used when none is named" };
+
+/// All of them.
+pub const KNOBS: &[Knob] = &[ISA, MODEL];
+
+impl Knob {
+    /// Its value, if it is set to something.
+    pub(crate) fn value(&self) -> Option<String> {
+        std::env::var(self.name).ok().filter(|value| !value.is_empty())
+    }
+}

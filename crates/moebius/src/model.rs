@@ -1,0 +1,185 @@
+//! Opening a model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use moebius_backend::Backend;
+use moebius_engine::{Engine, EngineOptions, SamplingParams};
+use moebius_model::{ModelFiles, ModelInfo};
+
+use crate::backend::{BackendOptions, open_backend};
+use crate::generation_config::GenerationConfig;
+use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::{Error, Result, memory};
+
+/// Most prompt tokens of a pass, unless told otherwise: enough to share each expert's weights among many
+/// rows, few enough that activations stay small.
+const CHUNK: usize = 512;
+
+/// How to open a model.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Where it runs.
+    pub backend: BackendOptions,
+    /// Experts per token in place of the configured number.
+    pub experts: Option<usize>,
+    /// Most positions of a sequence; at most the model's own.
+    pub context: Option<usize>,
+    /// Most prompt tokens of one pass. Results do not depend on it.
+    pub chunk: Option<usize>,
+}
+
+/// A model that is ready to run.
+pub struct Model {
+    pub(crate) engine: Engine,
+    info: ModelInfo,
+    dir: PathBuf,
+    backend: Arc<dyn Backend>,
+    tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
+    chat_template: Option<ChatTemplate>,
+    generation: Option<GenerationConfig>,
+}
+
+impl Model {
+    /// Opens the model in the directory `path`.
+    ///
+    /// # Errors
+    /// Files that are missing or wrong, a model that does not fit into memory, a backend that does not start.
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        Model::open_with_progress(path, options, &|_, _| {})
+    }
+
+    /// As [`Model::open`]; `progress` is told the bytes loaded so far and in all, from any thread.
+    ///
+    /// # Errors
+    /// Those of [`Model::open`].
+    pub fn open_with_progress(
+        path: impl AsRef<Path>,
+        options: &OpenOptions,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let files = ModelFiles::open(path, options.experts)?;
+        let Some(total_bytes) = files.checkpoint_bytes() else { return Err(Error::NoWeights(path.into())) };
+        let backend = open_backend(&options.backend)?;
+        let info = files.info(&backend)?;
+        memory::check_fits(info.weight_bytes().unwrap_or(total_bytes))?;
+        let dir = text_dir(path);
+        let text = TextFiles::read(dir)?;
+        let model = files.load(&backend, &|bytes| progress(bytes, total_bytes))?;
+        let engine_options = EngineOptions {
+            context: options.context.unwrap_or(usize::MAX),
+            chunk: options.chunk.unwrap_or(CHUNK),
+        };
+        let engine = Engine::new(model, &backend.info().device, engine_options);
+        let TextFiles { tokenizer, chat_template, generation } = text;
+        Ok(Model { engine, info, dir: dir.into(), backend, tokenizer, chat_template, generation })
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where it runs.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// Most positions of a sequence.
+    pub fn context(&self) -> usize {
+        self.engine.context()
+    }
+
+    /// Bytes that keys and values take now.
+    pub fn cache_bytes(&self) -> u64 {
+        self.engine.cache_bytes()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::NeedsTokenizer`] when there is none that can be read.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().map_err(|error| Error::NeedsTokenizer(error.clone()))
+    }
+
+    /// The chat template, if the model has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// Ids that end a sequence: those of generation_config.json, or of config.json without that file.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        match &self.generation {
+            Some(config) => config.stop_tokens(),
+            None => self.info.eos_token_ids.clone(),
+        }
+    }
+
+    /// How the model's authors sample; else temperature 0.8, top-k 40, top-p 0.95, min-p 0.05.
+    pub fn default_sampling(&self) -> SamplingParams {
+        self.generation.as_ref().and_then(GenerationConfig::sampling).unwrap_or(SamplingParams {
+            temperature: 0.8,
+            top_k: Some(40),
+            top_p: 0.95,
+            min_p: 0.05,
+            ..SamplingParams::default()
+        })
+    }
+}
+
+/// What a directory says without its weights being read, with or without weights in it.
+///
+/// # Errors
+/// Files that are missing or do not fit together.
+pub fn inspect(path: impl AsRef<Path>, experts: Option<usize>) -> Result<(ModelInfo, TextSummary)> {
+    let path = path.as_ref();
+    let files = ModelFiles::open(path, experts)?;
+    let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
+    let info = files.info(&backend)?;
+    let text = TextFiles::read(text_dir(path))?;
+    let tokens = text.tokenizer.as_ref().ok().map(Tokenizer::vocab_size);
+    Ok((info, TextSummary { tokens, chat_template: text.chat_template.is_some() }))
+}
+
+/// What a directory has for turning text into ids.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSummary {
+    /// Entries of the tokenizer, if there is one.
+    pub tokens: Option<usize>,
+    /// Whether conversations can be laid out.
+    pub chat_template: bool,
+}
+
+/// The files of a model that concern text.
+struct TextFiles {
+    tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
+    chat_template: Option<ChatTemplate>,
+    generation: Option<GenerationConfig>,
+}
+
+impl TextFiles {
+    /// A directory without a tokenizer is fine, one with a broken tokenizer is not.
+    fn read(dir: &Path) -> Result<Self> {
+        let tokenizer = match Tokenizer::from_dir(dir) {
+            Ok(tokenizer) => Ok(tokenizer),
+            Err(error @ (TextError::NoTokenizer { .. } | TextError::ForeignTokenizer { .. })) => {
+                Err(Arc::new(error))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let chat_template = ChatTemplate::from_dir(dir)?;
+        Ok(TextFiles { tokenizer, chat_template, generation: GenerationConfig::read(dir)? })
+    }
+}
+
+/// The directory of a path that names a model or its config.json.
+fn text_dir(path: &Path) -> &Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }
+}

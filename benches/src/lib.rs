@@ -1,1 +1,94 @@
-//! Criterion benchmarks.
+//! What the benchmarks share: inputs from a fixed sequence, and a Criterion that is done soon.
+
+use std::time::Duration;
+
+use criterion::Criterion;
+use half::{bf16, f16};
+use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams, Summary};
+use moebius_backend::WeightFormat;
+
+/// Ten samples within a second: enough to see a change of some per cent. Options after `--` win over this.
+pub fn quick() -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+/// Reproducible values in -1 .. 1, by a linear congruential generator.
+pub fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+/// The little-endian bytes of `weights` in a format.
+///
+/// # Panics
+/// For a format that has no encoder here.
+pub fn encode(format: WeightFormat, weights: &[f32]) -> Vec<u8> {
+    match format {
+        WeightFormat::F32 => weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
+        WeightFormat::Bf16 => weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect(),
+        WeightFormat::F16 => weights.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect(),
+        other => panic!("no encoder for {other}"),
+    }
+}
+
+/// One thread for every core that this process may use.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// The bundled model with `experts` per token.
+///
+/// # Panics
+/// If it cannot be opened.
+pub fn bundled(experts: usize) -> Model {
+    let backend = BackendOptions { threads: Some(threads()), ..BackendOptions::default() };
+    let options = OpenOptions { experts: Some(experts), backend, ..OpenOptions::default() };
+    let dir = moebius::bundled_model().expect("the project brings a model");
+    Model::open(dir, &options).expect("the bundled model opens")
+}
+
+/// Reads a prompt of `prompt_tokens` and generates `max_tokens` more, greedily.
+///
+/// # Panics
+/// If the model fails.
+pub fn generate(model: &mut Model, prompt_tokens: usize, max_tokens: usize) -> Summary {
+    let vocab_size = model.info().vocab_size as f32;
+    let tokens = values(prompt_tokens, 5).into_iter().map(|value| (value.abs() * (vocab_size - 1.0)) as u32);
+    let prompt: Vec<u32> = tokens.collect();
+    let options = GenerateOptions {
+        max_tokens: Some(max_tokens),
+        sampling: Some(SamplingParams::default()),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let mut generation = model.generate(Prompt::Ids(&prompt), &options).expect("the prompt fits the context");
+    generation.by_ref().for_each(|piece| drop(piece.expect("the model runs")));
+    generation.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_has_an_encoder_of_its_size() {
+        let weights = values(6, 1);
+        for format in WeightFormat::ALL {
+            assert_eq!(Some(encode(format, &weights).len()), format.bytes_for(2, 3));
+        }
+    }
+
+    #[test]
+    fn a_generation_has_the_lengths_that_the_benchmarks_divide_by() {
+        let summary = generate(&mut bundled(2), 5, 3);
+        assert_eq!((summary.prompt.len(), summary.tokens.len()), (5, 3));
+        assert_eq!(summary.decode.counts.all_tokens(), 2);
+    }
+}

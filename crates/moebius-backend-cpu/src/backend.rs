@@ -73,10 +73,17 @@ impl Backend for CpuBackend {
 
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
         let format = spec.format();
-        if WeightFormat::ALL.contains(&format) {
-            return Ok(());
-        }
-        let reason = format!("there is no kernel for format {format}");
+        let (matrices, rows, cols) = match spec {
+            WeightSpec::Linear(spec) => (1, spec.outputs, spec.inputs),
+            WeightSpec::Experts(spec) => (spec.n_experts, spec.intermediate, spec.hidden),
+        };
+        let bytes = format.bytes_for(rows, cols).and_then(|bytes| bytes.checked_mul(matrices));
+        let reason = match bytes {
+            _ if !WeightFormat::ALL.contains(&format) => format!("there is no kernel for format {format}"),
+            None => "it exceeds the address space".into(),
+            Some(0) => "it has no elements".into(),
+            Some(_) => return Ok(()),
+        };
         Err(Unsupported { backend: NAME, what: spec.to_string(), reason })
     }
 

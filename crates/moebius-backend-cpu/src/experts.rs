@@ -21,7 +21,8 @@ pub(crate) struct CpuExperts {
 impl CpuExperts {
     pub(crate) fn load(engine: &Arc<Engine>, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Self> {
         let bank = |projection| {
-            let matrix = |expert| pack(engine, &source.get(expert, projection)?);
+            let matrix =
+                |expert| pack(engine, &source.get(expert, projection)?, spec.format, spec.shape(projection));
             (0..spec.n_experts).map(matrix).collect::<Result<Vec<_>>>()
         };
         let (gate, up, down) = (bank(Projection::Gate)?, bank(Projection::Up)?, bank(Projection::Down)?);
@@ -53,6 +54,13 @@ impl ExpertBank for CpuExperts {
                 got: format!("{} tokens over {} experts", routing.tokens(), routing.n_experts()),
             });
         }
+        if hidden != self.spec.hidden {
+            return Err(Error::Shape {
+                what: "expert input".into(),
+                expected: format!("[{tokens}, {}]", self.spec.hidden),
+                got: format!("[{tokens}, {hidden}]"),
+            });
+        }
         let dispatch = routing.dispatch();
         let rows = ExpertRows {
             offsets: dispatch.offsets(),
@@ -60,6 +68,12 @@ impl ExpertBank for CpuExperts {
             weights: dispatch.weights(),
             weight_on_input: routing.applies_to() == WeightTarget::Input,
         };
+        let Engine { kernels, pool } = &*self.engine;
+        let out = with_f32(x, |values| {
+            filled(&[tokens, hidden], x, |out| {
+                kernels.experts(pool, values, &self.packed, &rows, out).map_err(kernel)
+            })
+        })?;
         meter.experts(ExpertWork {
             layer: self.spec.layer,
             tokens,
@@ -69,11 +83,6 @@ impl ExpertBank for CpuExperts {
             macs_per_token_expert: self.spec.macs_per_token_expert(),
             bytes_per_expert: self.spec.bytes_per_expert(),
         });
-        let Engine { kernels, pool } = &*self.engine;
-        with_f32(x, |values| {
-            filled(&[tokens, hidden], x, |out| {
-                kernels.experts(pool, values, &self.packed, &rows, out).map_err(kernel)
-            })
-        })
+        Ok(out)
     }
 }

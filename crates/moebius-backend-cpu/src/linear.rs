@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use moebius_backend::{Error, Linear, LinearSpec, Result, WeightView};
+use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
 use moebius_expert_kernels::PackedMatrix;
 
 use crate::backend::Engine;
@@ -23,13 +23,32 @@ impl CpuLinear {
         weight: WeightView<'_>,
         bias: Option<Vec<f32>>,
     ) -> Result<Self> {
-        let weight = pack(engine, &weight)?;
+        let weight = pack(engine, &weight, spec.format, (spec.outputs, spec.inputs))?;
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != spec.outputs) {
+            return Err(Error::Shape {
+                what: format!("bias of `{}`", spec.name),
+                expected: format!("[{}]", spec.outputs),
+                got: format!("[{}]", bias.len()),
+            });
+        }
         Ok(CpuLinear { spec: spec.clone(), weight, bias, engine: engine.clone() })
     }
 }
 
-/// Packs one stored matrix.
-pub(crate) fn pack(engine: &Engine, view: &WeightView<'_>) -> Result<PackedMatrix> {
+/// Packs one stored matrix, which must be `[rows, cols]` in `format`.
+pub(crate) fn pack(
+    engine: &Engine,
+    view: &WeightView<'_>,
+    format: WeightFormat,
+    (rows, cols): (usize, usize),
+) -> Result<PackedMatrix> {
+    if (view.format, view.rows, view.cols) != (format, rows, cols) {
+        return Err(Error::Shape {
+            what: format!("`{}`", view.name),
+            expected: format!("[{rows}, {cols}] in {format}"),
+            got: format!("[{}, {}] in {}", view.rows, view.cols, view.format),
+        });
+    }
     PackedMatrix::pack(&engine.pool, view.format, view.rows, view.cols, view.bytes)
         .map_err(|error| Error::Weight { name: view.name.clone(), source: Box::new(error) })
 }
@@ -41,7 +60,7 @@ impl Linear for CpuLinear {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Engine { kernels, pool } = &*self.engine;
-        let tokens = x.dim(0)?;
+        let (tokens, _) = x.dims2()?;
         with_f32(x, |values| {
             filled(&[tokens, self.spec.outputs], x, |out| {
                 kernels.matmul(pool, values, &self.weight, self.bias.as_deref(), out).map_err(kernel)

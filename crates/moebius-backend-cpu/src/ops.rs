@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Activation, AttentionSpan, AttentionSpec, Ops, Pairing, Result, RopeTable};
+use moebius_backend::{Activation, AttentionSpan, AttentionSpec, Error, Ops, Pairing, Result, RopeTable};
 use moebius_expert_kernels::{AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
 
 use crate::backend::Engine;
@@ -17,6 +17,7 @@ pub(crate) struct CpuOps {
 impl Ops for CpuOps {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let row_len = weight.dim(0)?;
+        expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;
         with_f32(x, |values| {
             with_f32(weight, |weight| {
                 filled(x.dims(), x, |out| {
@@ -52,6 +53,14 @@ impl Ops for CpuOps {
         with_f32(q, |queries| {
             filled(&[tokens, heads * value_dim], q, |out| {
                 for span in spans {
+                    let width = span.keys.dim(2)?;
+                    if span.rows.start > span.rows.end || span.rows.end > tokens || width != head_dim {
+                        return Err(Error::Shape {
+                            what: "attention span".into(),
+                            expected: format!("rows in 0..{tokens} and keys of width {head_dim}"),
+                            got: format!("rows {:?} and keys of width {width}", span.rows),
+                        });
+                    }
                     let queries =
                         &queries[span.rows.start * heads * head_dim..span.rows.end * heads * head_dim];
                     let out =
@@ -64,6 +73,7 @@ impl Ops for CpuOps {
     }
 
     fn glu(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        expect_dims("gated input", gate.dims(), up.dims())?;
         with_f32(gate, |gate_values| {
             with_f32(up, |up| {
                 filled(gate.dims(), gate, |out| {
@@ -73,6 +83,14 @@ impl Ops for CpuOps {
             })
         })
     }
+}
+
+/// Fails unless a tensor has the dimensions that another one asks for.
+fn expect_dims(what: &str, expected: &[usize], got: &[usize]) -> Result<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Error::Shape { what: what.into(), expected: format!("{expected:?}"), got: format!("{got:?}") })
 }
 
 impl CpuOps {

@@ -50,6 +50,8 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
 pub fn attention(q: &Tensor, spans: &[AttentionSpan<'_>], spec: &AttentionSpec) -> Result<Tensor> {
     let (_, heads, _) = q.dims3()?;
     let mut outputs = Vec::with_capacity(spans.len());
+    let mut spans: Vec<_> = spans.iter().collect();
+    spans.sort_by_key(|span| span.rows.start);
     for span in spans {
         let rows = span.rows.len();
         let seen = span.first_position + rows;

@@ -5,8 +5,8 @@
 mod bank;
 mod matrix;
 
-pub(crate) use bank::{Bank, PROJECTIONS, Pages, expert_spec};
-pub(crate) use matrix::{Matrix, encode, linear_spec};
+pub(crate) use bank::{Bank, Pages, expert_spec};
+pub(crate) use matrix::{Matrix, linear_spec};
 
 use candle_core::{Device, Tensor};
 use moebius_router::{Routing, WeightTarget};

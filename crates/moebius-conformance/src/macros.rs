@@ -16,7 +16,7 @@
 ///
 /// moebius_conformance::accept!(
 ///     reference,
-///     || ReferenceBackend::new(),
+///     ReferenceBackend::new,
 ///     groups: [loading, linear, experts, ops],
 /// );
 /// # fn main() {}

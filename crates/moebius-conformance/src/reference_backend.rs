@@ -109,6 +109,11 @@ impl Linear for Projected {
     }
 
     fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        // candle reads the largest id as a row of zeros.
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.spec.outputs) {
+            let expected = format!("below {}", self.spec.outputs);
+            return Err(Error::Shape { what: "row id".into(), expected, got: id.to_string() });
+        }
         Ok(self.weight.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?) // [ids, inputs]
     }
 }
@@ -122,7 +127,7 @@ impl ExpertBank for Experts {
         let (tokens, _) = x.dims2()?;
         expect("routing", [tokens, self.spec.n_experts], [routing.tokens(), routing.n_experts()])?;
         expect("expert input", [tokens, self.spec.hidden], [tokens, x.dim(1)?])?;
-        let dispatch = routing.dispatch();
+        let (x, dispatch) = (x.contiguous()?, routing.dispatch());
         let mut out = x.zeros_like()?; // [tokens, hidden]
         for expert in dispatch.active() {
             let (rows, weights) = dispatch.expert(expert);

@@ -92,14 +92,26 @@ impl Config {
         self.values.get(key).filter(|v| !v.is_null())
     }
 
-    /// The first of several spellings that is present, with its name.
-    fn first<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, &Value)> {
-        let mut found = None;
+    /// Whether it says nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The first of several spellings that is present, with its name. Others must say the same.
+    fn first<'k>(&self, keys: &[&'k str]) -> Result<Option<(&'k str, &Value)>> {
+        let mut found: Option<(&str, &Value)> = None;
         for &key in keys {
-            let value = self.value(key);
-            found = found.or(value.map(|v| (key, v)));
+            let Some(value) = self.value(key) else { continue };
+            match found {
+                None => found = Some((key, value)),
+                Some((_, first)) if first == value => {}
+                Some((name, first)) => {
+                    let reason = format!("expected {} as in `{name}`, got {}", shown(first), shown(value));
+                    return Err(Error::config(key, reason));
+                }
+            }
         }
-        found
+        Ok(found)
     }
 
     /// A size of at least 1 and at most `limit`, under the first spelling that is present.
@@ -109,12 +121,13 @@ impl Config {
 
     /// As [`Config::size_of`], `None` when absent.
     pub fn opt_size_of(&self, keys: &[&str], limit: usize) -> Result<Option<usize>> {
-        let Some((key, value)) = self.first(keys) else { return Ok(None) };
+        let Some((key, value)) = self.first(keys)? else { return Ok(None) };
         let size = value.as_u64().filter(|&n| n >= 1 && n <= limit as u64);
         match size {
             Some(size) => Ok(Some(size as usize)),
             None => {
-                Err(Error::config(key, format!("expected a whole number from 1 to {limit}, got {value}")))
+                let reason = format!("expected a whole number from 1 to {limit}, got {}", shown(value));
+                Err(Error::config(key, reason))
             }
         }
     }
@@ -128,36 +141,31 @@ impl Config {
     pub fn opt_count(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let count = value.as_u64().and_then(|n| usize::try_from(n).ok());
-        count.map(Some).ok_or_else(|| Error::config(key, format!("expected a whole number, got {value}")))
+        count.map(Some).ok_or_else(|| unexpected(key, "a whole number", value))
     }
 
-    /// A finite number.
+    /// A number of at most [`MAX_NUMBER`] in size.
     pub fn opt_number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        let number = value.as_f64().filter(|n| n.is_finite());
-        number.map(Some).ok_or_else(|| Error::config(key, format!("expected a finite number, got {value}")))
+        let number = value.as_f64().filter(|n| n.abs() <= MAX_NUMBER);
+        let expected = || format!("a number from -{MAX_NUMBER:e} to {MAX_NUMBER:e}");
+        number.map(Some).ok_or_else(|| unexpected(key, &expected(), value))
     }
 
-    /// A finite number above 0.
+    /// A number from `1 / MAX_NUMBER` to `MAX_NUMBER`.
     pub fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
-        match self.opt_number(key)? {
-            Some(n) if n <= 0.0 => Err(Error::config(key, format!("expected a number above 0, got {n}"))),
-            other => Ok(other),
-        }
-    }
-
-    /// A finite number above 0 that must be there.
-    pub fn positive(&self, key: &str) -> Result<f64> {
-        self.opt_positive(key)?.ok_or_else(|| Error::config(key, "missing"))
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let least = 1.0 / MAX_NUMBER;
+        let number = value.as_f64().filter(|n| (least..=MAX_NUMBER).contains(n));
+        let expected = || format!("a number from {least:e} to {MAX_NUMBER:e}");
+        number.map(Some).ok_or_else(|| unexpected(key, &expected(), value))
     }
 
     /// A truth value.
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
         match self.value(key) {
             None => Ok(default),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| Error::config(key, format!("expected true or false, got {value}"))),
+            Some(value) => value.as_bool().ok_or_else(|| unexpected(key, "true or false", value)),
         }
     }
 
@@ -165,10 +173,7 @@ impl Config {
     pub fn opt_text(&self, key: &str) -> Result<Option<&str>> {
         match self.value(key) {
             None => Ok(None),
-            Some(value) => value
-                .as_str()
-                .map(Some)
-                .ok_or_else(|| Error::config(key, format!("expected a string, got {value}"))),
+            Some(value) => value.as_str().map(Some).ok_or_else(|| unexpected(key, "a string", value)),
         }
     }
 
@@ -177,17 +182,20 @@ impl Config {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Config::from_map(map.clone()))),
-            Some(other) => Err(Error::config(key, format!("expected an object, got {}", kind(other)))),
+            Some(other) => Err(unexpected(key, "an object", other)),
         }
     }
 
-    /// A list, each element read by `read`; absent is empty.
-    pub fn list<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<Vec<T>>> {
+    /// A list of what `what` names, each element read by `read`.
+    pub fn list<T>(
+        &self,
+        key: &str,
+        what: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        let wrong = |got: &Value| Error::config(key, format!("unexpected list element {got}"));
-        let items = value
-            .as_array()
-            .ok_or_else(|| Error::config(key, format!("expected a list, got {}", kind(value))))?;
+        let wrong = |got| unexpected(key, &format!("a list of {what}"), got);
+        let items = value.as_array().ok_or_else(|| wrong(value))?;
         items.iter().map(|item| read(item).ok_or_else(|| wrong(item))).collect::<Result<_>>().map(Some)
     }
 
@@ -215,6 +223,25 @@ pub(crate) const MAX_LAYERS: usize = 512;
 pub(crate) const MAX_EXPERTS: usize = 1024;
 /// Positions of a context.
 pub(crate) const MAX_CONTEXT: usize = 1 << 28;
+/// Size of factors, thresholds and bases, and of their reciprocals: low enough that no product of a few
+/// leaves the range of f32.
+pub(crate) const MAX_NUMBER: f64 = 1e12;
+
+fn unexpected(key: &str, expected: &str, got: &Value) -> Error {
+    Error::config(key, format!("expected {expected}, got {}", shown(got)))
+}
+
+/// A value for an error message: as JSON, or only its kind where that would be long.
+pub(crate) fn shown(value: &Value) -> String {
+    const LIMIT: usize = 80;
+    let short = match value {
+        Value::Array(items) => items.len() <= 8 && items.iter().all(|item| !item.is_array() && !item.is_object()),
+        Value::Object(_) => false,
+        _ => true,
+    };
+    let text = if short { value.to_string() } else { String::new() };
+    if text.is_empty() || text.len() > LIMIT { kind(value).into() } else { text }
+}
 
 fn kind(value: &Value) -> &'static str {
     match value {

@@ -1,6 +1,5 @@
 //! A model directory: what it says, what it holds, and loading it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,8 +9,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
-use crate::info::{ModelInfo, Place, Tally};
-use crate::loader::{Loader, Progress, Request};
+use crate::info::ModelInfo;
+use crate::loader::{Loader, Progress};
 use crate::model::Model;
 use crate::{Error, Result};
 
@@ -62,7 +61,7 @@ impl ModelFiles {
         self.architecture.load(&loader)?;
         loader.check()?;
         let outline = self.architecture.outline();
-        let (ignored_tensors, unknown_tensors) = self.leftovers(&loader, outline.base.n_layers);
+        let (ignored_tensors, unknown_tensors) = self.leftovers(&loader);
         Ok(ModelInfo {
             family: self.family.model_type,
             n_layers: outline.base.n_layers,
@@ -74,7 +73,7 @@ impl ModelFiles {
             cache_bytes_per_token: outline.base.cache().bytes_per_token(),
             eos_token_ids: outline.base.eos_token_ids,
             bos_token_id: outline.base.bos_token_id,
-            tally: tally(&loader.requests(), self.has_weights()),
+            tally: loader.tally(),
             ignored_tensors,
             unknown_tensors,
             unknown_keys: self.unknown_keys.clone(),
@@ -98,10 +97,10 @@ impl ModelFiles {
     }
 
     /// Tensors that nothing asked for: those known not to matter, and the rest.
-    fn leftovers(&self, loader: &Loader<'_>, n_layers: usize) -> (Vec<String>, Vec<String>) {
+    fn leftovers(&self, loader: &Loader<'_>) -> (Vec<String>, Vec<String>) {
         let asked = loader.asked();
         let names = self.checkpoint.iter().flat_map(Checkpoint::names).map(String::from);
-        names.filter(|name| !asked.contains(name)).partition(|name| is_ignorable(name, n_layers))
+        names.filter(|name| !asked.contains(name)).partition(|name| is_ignorable(name))
     }
 }
 
@@ -117,29 +116,12 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
     Err(Error::NotFound { what: "model directory", path: path.into() })
 }
 
-/// Tensors that checkpoints carry and inference does not need: stored rotary frequencies, layers for
-/// multi-token prediction, and a copy of a tied output projection.
-fn is_ignorable(name: &str, n_layers: usize) -> bool {
-    let extra_layer = name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
-        .is_some_and(|layer| layer >= n_layers);
-    extra_layer
-        || name.ends_with("rotary_emb.inv_freq")
+/// Tensors that checkpoints carry and inference does not need: stored rotary frequencies, heads for
+/// multi-token prediction, and a copy of a tied output projection. Decoder layers beyond the configured
+/// number are not among them: they may mean that the configuration is another model's.
+fn is_ignorable(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
         || name.starts_with("mtp.")
         || name.starts_with("model.mtp_")
         || name == "lm_head.weight"
-}
-
-fn tally(requests: &[Request], with_bytes: bool) -> BTreeMap<Place, Tally> {
-    let mut tallies = BTreeMap::new();
-    for request in requests {
-        let tally: &mut Tally = tallies.entry(request.place).or_default();
-        tally.total += request.elements;
-        tally.active += request.active;
-        if with_bytes {
-            tally.bytes = Some(tally.bytes.unwrap_or(0) + request.bytes.unwrap_or(0));
-        }
-    }
-    tallies
 }

@@ -6,7 +6,7 @@
 //! everything that is missing or misshapen before a single byte is packed.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,22 +18,12 @@ use moebius_backend::{
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::TensorProblem;
-use crate::info::Place;
+use crate::info::{Place, Tally};
 use crate::planned::{PlannedExperts, PlannedLinear};
 use crate::{Error, Result};
 
 /// Told how many bytes of the checkpoint were loaded so far.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
-
-/// One request of a family.
-#[derive(Clone, Debug)]
-pub(crate) struct Request {
-    pub(crate) place: Place,
-    pub(crate) elements: u64,
-    /// Of the elements, those that one token uses.
-    pub(crate) active: u64,
-    pub(crate) bytes: Option<u64>,
-}
 
 /// Where the experts of a layer are stored. Shapes: gate and up `[intermediate, hidden]`, down
 /// `[hidden, intermediate]`.
@@ -109,7 +99,7 @@ pub struct Loader<'a> {
     /// `None` while planning.
     progress: Option<Progress<'a>>,
     loaded_bytes: AtomicU64,
-    requests: RefCell<Vec<Request>>,
+    tally: RefCell<BTreeMap<Place, Tally>>,
     asked: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<TensorProblem>>,
 }
@@ -122,7 +112,7 @@ impl<'a> Loader<'a> {
             checkpoint,
             progress: None,
             loaded_bytes: AtomicU64::new(0),
-            requests: RefCell::default(),
+            tally: RefCell::default(),
             asked: RefCell::default(),
             problems: RefCell::default(),
         }
@@ -151,7 +141,7 @@ impl<'a> Loader<'a> {
         bias: bool,
     ) -> Result<Arc<dyn Linear>> {
         let name = format!("{prefix}.weight");
-        self.note(place, 1.0, &name, &[outputs, inputs]);
+        self.note(place, &name, &[outputs, inputs]);
         let bias = if bias { Some(self.values(place, &format!("{prefix}.bias"), outputs)?) } else { None };
         let format = self.format_of(&name);
         let spec = LinearSpec { name, inputs, outputs, format };
@@ -172,7 +162,7 @@ impl<'a> Loader<'a> {
 
     /// A vector as plain numbers; empty while planning.
     pub fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.note(place, 1.0, name, &[len]);
+        self.note(place, name, &[len]);
         if self.progress.is_none() {
             return Ok(Vec::new());
         }
@@ -198,12 +188,14 @@ impl<'a> Loader<'a> {
             self.checkpoint.is_some_and(|c| c.get(&name).is_some())
         };
         let layout = layouts.iter().find(present).or(layouts.first()).expect("a family names a layout");
-        let share = top_k as f64 / spec.n_experts as f64;
-        let tensors = layout.tensors(&spec);
-        spec.format = self.format_of(&tensors[0].0);
-        for (name, shape) in &tensors {
-            self.note(Place::Experts, share, name, shape);
-            self.require_format(name, spec.format);
+        spec.format = self.format_of(&layout.locate(0, Projection::Gate).0);
+        let expert = spec.macs_per_token_expert(); // a parameter is one multiply-add
+        self.count(Place::Experts, expert * spec.n_experts as u64, expert * top_k as u64);
+        if self.checkpoint.is_some() {
+            for (name, shape) in &layout.tensors(&spec) {
+                self.find(Place::Experts, name, shape);
+                self.require_format(name, spec.format);
+            }
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
@@ -221,12 +213,12 @@ impl<'a> Loader<'a> {
     /// Whether both tensors are there with the same bytes.
     pub fn same_bytes(&self, a: &str, b: &str) -> bool {
         let entries = self.checkpoint.and_then(|c| Some((c, c.get(a)?, c.get(b)?)));
-        entries.is_some_and(|(c, a, b)| a.dtype == b.dtype && c.bytes(a) == c.bytes(b))
+        entries.is_some_and(|(c, a, b)| a.dtype == b.dtype && c.same_bytes(a, b))
     }
 
-    /// What was asked for.
-    pub(crate) fn requests(&self) -> Vec<Request> {
-        self.requests.borrow().clone()
+    /// Parameters and bytes of what was asked for.
+    pub(crate) fn tally(&self) -> BTreeMap<Place, Tally> {
+        self.tally.borrow().clone()
     }
 
     /// Names that were asked for.
@@ -240,19 +232,31 @@ impl<'a> Loader<'a> {
         if problems.is_empty() { Ok(()) } else { Err(Error::Tensors(problems.clone())) }
     }
 
-    fn note(&self, place: Place, active_share: f64, name: &str, shape: &[usize]) {
-        self.asked.borrow_mut().insert(name.to_owned());
-        let elements: u64 = shape.iter().map(|&n| n as u64).product();
-        let entry = self.checkpoint.and_then(|c| c.get(name));
-        self.requests.borrow_mut().push(Request {
-            place,
-            elements,
-            active: (elements as f64 * active_share).round() as u64,
-            bytes: entry.map(|e| e.size_bytes() as u64),
-        });
-        if self.checkpoint.is_some()
-            && let Some(problem) = problem_of(entry, name, shape)
-        {
+    fn note(&self, place: Place, name: &str, shape: &[usize]) {
+        let elements = shape.iter().map(|&n| n as u64).product();
+        self.count(place, elements, elements);
+        self.find(place, name, shape);
+    }
+
+    /// Counts parameters, and of these the ones that a token uses.
+    fn count(&self, place: Place, total: u64, active: u64) {
+        let mut tallies = self.tally.borrow_mut();
+        let tally = tallies.entry(place).or_default();
+        tally.total += total;
+        tally.active += active;
+    }
+
+    /// Looks a tensor up, and notes what is wrong with it.
+    fn find(&self, place: Place, name: &str, shape: &[usize]) {
+        let Some(checkpoint) = self.checkpoint else { return };
+        let entry = checkpoint.get(name);
+        let mut tallies = self.tally.borrow_mut();
+        let bytes = &mut tallies.entry(place).or_default().bytes;
+        *bytes = Some(bytes.unwrap_or(0) + entry.map_or(0, |e| e.size_bytes() as u64));
+        if entry.is_some() {
+            self.asked.borrow_mut().insert(name.to_owned());
+        }
+        if let Some(problem) = problem_of(entry, name, shape) {
             self.problems.borrow_mut().push(problem);
         }
     }

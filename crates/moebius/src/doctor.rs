@@ -2,8 +2,7 @@
 
 use moebius_backend_cpu::{Isa, Kernels, Pool};
 
-use crate::backend::isa;
-use crate::{Result, locate, memory};
+use crate::{Result, cpu, locate, memory};
 
 /// Bytes that the bandwidth measurement reads in one pass: well above common caches.
 const BANDWIDTH_BYTES: usize = 512 << 20;
@@ -42,21 +41,15 @@ pub struct Health {
 /// # Errors
 /// An instruction set in the environment that is unknown or not there.
 pub fn doctor(threads: Option<usize>) -> Result<Health> {
-    let startup = |error: moebius_backend_cpu::KernelError| {
-        crate::Error::from(moebius_backend::Error::Startup { backend: "cpu", reason: error.to_string() })
-    };
-    let kernels = match isa()? {
-        Some(isa) => Kernels::with_isa(isa).map_err(startup)?,
-        None => Kernels::detect(),
-    };
+    let kernels = cpu::kernels()?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or(cores);
-    let pool = Pool::new(threads).map_err(startup)?;
+    let pool = Pool::new(threads).map_err(cpu::startup)?;
     let available_bytes = memory::available_bytes();
     let room = available_bytes.is_none_or(|bytes| bytes > 2 * BANDWIDTH_BYTES as u64);
     let read_bytes_per_second =
         room.then(|| kernels.measure_read_bandwidth(&pool, BANDWIDTH_BYTES, BANDWIDTH_REPETITIONS));
-    let default_model = locate::bundled_model().ok();
+    let default_model = locate::bundled_model().ok().filter(|dir| dir.exists());
     let mut findings = Vec::new();
     if kernels.isa() == Isa::Scalar {
         findings.push(Finding {
@@ -72,12 +65,12 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
     }
     if default_model.is_none() {
         findings.push(Finding {
-            what: "the bundled model was not found".into(),
+            what: "the default model was not found".into(),
             hint: "set MOEBIUS_MODEL to a model directory".into(),
         });
     }
     Ok(Health {
-        isas: Kernels::available(),
+        isas: Kernels::available().into_iter().rev().collect(),
         kernels: kernels.name(),
         threads,
         available_bytes,

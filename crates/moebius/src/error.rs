@@ -60,6 +60,16 @@ pub enum Error {
         /// The reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An option is out of its range.
+    #[error("invalid {name}: expected {expected}, got {got}")]
+    InvalidOption {
+        /// What the option is for.
+        name: &'static str,
+        /// Its range, for people.
+        expected: &'static str,
+        /// Its value.
+        got: usize,
+    },
     /// A text is too short to be scored.
     #[error("nothing to score: expected at least two tokens, got {0}")]
     NothingToScore(usize),
@@ -113,10 +123,9 @@ impl Error {
             }
             Error::Memory { .. } => ErrorKind::Memory,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
-            Error::NothingToScore(_) => ErrorKind::Usage,
+            Error::NothingToScore(_) | Error::InvalidOption { .. } => ErrorKind::Usage,
             Error::Write { .. } => ErrorKind::Runtime,
-            Error::Text(TextError::BrokenFile { .. }) => ErrorKind::InvalidModel,
-            Error::Text(_) => ErrorKind::Runtime,
+            Error::Text(error) => text_kind(error),
             Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
             Error::Engine(EngineError::Sampler(_)) => ErrorKind::Runtime,
             Error::Engine(_) => ErrorKind::Usage,
@@ -139,6 +148,7 @@ impl Error {
             Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
             Error::NoChatTemplate => "give a prompt: the text will be continued",
             Error::NothingToScore(_) => "give a longer text",
+            Error::InvalidOption { .. } => "leave the option out for the model's own value",
             Error::Text(error) => return error.hint().map(String::from),
             Error::Engine(error) => return engine_hint(error),
             Error::Model(error) => return model_hint(error),
@@ -146,6 +156,22 @@ impl Error {
             Error::Write { .. } => "check that the directory exists and has room",
         };
         Some(hint.into())
+    }
+}
+
+fn text_kind(error: &TextError) -> ErrorKind {
+    match error {
+        TextError::BrokenFile { .. }
+        | TextError::UnsupportedDecoder { .. }
+        | TextError::TemplateSyntax(_)
+        | TextError::TemplateLimit { .. }
+        | TextError::Template(_) => ErrorKind::InvalidModel,
+        TextError::NoTokenizer { .. }
+        | TextError::ForeignTokenizer { .. }
+        | TextError::Encode(_)
+        | TextError::EmptyStopString { .. }
+        | TextError::TemplateRefusal(_) => ErrorKind::Usage,
+        TextError::Io { .. } => ErrorKind::Runtime,
     }
 }
 

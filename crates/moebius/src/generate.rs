@@ -110,7 +110,7 @@ impl Model {
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             sampling,
             stop_tokens: if options.ignore_eos { Vec::new() } else { self.stop_tokens() },
-            vocab_limit: self.tokenizer().ok().map(|tokenizer| tokenizer.vocab_size()),
+            vocab_limit: self.tokenizer().ok().map(|tokenizer| tokenizer.id_limit()).filter(|&limit| limit > 0),
         };
         let windows = Windows { open: Some(Window::open(self.engine.meter())), prefill: None, decode: None };
         let request = self.engine.submit(request)?;

@@ -3,73 +3,88 @@
 use std::path::Path;
 
 use moebius_engine::SamplingParams;
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::text::TextError;
 
 /// The part of generation_config.json that is used here.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct GenerationConfig {
-    #[serde(default)]
-    eos_token_id: Option<OneOrMany>,
-    #[serde(default)]
-    do_sample: Option<bool>,
-    #[serde(default)]
-    temperature: Option<f32>,
-    #[serde(default)]
-    top_p: Option<f32>,
-    #[serde(default)]
-    top_k: Option<usize>,
-    #[serde(default)]
-    min_p: Option<f32>,
-    #[serde(default)]
-    repetition_penalty: Option<f32>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
+    /// Ids that end a sequence.
+    pub(crate) stop_tokens: Vec<u32>,
+    /// How the model's authors sample, if they say so.
+    pub(crate) sampling: Option<SamplingParams>,
 }
 
 impl GenerationConfig {
     /// Reads the file if it is there.
     pub(crate) fn read(dir: &Path) -> Result<Option<Self>, TextError> {
         let path = dir.join("generation_config.json");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(TextError::Io { path, source }),
         };
-        match serde_json::from_str(&text) {
-            Ok(config) => Ok(Some(config)),
-            Err(error) => Err(TextError::BrokenFile { path, reason: error.to_string() }),
-        }
+        let parsed = match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(values)) => parse(&values),
+            Ok(_) => Err("expected a JSON object".into()),
+            Err(error) => Err(error.to_string()),
+        };
+        parsed.map(Some).map_err(|reason| TextError::BrokenFile { path, reason })
     }
+}
 
-    /// Ids that end a sequence.
-    pub(crate) fn stop_tokens(&self) -> Vec<u32> {
-        match &self.eos_token_id {
-            None => Vec::new(),
-            Some(OneOrMany::One(id)) => vec![*id],
-            Some(OneOrMany::Many(ids)) => ids.clone(),
-        }
-    }
+fn parse(values: &Map<String, Value>) -> Result<GenerationConfig, String> {
+    let stop_tokens = match present(values, "eos_token_id") {
+        None => Vec::new(),
+        Some(Value::Array(ids)) => ids.iter().map(token_id).collect::<Result<_, _>>()?,
+        Some(id) => vec![token_id(id)?],
+    };
+    Ok(GenerationConfig { stop_tokens, sampling: sampling(values)? })
+}
 
-    /// How the model's authors sample, if they say so.
-    pub(crate) fn sampling(&self) -> Option<SamplingParams> {
-        if self.do_sample == Some(false) {
-            return None;
-        }
-        let temperature = self.temperature?;
-        Some(SamplingParams {
-            temperature,
-            top_k: self.top_k.filter(|k| *k > 0),
-            top_p: self.top_p.unwrap_or(1.0),
-            min_p: self.min_p.unwrap_or(0.0),
-            repeat_penalty: self.repetition_penalty.unwrap_or(1.0),
-            ..SamplingParams::default()
-        })
+fn sampling(values: &Map<String, Value>) -> Result<Option<SamplingParams>, String> {
+    let number = |key| read(values, key, "a number", |value| Some(value.as_f64()? as f32));
+    let off = read(values, "do_sample", "true or false", Value::as_bool)? == Some(false);
+    let top_k = read(values, "top_k", "a whole number", |value| usize::try_from(value.as_u64()?).ok())?;
+    let (top_p, min_p, penalty) = (number("top_p")?, number("min_p")?, number("repetition_penalty")?);
+    let Some(temperature) = number("temperature")? else { return Ok(None) };
+    if off {
+        return Ok(None);
     }
+    let params = SamplingParams {
+        temperature,
+        top_k: top_k.filter(|k| *k > 0),
+        top_p: top_p.unwrap_or(1.0),
+        min_p: min_p.unwrap_or(0.0),
+        repeat_penalty: penalty.unwrap_or(1.0),
+        ..SamplingParams::default()
+    };
+    params.validate().map_err(|error| error.to_string())?;
+    Ok(Some(params))
+}
+
+/// The value of `key`; `null` counts as absent.
+fn present<'v>(values: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
+    values.get(key).filter(|value| !value.is_null())
+}
+
+fn read<T>(
+    values: &Map<String, Value>,
+    key: &str,
+    expected: &str,
+    convert: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let Some(value) = present(values, key) else { return Ok(None) };
+    convert(value).map(Some).ok_or_else(|| unexpected(key, expected, value))
+}
+
+fn unexpected(key: &str, expected: &str, value: &Value) -> String {
+    let got: String = value.to_string().chars().take(80).collect();
+    format!("`{key}`: expected {expected}, got {got}")
+}
+
+fn token_id(value: &Value) -> Result<u32, String> {
+    let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+    id.ok_or_else(|| unexpected("eos_token_id", "a token id or a list of them", value))
 }

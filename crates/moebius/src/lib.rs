@@ -21,9 +21,11 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod cpu;
 mod doctor;
 mod dump;
 mod error;
+mod families;
 mod generate;
 mod generation_config;
 mod knobs;
@@ -36,8 +38,10 @@ mod score;
 pub mod text;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
+pub use cpu::{cpu_features, kernel_name};
 pub use doctor::{Finding, Health, doctor};
 pub use error::{Error, ErrorKind, Result};
+pub use families::{FamilyInfo, families};
 pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
 pub use knobs::{KNOBS, Knob};
 pub use locate::{bundled_model, locate_model};

@@ -59,6 +59,9 @@ impl Model {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
         let path = path.as_ref();
+        if let Some(got @ 0) = options.context {
+            return Err(Error::InvalidOption { name: "context", expected: "at least 1 token", got });
+        }
         let files = ModelFiles::open(path, options.experts)?;
         let Some(total_bytes) = files.checkpoint_bytes() else { return Err(Error::NoWeights(path.into())) };
         let backend = open_backend(&options.backend)?;
@@ -117,14 +120,14 @@ impl Model {
     /// Ids that end a sequence: those of generation_config.json, or of config.json without that file.
     pub fn stop_tokens(&self) -> Vec<u32> {
         match &self.generation {
-            Some(config) => config.stop_tokens(),
+            Some(config) => config.stop_tokens.clone(),
             None => self.info.eos_token_ids.clone(),
         }
     }
 
     /// How the model's authors sample; else temperature 0.8, top-k 40, top-p 0.95, min-p 0.05.
     pub fn default_sampling(&self) -> SamplingParams {
-        self.generation.as_ref().and_then(GenerationConfig::sampling).unwrap_or(SamplingParams {
+        self.generation.as_ref().and_then(|config| config.sampling.clone()).unwrap_or(SamplingParams {
             temperature: 0.8,
             top_k: Some(40),
             top_p: 0.95,

@@ -180,7 +180,7 @@ pub(crate) struct Function {
     pub(crate) line: usize,
     /// From `fn` to the closing brace; 0 without a body.
     pub(crate) n_lines: usize,
-    /// `self` included, as clippy counts.
+    /// Without the receiver.
     pub(crate) n_params: usize,
     /// In an `impl Trait for Type`, where the trait chose the parameters.
     pub(crate) implements_trait: bool,
@@ -203,7 +203,8 @@ pub(crate) fn functions(tokens: &[Token<'_>]) -> Vec<Function> {
             continue;
         };
         let close = closing(tokens, open);
-        let n_params = count_list(&tokens[open + 1..close.max(open + 1)]);
+        let inside = &tokens[open + 1..close.max(open + 1)];
+        let n_params = count_list(inside) - usize::from(has_receiver(inside));
         let body = (close..tokens.len()).find(|&i| matches!(text(i), "{" | ";"));
         let end = body.filter(|&i| text(i) == "{").map(|i| closing(tokens, i).min(tokens.len() - 1));
         let n_lines = end.map_or(0, |end| tokens[end].line - tokens[at].line + 1);
@@ -227,6 +228,13 @@ fn angle(depth: &mut i32, text: &str) -> i32 {
         _ => {}
     }
     *depth
+}
+
+/// Whether the first parameter is `self`, by value or by reference.
+fn has_receiver(inside: &[Token<'_>]) -> bool {
+    let words = inside.iter().map(|token| token.text).filter(|text| *text != "&" && *text != "mut");
+    // A lifetime's name may stand between `&` and `self`.
+    words.take_while(|text| *text != "," && *text != ":").any(|text| text == "self")
 }
 
 /// The number of entries of a comma-separated list.
@@ -314,7 +322,7 @@ mod tests {
             |name: &str, n_lines, n_params, implements| (name.to_owned(), n_lines, n_params, implements);
         assert_eq!(
             found,
-            [row("a", 4, 3, false), row("b", 0, 1, false), row("b", 1, 1, true), row("c", 1, 0, false)]
+            [row("a", 4, 3, false), row("b", 0, 0, false), row("b", 1, 0, true), row("c", 1, 0, false)]
         );
     }
 }

@@ -376,6 +376,18 @@ fn tripwires_fire_one_above_their_limit() {
 }
 
 #[test]
+fn a_receiver_is_no_parameter() {
+    let repo = Repo::clean();
+    let method = |receiver: &str| format!("impl X {{ fn f({receiver}, a: A, b: B, c: C, d: D, e: E) {{}} }}\n");
+    for receiver in ["self", "&self", "&'a mut self", "self: Arc<Self>"] {
+        repo.source("moebius/src/wide.rs", &method(receiver));
+        assert_eq!(repo.findings(), [], "{receiver}");
+    }
+    repo.source("moebius/src/wide.rs", &method("selfish: B"));
+    assert_eq!(repo.findings().len(), 1);
+}
+
+#[test]
 fn a_trait_chooses_the_parameters_of_its_implementations() {
     let repo = Repo::clean();
     repo.source("moebius/src/wide.rs", "impl Op for X { fn wide(a: A, b: B, c: C, d: D, e: E, f: F) {} }\n");

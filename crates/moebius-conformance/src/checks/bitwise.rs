@@ -1,11 +1,11 @@
 //! The same bits whatever the batch, the chunks, the neighbours and the instance.
 //!
-//! A battery computes some rows of a fixed problem. It is asked for all of them, for runs of several sizes
-//! and again: every answer must be the same, bit for bit.
+//! A battery computes runs of the rows of a fixed problem: all of them, runs of several sizes, and again. Every
+//! row must be the same each time, bit for bit.
 
 use std::ops::Range;
 
-use moebius_backend::{Activation, Backend, ExpertSpec, Pairing};
+use moebius_backend::{Activation, Backend, Pairing};
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
@@ -23,14 +23,14 @@ const ROWS: usize = 33;
 /// Sizes of the runs into which the rows are cut.
 const RUNS: [usize; 4] = [1, 2, 8, 20];
 
-/// Rows of one result.
+/// Rows of `width` values, for each run that was asked for.
 struct Output {
     label: String,
     width: usize,
-    values: Vec<f32>,
+    runs: Vec<Vec<f32>>,
 }
 
-type Battery = fn(&dyn Backend, Range<usize>) -> Result<Vec<Output>, Failure>;
+type Battery = fn(&dyn Backend, &[Range<usize>]) -> Result<Vec<Output>, Failure>;
 
 const BATTERIES: [Battery; 4] = [linear, experts, small_operations, attention];
 
@@ -72,24 +72,23 @@ pub fn the_same_call_gives_the_same_bits(backend: &dyn Backend) -> Result<(), Fa
 /// Compares two instances on every battery.
 pub(crate) fn instances_agree(a: &dyn Backend, b: &dyn Backend) -> Result<(), Failure> {
     for battery in BATTERIES {
-        let (first, second) = (battery(a, 0..ROWS)?, battery(b, 0..ROWS)?);
+        let all = std::slice::from_ref(&(0..ROWS));
+        let (first, second) = (battery(a, all)?, battery(b, all)?);
         ensure(first.len() == second.len(), || "one instance supports less than the other".into())?;
         for (first, second) in first.iter().zip(&second) {
-            same(&first.values, &second.values, || first.label.clone())?;
+            same(&first.runs[0], &second.runs[0], || first.label.clone())?;
         }
     }
     Ok(())
 }
 
 fn runs_equal_the_whole(backend: &dyn Backend, battery: Battery) -> Result<(), Failure> {
-    let whole = battery(backend, 0..ROWS)?;
-    for size in RUNS {
-        for first in (0..ROWS).step_by(size) {
-            let rows = first..(first + size).min(ROWS);
-            for (part, whole) in battery(backend, rows.clone())?.iter().zip(&whole) {
-                let expected = &whole.values[rows.start * whole.width..rows.end * whole.width];
-                same(expected, &part.values, || format!("{}, rows {rows:?} of {ROWS}", whole.label))?;
-            }
+    let cut = |size: usize| (0..ROWS).step_by(size).map(move |first| first..(first + size).min(ROWS));
+    let runs: Vec<Range<usize>> = std::iter::once(0..ROWS).chain(RUNS.into_iter().flat_map(cut)).collect();
+    for output in battery(backend, &runs)? {
+        for (rows, got) in runs.iter().zip(&output.runs) {
+            let expected = &output.runs[0][rows.start * output.width..rows.end * output.width];
+            same(expected, got, || format!("{}, rows {rows:?} of {ROWS}", output.label))?;
         }
     }
     Ok(())
@@ -105,7 +104,7 @@ fn same(expected: &[f32], got: &[f32], label: impl Fn() -> String) -> Result<(),
     Ok(())
 }
 
-fn linear(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+fn linear(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let mut outputs = Vec::new();
     for_each_format(|format| {
         for (width, inputs) in [(65, 100), (16, 17), (3, 33)] {
@@ -114,17 +113,19 @@ fn linear(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Fail
             let bias = samples.vector(width);
             let x = samples.vector(ROWS * inputs);
             let Some(linear) = load(backend, &matrix, Some(bias))? else { continue };
-            let x = &x[rows.start * inputs..rows.end * inputs];
-            let out = linear.forward(&tensor(x, &[rows.len(), inputs], &backend.info().device)?)?;
-            let values = values_of(&out, &[rows.len(), width])?;
-            outputs.push(Output { label: format!("{width} x {inputs} in {format}"), width, values });
+            let label = format!("{width} x {inputs} in {format}");
+            outputs.push(Output::of(label, width, runs, |rows| {
+                let x = &x[rows.start * inputs..rows.end * inputs];
+                let out = linear.forward(&tensor(x, &[rows.len(), inputs], &backend.info().device)?)?;
+                values_of(&out, &[rows.len(), width])
+            })?);
         }
         Ok(())
     })?;
     Ok(outputs)
 }
 
-fn experts(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+fn experts(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let mut outputs = Vec::new();
     for_each_format(|format| {
         for (sizes, choice, target) in [
@@ -134,15 +135,16 @@ fn experts(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Fai
             ((17, 16), (5, 5), WeightTarget::Output),
         ] {
             let mut samples = Samples::new(52);
-            let spec = ExpertSpec { activation: Activation::Silu, ..expert_spec(format, choice.0, sizes) };
+            let spec = expert_spec(format, choice.0, sizes);
             let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
             let (width, x) = (sizes.0, samples.vector(ROWS * sizes.0));
-            let routing = part_of(&samples.routing(ROWS, choice, target), rows.clone());
-            let x = loaded.tensor(&x[rows.start * width..rows.end * width])?;
-            let out = loaded.experts.forward(&x, &routing, &Meter::new())?;
-            let values = values_of(&out, &[rows.len(), width])?;
+            let routing = samples.routing(ROWS, choice, target);
             let label = format!("{} of {} experts {sizes:?} in {format}", choice.1, choice.0);
-            outputs.push(Output { label, width, values });
+            outputs.push(Output::of(label, width, runs, |rows| {
+                let x = loaded.tensor(&x[rows.start * width..rows.end * width])?;
+                let out = loaded.experts.forward(&x, &part_of(&routing, rows.clone()), &Meter::new())?;
+                values_of(&out, &[rows.len(), width])
+            })?);
         }
         Ok(())
     })?;
@@ -163,51 +165,67 @@ fn part_of(routing: &Routing, rows: Range<usize>) -> Routing {
     .expect("a part of a routing is one")
 }
 
-fn small_operations(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
+fn small_operations(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let (ops, device) = (backend.ops(), &backend.info().device);
     let mut outputs = Vec::new();
     for width in [6, 34, 100] {
         let mut samples = Samples::new(53);
         let (x, y) = (samples.vector(ROWS * width), samples.vector(ROWS * width));
-        let part = rows.start * width..rows.end * width;
-        let shape = [rows.len(), width];
-        let (a, b) = (tensor(&x[part.clone()], &shape, device)?, tensor(&y[part], &shape, device)?);
-        let mut push = |label: String, values| outputs.push(Output { label, width, values });
-
+        let part = |x: &[f32], rows: &Range<usize>| {
+            tensor(&x[rows.start * width..rows.end * width], &[rows.len(), width], device)
+        };
         let weight = tensor(&samples.vector(width), &[width], device)?;
-        push(format!("rms_norm of {width}"), values_of(&ops.rms_norm(&a, &weight, 1e-5)?, &shape)?);
+        outputs.push(Output::of(format!("rms_norm of {width}"), width, runs, |rows| {
+            values_of(&ops.rms_norm(&part(&x, rows)?, &weight, 1e-5)?, &[rows.len(), width])
+        })?);
         for activation in [Activation::Silu, Activation::GeluTanh] {
-            push(format!("{activation} of {width}"), values_of(&ops.glu(activation, &a, &b)?, &shape)?);
+            outputs.push(Output::of(format!("{activation} of {width}"), width, runs, |rows| {
+                let out = ops.glu(activation, &part(&x, rows)?, &part(&y, rows)?)?;
+                values_of(&out, &[rows.len(), width])
+            })?);
         }
-        let pairs = width / 4;
-        let (cos, sin) = angles(rows.len(), pairs, rows.start);
         for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-            let table = rope_table(backend, (&cos, &sin), [rows.len(), pairs], pairing)?;
-            let heads = [rows.len(), 2, width / 2];
-            let values = values_of(&ops.rope(&a.reshape(&heads)?, &table)?, &heads)?;
-            push(format!("rope of {width}, {pairing:?}"), values);
+            outputs.push(Output::of(format!("rope of {width}, {pairing:?}"), width, runs, |rows| {
+                let (pairs, heads) = (width / 4, [rows.len(), 2, width / 2]);
+                let (cos, sin) = angles(rows.len(), pairs, rows.start);
+                let table = rope_table(backend, (&cos, &sin), [rows.len(), pairs], pairing)?;
+                values_of(&ops.rope(&part(&x, rows)?.reshape(&heads)?, &table)?, &heads)
+            })?);
         }
     }
     Ok(outputs)
 }
 
 /// Rows of a prompt whose later keys are not there yet.
-fn attention(backend: &dyn Backend, rows: Range<usize>) -> Result<Vec<Output>, Failure> {
-    let mut outputs = Vec::new();
-    for case in attention_cases() {
+fn attention(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
+    let output = |case: AttentionCase| {
         let whole = sequence(&mut Samples::new(55), &case, (0, ROWS, 4));
-        let query = case.heads * case.head_dim;
-        let part = Sequence {
-            first_position: rows.start,
-            queries: whole.queries[rows.start * query..rows.end * query].to_vec(),
-            keys: until(&whole.keys, rows.end, (whole.capacity, case.head_dim)),
-            values: until(&whole.values, rows.end, (whole.capacity, case.value_dim)),
-            capacity: whole.capacity,
-        };
-        let values = attend(backend, &case, &[part])?;
-        outputs.push(Output { label: format!("{case:?}"), width: case.heads * case.value_dim, values });
+        let (query, width) = (case.heads * case.head_dim, case.heads * case.value_dim);
+        Output::of(format!("{case:?}"), width, runs, |rows| {
+            let part = Sequence {
+                first_position: rows.start,
+                queries: whole.queries[rows.start * query..rows.end * query].to_vec(),
+                keys: until(&whole.keys, rows.end, (whole.capacity, case.head_dim)),
+                values: until(&whole.values, rows.end, (whole.capacity, case.value_dim)),
+                capacity: whole.capacity,
+            };
+            attend(backend, &case, &[part])
+        })
+    };
+    attention_cases().into_iter().map(output).collect()
+}
+
+impl Output {
+    /// Computes every run.
+    fn of(
+        label: String,
+        width: usize,
+        runs: &[Range<usize>],
+        compute: impl FnMut(&Range<usize>) -> Result<Vec<f32>, Failure>,
+    ) -> Result<Output, Failure> {
+        let runs = runs.iter().map(compute).collect::<Result<_, _>>()?;
+        Ok(Output { label, width, runs })
     }
-    Ok(outputs)
 }
 
 /// A cache `[kv_heads, capacity, width]` that is filled up to a position.

@@ -16,7 +16,14 @@ use crate::tolerance::tolerance;
 
 const SIZES: [(usize, usize); 6] = [(1, 1), (15, 17), (16, 16), (33, 31), (3, 100), (100, 65)];
 const TOKENS: [usize; 5] = [0, 1, 2, 7, 33];
-const CHOICES: [(usize, usize); 4] = [(1, 1), (4, 2), (9, 1), (3, 3)];
+
+/// Experts, how many of them each token visits, and how they are gated.
+const CHOICES: [((usize, usize), Activation); 4] = [
+    ((1, 1), Activation::Silu),
+    ((4, 2), Activation::Silu),
+    ((9, 1), Activation::GeluTanh),
+    ((3, 3), Activation::GeluTanh),
+];
 
 pub fn awkward_sizes_agree_with_f64(backend: &dyn Backend) -> Result<(), Failure> {
     agree_with_f64(backend, WeightTarget::Output)
@@ -29,20 +36,16 @@ pub fn weights_on_inputs_agree_with_f64(backend: &dyn Backend) -> Result<(), Fai
 fn agree_with_f64(backend: &dyn Backend, target: WeightTarget) -> Result<(), Failure> {
     for_each_format(|format| {
         let mut samples = Samples::new(21);
-        for (sizes, choice) in SIZES.iter().flat_map(|&sizes| CHOICES.map(|choice| (sizes, choice))) {
-            for activation in [Activation::Silu, Activation::GeluTanh] {
-                let spec = ExpertSpec { activation, ..expert_spec(format, choice.0, sizes) };
-                let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
-                for tokens in TOKENS {
-                    let routing = samples.routing(tokens, choice, target);
-                    let x = samples.vector(tokens * sizes.0);
-                    loaded.agrees(&x, &routing).map_err(|failure| {
-                        let (n_experts, top_k) = choice;
-                        failure.at(format!(
-                            "{sizes:?}, {activation}, {top_k} of {n_experts} experts, {tokens} tokens"
-                        ))
-                    })?;
-                }
+        for (sizes, (choice, activation)) in SIZES.iter().flat_map(|&s| CHOICES.map(|choice| (s, choice))) {
+            let spec = ExpertSpec { activation, ..expert_spec(format, choice.0, sizes) };
+            let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
+            for tokens in TOKENS {
+                let routing = samples.routing(tokens, choice, target);
+                loaded.agrees(&samples.vector(tokens * sizes.0), &routing).map_err(|failure| {
+                    let (n_experts, top_k) = choice;
+                    let bank = format!("{sizes:?}, {activation}, {top_k} of {n_experts} experts");
+                    failure.at(format!("{bank}, {tokens} tokens"))
+                })?;
             }
         }
         Ok(())

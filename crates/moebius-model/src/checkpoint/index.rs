@@ -1,9 +1,11 @@
 //! Which files make up a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use super::read_json;
+use crate::config::shown;
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -20,34 +22,35 @@ pub(super) struct Shards {
 }
 
 impl Shards {
-    /// Fails when the index names a tensor that no file has.
-    pub(super) fn check(&self, has: impl Fn(&str) -> bool) -> Result<()> {
-        let absent: Vec<&str> =
-            self.weight_map.keys().map(String::as_str).filter(|name| !has(name)).collect();
-        let Some(first) = absent.first() else { return Ok(()) };
-        let shard = &self.weight_map[*first];
+    /// Fails when the index names a tensor that its shard does not have; `file_of` is where a tensor is.
+    pub(super) fn check<'f>(&self, file_of: impl Fn(&str) -> Option<&'f Path>) -> Result<()> {
+        let misplaced = |(name, shard): &(&String, &String)| {
+            file_of(name).and_then(Path::file_name) != Some(OsStr::new(shard))
+        };
+        let misplaced: Vec<_> = self.weight_map.iter().filter(misplaced).collect();
+        let Some((tensor, shard)) = misplaced.first() else { return Ok(()) };
         Err(Error::InvalidFile {
             path: self.index.clone(),
             reason: format!(
-                "the index names {} tensors that its shards do not have, first `{first}` in `{shard}`",
-                absent.len()
+                "the index names {} tensors that its shards do not have, first `{tensor}` in `{shard}`",
+                misplaced.len()
             ),
         })
     }
 }
 
-/// Finds the files: those of the index if there is one, else the single file.
+/// Finds the files: the single file if there is one, else those of the index, as the reference
+/// implementation does.
 pub(super) fn shards(dir: &Path) -> Result<Shards> {
     if !dir.is_dir() {
         return Err(Error::NotFound { what: "model directory", path: dir.into() });
     }
-    let index = dir.join(INDEX);
-    if index.exists() {
-        return from_index(dir, index);
-    }
-    let single = dir.join(SINGLE);
-    if single.exists() {
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    if is_there(&single) {
         return Ok(Shards { files: vec![single], index, weight_map: BTreeMap::new() });
+    }
+    if is_there(&index) {
+        return from_index(dir, index);
     }
     Err(Error::NotFound { what: "model.safetensors or model.safetensors.index.json", path: dir.into() })
 }
@@ -63,7 +66,7 @@ fn from_index(dir: &Path, index: PathBuf) -> Result<Shards> {
     for (tensor, shard) in map {
         let shard = shard
             .as_str()
-            .ok_or_else(|| invalid(format!("expected a file name for tensor `{tensor}`, got {shard}")))?;
+            .ok_or_else(|| invalid(format!("expected a file name for tensor `{tensor}`, got {}", shown(shard))))?;
         if !is_plain_file_name(shard) {
             return Err(invalid(format!(
                 "tensor `{tensor}`: expected a plain .safetensors file name, got `{shard}`"
@@ -80,6 +83,11 @@ fn from_index(dir: &Path, index: PathBuf) -> Result<Shards> {
         return Err(Error::NotFound { what: "checkpoint shard", path: missing.clone() });
     }
     Ok(Shards { files, index, weight_map })
+}
+
+/// Whether a file is there, be it a link that leads nowhere: opening that is an error, not a missing file.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// One path component that names a safetensors file: nothing that leads elsewhere.

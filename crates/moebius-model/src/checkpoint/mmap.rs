@@ -19,15 +19,19 @@ pub(super) struct MappedFile {
 
 impl MappedFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.into(), source };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        let io = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound { what: "checkpoint file", path: path.into() },
+            _ => Error::Io { path: path.into(), source },
+        };
+        // Asked before the file is opened: opening a named pipe waits for its writer.
+        let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             return Err(Error::InvalidFile { path: path.into(), reason: "expected a regular file".into() });
         }
         if metadata.len() == 0 {
             return Err(Error::InvalidFile { path: path.into(), reason: "the file is empty".into() });
         }
+        let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is private to this process and read-only. As with every mapped file, another
         // process that truncates it while it is read would end this one; loading is short, and nothing
         // reads the mapping afterwards.

@@ -6,6 +6,7 @@
 //! Invariants: header sizes, offsets, shapes and their products are checked before anything is used; a
 //! shard's name never leads out of the checkpoint's directory; opening reads headers only.
 
+mod header;
 mod index;
 mod mmap;
 
@@ -14,8 +15,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use moebius_backend::{WeightFormat, WeightView};
-use safetensors::{Dtype, SafeTensors};
+use moebius_backend::{MappedPages, WeightFormat, WeightView};
+use safetensors::Dtype;
 
 use crate::{Error, Result};
 use mmap::MappedFile;
@@ -66,7 +67,7 @@ impl Checkpoint {
         for path in &shards.files {
             checkpoint.add_file(path)?;
         }
-        shards.check(|name| checkpoint.tensors.contains_key(name))?;
+        shards.check(|name| Some(&*shards.files[checkpoint.get(name)?.file]))?;
         Ok(checkpoint)
     }
 
@@ -88,6 +89,21 @@ impl Checkpoint {
     /// The stored bytes of a tensor.
     pub fn bytes(&self, entry: &TensorEntry) -> &[u8] {
         &self.files[entry.file].bytes()[entry.range.clone()]
+    }
+
+    /// Whether two tensors have the same bytes. Leaves neither in memory.
+    pub(crate) fn same_bytes(&self, a: &TensorEntry, b: &TensorEntry) -> bool {
+        const PIECE_BYTES: usize = 16 << 20;
+        if a.size_bytes() != b.size_bytes() {
+            return false;
+        }
+        let mut pieces = self.bytes(a).chunks(PIECE_BYTES).zip(self.bytes(b).chunks(PIECE_BYTES));
+        pieces.all(|(x, y)| {
+            let same = x == y;
+            self.files[a.file].release(x);
+            self.files[b.file].release(y);
+            same
+        })
     }
 
     /// Matrix number `index` of a tensor that holds several of shape `(rows, cols)` one after another.
@@ -118,20 +134,12 @@ impl Checkpoint {
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
         let invalid = |reason: String| Error::InvalidFile { path: path.into(), reason };
-        let (header, metadata) = SafeTensors::read_metadata(file.bytes())
-            .map_err(|error| invalid(format!("not a valid safetensors file: {error}")))?;
-        let data_start = header + size_of::<u64>();
-        for (name, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let entry = TensorEntry {
-                shape: info.shape.clone(),
-                dtype: info.dtype,
-                file: self.files.len(),
-                range: data_start + start..data_start + end,
-            };
-            if self.tensors.insert(name.clone(), entry).is_some() {
+        for header::Placed { name, shape, dtype, range } in header::read(file.bytes()).map_err(invalid)? {
+            let entry = TensorEntry { shape, dtype, file: self.files.len(), range };
+            if self.tensors.contains_key(&name) {
                 return Err(invalid(format!("tensor `{name}` is in two files of the checkpoint")));
             }
+            self.tensors.insert(name, entry);
         }
         self.files.push(file);
         Ok(())
@@ -155,7 +163,11 @@ pub(crate) fn read_small(path: &Path, what: &'static str, limit: u64) -> Result<
         let reason = format!("expected at most {limit} bytes, got {}", metadata.len());
         return Err(Error::InvalidFile { path: path.into(), reason });
     }
-    std::fs::read_to_string(path).map_err(io)
+    let bytes = std::fs::read(path).map_err(io)?;
+    String::from_utf8(bytes).map_err(|error| Error::InvalidFile {
+        path: path.into(),
+        reason: format!("expected UTF-8 text, got another byte at {}", error.utf8_error().valid_up_to()),
+    })
 }
 
 /// Reads and parses a small JSON file.

@@ -6,6 +6,8 @@ mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
 
+use std::collections::BTreeSet;
+
 use moebius_router::RouterConfig;
 
 use crate::config::{Config, MAX_EXPERTS};
@@ -54,7 +56,7 @@ pub(crate) fn find(config: &Config) -> Result<Family> {
     let model_type = config.opt_text("model_type")?.ok_or_else(|| Error::config("model_type", "missing"))?;
     let family = FAMILIES.iter().find(|f| f.model_type == model_type);
     family.copied().ok_or_else(|| Error::UnknownFamily {
-        model_type: model_type.into(),
+        model_type: model_type.chars().take(80).collect(),
         known: FAMILIES.iter().map(|f| format!("`{}`", f.model_type)).collect::<Vec<_>>().join(", "),
     })
 }
@@ -69,7 +71,8 @@ fn experts(config: &Config, keys: &[&str]) -> Result<(usize, usize)> {
 fn sparse_layers(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let step = config.opt_size_of(&["decoder_sparse_step"], usize::MAX)?.unwrap_or(1);
     let index = |value: &serde_json::Value| value.as_u64();
-    let dense = config.list("mlp_only_layers", index)?.unwrap_or_default();
+    let dense = config.list("mlp_only_layers", "layer indices", index)?.unwrap_or_default();
+    let dense: BTreeSet<u64> = dense.into_iter().collect();
     Ok((0..n_layers).map(|layer| (layer + 1) % step == 0 && !dense.contains(&(layer as u64))).collect())
 }
 

@@ -51,11 +51,13 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     }))
 }
 
+const LAYER_TYPES: &str = "`sliding_attention` and `full_attention`";
+
 /// With `use_sliding_window`, the layers of `layer_types`, or every second one below `max_window_layers`.
 fn windows(config: &Config, n_layers: usize) -> Result<Vec<Option<usize>>> {
     let enabled = config.flag_or("use_sliding_window", false)?;
     let below = config.opt_count("max_window_layers")?.unwrap_or(28);
-    let kinds = config.list("layer_types", |kind| match kind.as_str()? {
+    let kinds = config.list("layer_types", LAYER_TYPES, |kind| match kind.as_str()? {
         "sliding_attention" => Some(true),
         "full_attention" => Some(false),
         _ => None,

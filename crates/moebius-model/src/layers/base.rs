@@ -3,7 +3,7 @@
 use moebius_backend::Activation;
 
 use crate::cache::CacheSpec;
-use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB};
+use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, shown};
 use crate::layers::{AttentionConfig, DecoderConfig, Multipliers, QkNorm, RopeConfig};
 use crate::{Error, Result};
 
@@ -65,7 +65,7 @@ impl BaseConfig {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&["head_dim"], crate::config::MAX_WIDTH)? {
+        let head_dim = match config.opt_size_of(&["head_dim"], MAX_WIDTH)? {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {
@@ -155,10 +155,13 @@ fn token_ids(config: &Config, key: &str) -> Result<Vec<u32>> {
     let id = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
     match config.value(key) {
         None => Ok(Vec::new()),
-        Some(serde_json::Value::Array(_)) => Ok(config.list(key, id)?.unwrap_or_default()),
+        Some(serde_json::Value::Array(_)) => Ok(config.list(key, "token ids", id)?.unwrap_or_default()),
         Some(value) => match id(value) {
             Some(id) => Ok(vec![id]),
-            None => Err(Error::config(key, format!("expected a token id or a list of them, got {value}"))),
+            None => {
+                let reason = format!("expected a token id or a list of them, got {}", shown(value));
+                Err(Error::config(key, reason))
+            }
         },
     }
 }

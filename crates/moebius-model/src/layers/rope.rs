@@ -14,6 +14,11 @@ use moebius_backend::{Pairing, RopeTable};
 use crate::config::Config;
 use crate::{Error, Result};
 
+/// Radians per position: one that turns faster by far has no angle left in f32.
+const MAX_FREQUENCY: f32 = 1e6;
+/// Factor on cosine and sine, and its reciprocal.
+const MAX_FACTOR: f32 = 1e3;
+
 /// How frequencies are rescaled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -72,7 +77,7 @@ impl RopeConfig {
     /// [`Error::Config`] for a scaling that is not supported or lacks a parameter.
     pub fn read(config: &Config, head_dim: usize, default_theta: f64, context: usize) -> Result<Self> {
         let v5 = config.opt_object("rope_parameters")?;
-        let (key, scaling) = match config.opt_object("rope_scaling")? {
+        let (key, scaling) = match config.opt_object("rope_scaling")?.filter(|s| !s.is_empty()) {
             Some(scaling) => ("rope_scaling", Some(scaling)),
             None => ("rope_parameters", v5),
         };
@@ -90,7 +95,24 @@ impl RopeConfig {
         if theta <= 1.0 {
             return Err(Error::config("rope_theta", format!("expected a number above 1, got {theta}")));
         }
-        Ok(RopeConfig { theta, rotary_dim: head_dim, pairing: Pairing::HalfSplit, scaling })
+        let rope = RopeConfig { theta, rotary_dim: head_dim, pairing: Pairing::HalfSplit, scaling };
+        rope.check_angles(key)?;
+        Ok(rope)
+    }
+
+    /// Parameters that are each legal may still give no usable angle together.
+    fn check_angles(&self, key: &str) -> Result<()> {
+        let (frequencies, factor) = self.frequencies();
+        let illegal = frequencies.into_iter().find(|frequency| !(0.0..=MAX_FREQUENCY).contains(frequency));
+        if let Some(got) = illegal {
+            let reason = format!("expected frequencies from 0 to {MAX_FREQUENCY}, got one of {got}");
+            return Err(Error::config(key, reason));
+        }
+        if !(1.0 / MAX_FACTOR..=MAX_FACTOR).contains(&factor) {
+            let reason = format!("expected an attention factor from 0.001 to {MAX_FACTOR}, got {factor}");
+            return Err(Error::config(key, reason));
+        }
+        Ok(())
     }
 
     /// Cosines and sines for `positions`.
@@ -216,14 +238,20 @@ fn read_yarn(scaling: &Config, factor: f64, original: f64) -> Result<RopeScaling
     let grown = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     // Zero means "not given" in these files.
     let given = |name: &str| Ok::<_, Error>(scaling.opt_number(name)?.filter(|v| *v != 0.0));
+    let turns = |name: &str, default: f64| match given(name)? {
+        Some(turns) if turns < 0.0 => {
+            Err(Error::config(name, format!("expected a number of at least 0, got {turns}")))
+        }
+        turns => Ok(turns.unwrap_or(default)),
+    };
     let by_mscale = match (given("mscale")?, given("mscale_all_dim")?) {
         (Some(mscale), Some(all)) => grown(mscale) / grown(all),
         _ => grown(1.0),
     };
     Ok(RopeScaling::Yarn {
         factor,
-        beta_fast: given("beta_fast")?.unwrap_or(32.0),
-        beta_slow: given("beta_slow")?.unwrap_or(1.0),
+        beta_fast: turns("beta_fast", 32.0)?,
+        beta_slow: turns("beta_slow", 1.0)?,
         original,
         truncate: scaling.flag_or("truncate", true)?,
         attention_factor: scaling.opt_positive("attention_factor")?.unwrap_or(by_mscale),

@@ -84,8 +84,16 @@ impl TextError {
                  `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` writes a `tokenizer.json`",
             ),
             Self::BrokenFile { .. } => Some("copy or download the file again"),
+            Self::Io { .. } => Some("check the file's permissions"),
+            Self::UnsupportedDecoder { .. } => {
+                Some("pass token ids instead of text, in a directory without this `tokenizer.json`")
+            }
+            Self::Encode(_) => Some("leave out what the vocabulary cannot spell, or pass token ids"),
+            Self::EmptyStopString { .. } => Some("leave the empty stop string out"),
+            Self::TemplateSyntax(_) | Self::TemplateLimit { .. } | Self::Template(_) => {
+                Some("give a prompt instead of a chat, or copy the model's chat template again")
+            }
             Self::TemplateRefusal(_) => Some("roles usually have to alternate: user, assistant, user, ..."),
-            _ => None,
         }
     }
 }

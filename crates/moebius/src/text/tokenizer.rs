@@ -33,6 +33,7 @@ struct Shared {
     /// Texts of `bos_token`, `eos_token`, ... by their names.
     named: BTreeMap<String, String>,
     vocab_size: usize,
+    id_limit: usize,
 }
 
 /// The parts of a `tokenizer.json` that the `tokenizers` crate reads in two steps, where it panics on
@@ -74,7 +75,8 @@ impl Tokenizer {
         let detokenizer = Detokenizer::new(&hf)
             .map_err(|decoder| TextError::UnsupportedDecoder { path: path.to_owned(), decoder })?;
         let vocab_size = hf.get_vocab_size(true);
-        Ok(Self { shared: Arc::new(Shared { hf, detokenizer, named, vocab_size }) })
+        let id_limit = hf.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { shared: Arc::new(Shared { hf, detokenizer, named, vocab_size, id_limit }) })
     }
 
     /// The ids of `text`. With `add_special` the tokens that the model expects around a text are added,
@@ -125,6 +127,11 @@ impl Tokenizer {
     /// How many tokens there are, added ones included. The model's own output may be wider.
     pub fn vocab_size(&self) -> usize {
         self.shared.vocab_size
+    }
+
+    /// One more than the highest id: more than [`Tokenizer::vocab_size`] where ids are left out.
+    pub fn id_limit(&self) -> usize {
+        self.shared.id_limit
     }
 
     /// The id that begins a text, if the model has one.

@@ -1,0 +1,201 @@
+//! The command line: what can be said, and which variables of the environment say the same.
+//!
+//! Invariants: flags validate and do not act; every flag that a person may want to keep has a `MOEBIUS_*`
+//! variable, over which the flag wins.
+
+mod model;
+mod run;
+mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::FalseyValueParser;
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use model::ModelArgs;
+pub(crate) use run::{RunArgs, SamplingArgs};
+pub(crate) use values::Ids;
+
+use crate::version;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  moebius                                    tell a story with the bundled model
+  moebius \"The little robot\"                 continue a text with it
+  moebius run ./OLMoE-1B-7B \"Hello\" --route  show which experts each layer chooses
+  moebius show ./OLMoE-1B-7B                 what a model is, from config.json alone if need be
+  moebius score ./OLMoE-1B-7B --text a.txt   perplexity of a text
+  moebius doctor                             what this machine can do
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 model not found, 4 invalid model,
+5 not enough memory, 130 interrupted.";
+
+/// Runs Mixture-of-Experts models, shows their routing and measures what sparsity saves.
+///
+/// Without arguments it tells a story with the bundled model.
+#[derive(Debug, Parser)]
+#[command(name = "moebius", version, long_version = version::long(), styles = STYLES)]
+#[command(after_help = EXAMPLES, propagate_version = false)]
+pub(crate) struct Cli {
+    /// What to do; nothing is a story.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What goes to the terminal besides results.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct OutputArgs {
+    /// Print results and errors only
+    #[arg(short, long, global = true, env = "MOEBIUS_QUIET", value_parser = FalseyValueParser::new())]
+    pub(crate) quiet: bool,
+    /// Say more on stderr: model, kernels, sampling, seed
+    #[arg(short, long, global = true, env = "MOEBIUS_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub(crate) verbose: bool,
+    /// Show no progress bar
+    #[arg(long, global = true, env = "MOEBIUS_NO_PROGRESS", value_parser = FalseyValueParser::new())]
+    pub(crate) no_progress: bool,
+    /// When to use colours; NO_COLOR and CLICOLOR_FORCE are honoured too
+    #[arg(long, global = true, env = "MOEBIUS_COLOR", value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal that shows them
+    Auto,
+    /// Even into files and pipes
+    Always,
+    /// Not at all
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a text, answer a prompt, or chat
+    Run(Box<RunArgs>),
+    /// Say what a model is: layers, router, experts, parameters, bytes
+    Show(ShowArgs),
+    /// Log-probability and perplexity of texts or token ids
+    Score(ScoreArgs),
+    /// List the model families that can be run
+    Families(ListArgs),
+    /// Look at this machine: processor, kernels, memory, default model
+    Doctor(DoctorArgs),
+    /// List the environment variables that are read
+    Knobs(ListArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `moebius show`.
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// Model directory, or a config.json; default: the bundled model
+    pub(crate) model: Option<String>,
+    /// Experts per token in place of the configured number
+    #[arg(long, visible_alias = "n-expert-used", env = "MOEBIUS_EXPERTS", value_name = "N")]
+    pub(crate) experts: Option<usize>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// `moebius score`.
+#[derive(Args, Debug)]
+#[group(id = "input", required = true, args = ["text", "ids"])]
+pub(crate) struct ScoreArgs {
+    /// Model directory; default: the bundled model
+    pub(crate) model: Option<String>,
+    /// Text file to score, cut into pieces that fit the context; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Token ids to score, such as 1,2,3
+    #[arg(long, value_name = "IDS", conflicts_with = "text")]
+    pub(crate) ids: Vec<Ids>,
+    /// Write logits, hidden states and routing of every position to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dump: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model_args: ModelArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// `moebius doctor`.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// CPU threads; default: all cores
+    #[arg(short, long, env = "MOEBIUS_THREADS", value_name = "N", value_parser = values::threads())]
+    pub(crate) threads: Option<u64>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// Commands that only list something.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// Results for programs.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct JsonArg {
+    /// Print one JSON object instead of text
+    #[arg(long, env = "MOEBIUS_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+/// Turns `moebius "Some words" ...` into `moebius run --prompt="Some words" ...`: no command has a name with
+/// white space in it.
+pub(crate) fn with_prompt_as_run(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    if let Some(first) = args.get(1) {
+        let text = first.to_string_lossy();
+        if text.contains(char::is_whitespace) && !text.starts_with('-') {
+            let mut prompt = OsString::from("--prompt=");
+            prompt.push(first);
+            args.splice(1..2, ["run".into(), prompt]);
+        }
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_a_first_argument_with_white_space_is_a_prompt() {
+        let check = |args: &[&str], expected: &[&str]| {
+            let got = with_prompt_as_run(args.iter().map(OsString::from));
+            assert_eq!(got, expected.iter().map(OsString::from).collect::<Vec<_>>());
+        };
+        check(&["moebius"], &["moebius"]);
+        check(&["moebius", "A dog", "-n", "3"], &["moebius", "run", "--prompt=A dog", "-n", "3"]);
+        check(&["moebius", "show", "a b"], &["moebius", "show", "a b"]);
+        check(&["moebius", "--a b"], &["moebius", "--a b"]);
+    }
+}

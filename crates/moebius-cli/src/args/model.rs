@@ -1,0 +1,46 @@
+//! Flags about how a model runs, shared by the commands that load one.
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use moebius::{BACKENDS, BackendOptions, OpenOptions};
+
+use super::values;
+
+/// How a model runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct ModelArgs {
+    /// Experts per token in place of the configured number
+    #[arg(long, visible_alias = "n-expert-used", env = "MOEBIUS_EXPERTS", value_name = "N")]
+    pub(crate) experts: Option<usize>,
+    /// Most tokens of a sequence; default: the model's own context
+    #[arg(short, long, env = "MOEBIUS_CTX_SIZE", value_name = "N", value_parser = values::at_least_one())]
+    pub(crate) ctx_size: Option<u64>,
+    /// CPU threads; default: all cores
+    #[arg(short, long, env = "MOEBIUS_THREADS", value_name = "N", value_parser = values::threads())]
+    pub(crate) threads: Option<u64>,
+    /// Most prompt tokens of one pass; results do not depend on it
+    #[arg(long, env = "MOEBIUS_UBATCH_SIZE", value_name = "N", value_parser = values::at_least_one())]
+    pub(crate) ubatch_size: Option<u64>,
+    /// Where the model runs
+    #[arg(long, env = "MOEBIUS_BACKEND", value_name = "NAME")]
+    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
+    pub(crate) backend: Option<String>,
+}
+
+impl ModelArgs {
+    /// The same, as the library wants it.
+    pub(crate) fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            experts: self.experts,
+            context: self.ctx_size.map(saturate),
+            chunk: self.ubatch_size.map(saturate),
+        }
+    }
+}
+
+/// A count that is larger than any that can occur stays so.
+pub(crate) fn saturate(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,145 @@
+//! `moebius run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{BoolishValueParser, FalseyValueParser};
+use moebius::SamplingParams;
+
+use super::model::saturate;
+use super::values::{self, Ids};
+use super::{JsonArg, ModelArgs};
+
+const NOTES: &str = "\
+A single argument is the model if it is a directory or looks like a path or like owner/name; otherwise it is
+a prompt for the default model (the bundled one, or MOEBIUS_MODEL). --prompt and --model leave no doubt.
+
+Without a prompt it is read from stdin if that is a pipe or a file, and on a terminal a chat begins. One line
+break at the end of stdin or FILE is dropped.
+
+A model with a chat template gets the prompt as a message to answer; --raw continues it as plain text. A model
+without one always continues the text, and the text is shown before its continuation.
+
+Ctrl-C stops the text, a second one quits.";
+
+/// Continue a text, answer a prompt, or chat.
+#[derive(Args, Debug)]
+#[command(after_help = NOTES)]
+pub(crate) struct RunArgs {
+    /// Model directory, then the prompt; either may be left out; - reads the prompt from stdin
+    #[arg(value_names = ["MODEL", "PROMPT"], num_args = 0..=2)]
+    pub(crate) words: Vec<String>,
+    /// Model directory
+    #[arg(short, long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// The prompt
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "ids"])]
+    pub(crate) prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "ids")]
+    pub(crate) file: Option<PathBuf>,
+    /// Token ids in place of text, such as 5,6,7
+    #[arg(long, value_name = "IDS")]
+    pub(crate) ids: Option<Ids>,
+    /// Message that sets the scene, for models with a chat template
+    #[arg(long, env = "MOEBIUS_SYSTEM", value_name = "TEXT", conflicts_with_all = ["raw", "ids"])]
+    pub(crate) system: Option<String>,
+    /// Continue the prompt as plain text even if the model has a chat template
+    #[arg(long, env = "MOEBIUS_RAW", value_parser = FalseyValueParser::new())]
+    pub(crate) raw: bool,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) model_args: ModelArgs,
+}
+
+/// What is shown besides the text.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output options")]
+pub(crate) struct ReportArgs {
+    /// Show for each token which experts every layer chose; with -v all of them, with their weights
+    #[arg(long, env = "MOEBIUS_ROUTE", value_parser = FalseyValueParser::new())]
+    pub(crate) route: bool,
+    /// End with speed, parameters used and work saved, on stderr [default: on a terminal]
+    #[arg(long, env = "MOEBIUS_METER", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) meter: Option<bool>,
+    /// Do not
+    #[arg(long, overrides_with = "meter")]
+    pub(crate) no_meter: bool,
+    /// Do not repeat the prompt before its continuation
+    #[arg(long, env = "MOEBIUS_NO_DISPLAY_PROMPT", value_parser = FalseyValueParser::new())]
+    pub(crate) no_display_prompt: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+impl ReportArgs {
+    /// Whether the meter is shown, if that was said.
+    pub(crate) fn meter(&self) -> Option<bool> {
+        if self.no_meter { Some(false) } else { self.meter }
+    }
+}
+
+/// How tokens are chosen, and how many.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Sampling options")]
+pub(crate) struct SamplingArgs {
+    /// Most tokens to generate; -1 is up to the end of the context
+    #[arg(short, long, env = "MOEBIUS_N_PREDICT", value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i64).range(-1..))]
+    pub(crate) n_predict: Option<i64>,
+    /// Temperature, from 0 (always the most likely token); default: the model's own, else 0.8
+    #[arg(long, env = "MOEBIUS_TEMP", value_name = "T", value_parser = values::temperature)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+    /// Sample from the N most likely tokens; 0 is all of them
+    #[arg(long, env = "MOEBIUS_TOP_K", value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// Sample from the most likely tokens that together have this probability, 0 to 1
+    #[arg(long, env = "MOEBIUS_TOP_P", value_name = "P", value_parser = values::share)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Leave out tokens less likely than P times the most likely one, 0 to 1
+    #[arg(long, env = "MOEBIUS_MIN_P", value_name = "P", value_parser = values::share)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+    /// Make tokens seen lately less likely if above 1
+    #[arg(long, env = "MOEBIUS_REPEAT_PENALTY", value_name = "X", value_parser = values::penalty)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// How far the penalty looks back; 0 switches it off
+    #[arg(long, env = "MOEBIUS_REPEAT_LAST_N", value_name = "N")]
+    pub(crate) repeat_last_n: Option<usize>,
+    /// Seed of the random choices; default: a new one each time, which -v and --json tell
+    #[arg(short, long, env = "MOEBIUS_SEED", value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = values::stop_string)]
+    pub(crate) stop: Vec<String>,
+    /// Go on past the end-of-text token
+    #[arg(long, env = "MOEBIUS_IGNORE_EOS", value_parser = FalseyValueParser::new())]
+    pub(crate) ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// Most tokens to generate; `None` is up to the end of the context.
+    pub(crate) fn max_tokens(&self) -> Option<usize> {
+        self.n_predict.and_then(|n| u64::try_from(n).ok()).map(saturate)
+    }
+
+    /// The model's own parameters where no flag says otherwise.
+    pub(crate) fn apply(&self, own: SamplingParams, seed: u64) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temp.unwrap_or(own.temperature),
+            top_k: self.top_k.or(own.top_k),
+            top_p: self.top_p.unwrap_or(own.top_p),
+            min_p: self.min_p.unwrap_or(own.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(own.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.unwrap_or(own.repeat_last_n),
+            seed,
+        }
+    }
+}

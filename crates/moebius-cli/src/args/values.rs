@@ -1,0 +1,86 @@
+//! Values with a range, checked before anything is opened.
+
+use std::str::FromStr;
+
+use clap::builder::RangedU64ValueParser;
+
+/// Threads beyond this are a mistake, and may exhaust the system.
+const MAX_THREADS: u64 = 1024;
+
+/// Token ids separated by commas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ids(pub(crate) Vec<u32>);
+
+impl FromStr for Ids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |part: &str| {
+            let part = part.trim();
+            part.parse().map_err(|_| format!("expected token ids such as 1,2,3, got `{part}`"))
+        };
+        text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+    }
+}
+
+/// A number of threads.
+pub(crate) fn threads() -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(1..=MAX_THREADS)
+}
+
+/// A number of at least one.
+pub(crate) fn at_least_one() -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// A finite number of at least 0.
+pub(crate) fn temperature(text: &str) -> Result<f32, String> {
+    number(text, "a finite number of at least 0", |value| value.is_finite() && value >= 0.0)
+}
+
+/// A number from 0 to 1.
+pub(crate) fn share(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |value| (0.0..=1.0).contains(&value))
+}
+
+/// A finite number above 0.
+pub(crate) fn penalty(text: &str) -> Result<f32, String> {
+    number(text, "a finite number above 0", |value| value.is_finite() && value > 0.0)
+}
+
+/// A text of at least one character.
+pub(crate) fn stop_string(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected at least one character".into()) } else { Ok(text.into()) }
+}
+
+fn number(text: &str, expected: &str, valid: impl Fn(f32) -> bool) -> Result<f32, String> {
+    match text.trim().parse() {
+        Ok(value) if valid(value) => Ok(value),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_numbers_between_commas() {
+        assert_eq!("5, 6,7".parse(), Ok(Ids(vec![5, 6, 7])));
+        for text in ["", "1,,2", "1,x", "-1", "1,", "4294967296", "999999999999", "1.5"] {
+            assert!(text.parse::<Ids>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        for text in ["nan", "inf", "-0.1", "", "warm"] {
+            assert!(temperature(text).is_err(), "{text}");
+        }
+        for text in ["nan", "-0.1", "1.1"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+        assert!(penalty("0").is_err());
+        assert_eq!((temperature("0"), share("1"), penalty("1.1")), (Ok(0.0), Ok(1.0), Ok(1.1)));
+    }
+}

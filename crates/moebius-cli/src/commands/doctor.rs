@@ -1,0 +1,84 @@
+//! `moebius doctor`.
+
+use moebius::Health;
+use moebius::metering::format::si;
+use serde::Serialize;
+
+use crate::args::{DoctorArgs, OutputArgs};
+use crate::errors::Result;
+use crate::table::facts;
+use crate::terminal::{GOOD, WARNING, print, remark};
+use crate::{json, version};
+
+#[derive(Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    target: &'static str,
+    profile: &'static str,
+    cpu_features: Vec<&'static str>,
+    instruction_sets: Vec<String>,
+    kernels: &'static str,
+    backends: &'static [&'static str],
+    threads: usize,
+    available_bytes: Option<u64>,
+    read_bytes_per_second: Option<f64>,
+    default_model: Option<String>,
+    findings: Vec<Finding<'a>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    what: &'a str,
+    hint: &'a str,
+}
+
+/// Looks at this machine.
+pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
+    if !args.json.json {
+        remark(output, "measuring the memory ...");
+    }
+    let threads = args.threads.and_then(|threads| usize::try_from(threads).ok());
+    let health = moebius::doctor(threads)?;
+    if args.json.json { json::print(&report(&health)) } else { print(&text(&health)) }
+}
+
+fn report(health: &Health) -> Report<'_> {
+    let findings = health.findings.iter().map(|f| Finding { what: &f.what, hint: &f.hint }).collect();
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        target: version::TARGET,
+        profile: version::PROFILE,
+        cpu_features: moebius::cpu_features(),
+        instruction_sets: health.isas.iter().map(ToString::to_string).collect(),
+        kernels: health.kernels,
+        backends: moebius::BACKENDS,
+        threads: health.threads,
+        available_bytes: health.available_bytes,
+        read_bytes_per_second: health.read_bytes_per_second,
+        default_model: health.default_model.as_ref().map(|dir| dir.display().to_string()),
+        findings,
+    }
+}
+
+fn text(health: &Health) -> String {
+    let report = report(health);
+    let bytes = report.available_bytes.map(|bytes| bytes as f64);
+    let mut text = facts(&[
+        ("moebius", format!("{} ({}, {})", report.version, report.profile, report.target)),
+        ("CPU", version::features()),
+        ("kernels", format!("{} (can run: {})", report.kernels, report.instruction_sets.join(", "))),
+        ("backends", report.backends.join(", ")),
+        ("threads", report.threads.to_string()),
+        ("memory", format!("{} available", si(bytes, "B"))),
+        ("bandwidth", format!("{} read by all threads together", si(report.read_bytes_per_second, "B/s"))),
+        ("model", report.default_model.unwrap_or_else(|| "none".into())),
+    ]);
+    text.push('\n');
+    for finding in &report.findings {
+        text += &format!("{WARNING}!{WARNING:#} {}\n  hint: {}\n", finding.what, finding.hint);
+    }
+    if report.findings.is_empty() {
+        text += &format!("{GOOD}All is well.{GOOD:#}\n");
+    }
+    text
+}

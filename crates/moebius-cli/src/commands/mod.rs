@@ -1,0 +1,40 @@
+//! The commands: one file each.
+
+mod chat;
+mod completions;
+mod doctor;
+mod families;
+mod knobs;
+mod prompt;
+mod run;
+mod score;
+mod show;
+
+use std::path::PathBuf;
+
+use crate::args::{Cli, Command};
+use crate::errors::Result;
+use crate::terminal;
+
+/// Does what the command line says.
+pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
+    terminal::set_color(cli.output.color);
+    match &cli.command {
+        None => run::story(&cli.output),
+        Some(Command::Run(args)) => run::run(args, &cli.output),
+        Some(Command::Show(args)) => show::show(args),
+        Some(Command::Score(args)) => score::score(args, &cli.output),
+        Some(Command::Families(args)) => families::families(args),
+        Some(Command::Doctor(args)) => doctor::doctor(args, &cli.output),
+        Some(Command::Knobs(args)) => knobs::knobs(args),
+        Some(Command::Completions { shell }) => completions::completions(*shell),
+    }
+}
+
+/// The directory of a model, or of the default one.
+fn model_dir(name: Option<&str>) -> Result<PathBuf> {
+    Ok(match name {
+        Some(name) => moebius::locate_model(name)?,
+        None => moebius::bundled_model()?,
+    })
+}

@@ -1,0 +1,228 @@
+//! `moebius run`, and the story that is told without any arguments.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use moebius::text::{ChatInput, ChatTemplate, Message};
+use moebius::{Error, GenerateOptions, LayerRoute, Model, OpenOptions, Prompt};
+use serde::Serialize;
+
+use crate::args::{OutputArgs, RunArgs, SamplingArgs};
+use crate::commands::prompt::{self, Request, Source};
+use crate::commands::{chat, model_dir};
+use crate::errors::{CliError, Result};
+use crate::interrupt::Interrupt;
+use crate::meter::{self, Meter, Timings};
+use crate::reply::{self, Outlet, Reply};
+use crate::route_strip::RouteStrip;
+use crate::terminal::{remark, say};
+use crate::{json, progress};
+
+/// How the story begins.
+const STORY: &str = "Once upon a time";
+
+/// A model that is open, and how it is to answer.
+pub(crate) struct Session {
+    pub(crate) model: Model,
+    pub(crate) options: GenerateOptions,
+    pub(crate) interrupt: Interrupt,
+    pub(crate) meter: bool,
+    pub(crate) output: OutputArgs,
+    load: Duration,
+    seed: u64,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    ids: &'a [u32],
+    text: Option<&'a str>,
+    prompt_ids: &'a [u32],
+    finish: &'static str,
+    logprobs: &'a [f32],
+    seed: u64,
+    timings: Timings,
+    meter: Meter,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<Vec<Vec<Route<'a>>>>,
+}
+
+/// What one layer chose for one token.
+#[derive(Serialize)]
+struct Route<'a> {
+    layer: usize,
+    experts: &'a [u32],
+    weights: &'a [f32],
+}
+
+/// Tells a story with the default model.
+pub(crate) fn story(output: &OutputArgs) -> Result<()> {
+    let interrupt = Interrupt::install();
+    let (model, load) = progress::open(&model_dir(None)?, &OpenOptions::default(), output)?;
+    let meter = io::stderr().is_terminal() && !output.quiet;
+    let mut session = Session::new((model, load), &SamplingArgs::default(), interrupt, meter, *output);
+    let told = session.answer(&Source::Text(STORY.into()), &mut Outlet::new(true, None), true)?;
+    session.conclude(&told);
+    remark(output, "\n`moebius --help` shows how to go on.");
+    interrupted(&told)
+}
+
+/// Continues a prompt, or chats.
+pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
+    let Request { model, guessed, source } = prompt::resolve(args)?;
+    let json = args.report.json.json;
+    if json && source == Source::Chat {
+        return Err(CliError::usage("--json needs a prompt", "give one, or pipe it to stdin"));
+    }
+    let dir = model_dir(model.as_deref()).map_err(|error| if guessed { doubt(error) } else { error })?;
+    let interrupt = Interrupt::install();
+    let opened = progress::open(&dir, &args.model_args.open_options(), output)?;
+    let meter = args.report.meter().unwrap_or(io::stderr().is_terminal() && !output.quiet && !json);
+    let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
+    session.options.record_routes = args.report.route;
+    if args.system.is_some() && session.model.chat_template().is_none() {
+        return Err(Error::NoChatTemplate.into());
+    }
+    if output.verbose {
+        session.introduce();
+    }
+    let template = session.model.chat_template().filter(|_| !args.raw).cloned();
+    let strip = (args.report.route && !json).then(|| RouteStrip::for_stderr(output.verbose));
+    let mut outlet = Outlet::new(!json, strip);
+    let reply = match (source, template) {
+        (Source::Chat, template) => return chat::chat(&mut session, template, args.system.clone(), &mut outlet),
+        (Source::Text(text), Some(template)) => {
+            let rendered = render(&template, args.system.as_deref(), &text)?;
+            session.generate(Prompt::Rendered(&rendered), &mut outlet)?
+        }
+        (source, _) => session.answer(&source, &mut outlet, !args.report.no_display_prompt)?,
+    };
+    if json {
+        session.print_json(&reply)?;
+    }
+    session.conclude(&reply);
+    interrupted(&reply)
+}
+
+/// A word was taken for a model and there is none: maybe it was meant as a prompt.
+fn doubt(error: CliError) -> CliError {
+    match error {
+        CliError::Library(error) => {
+            let hint = error.hint().unwrap_or_default();
+            CliError::Hinted(error, format!("{hint};\n      if it is a prompt, put --prompt before it"))
+        }
+        other => other,
+    }
+}
+
+fn render(template: &ChatTemplate, system: Option<&str>, text: &str) -> Result<String> {
+    let system = system.map(|system| Message::new("system", system));
+    let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
+    let input = ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() };
+    Ok(template.render(&input)?)
+}
+
+fn interrupted(reply: &Reply) -> Result<()> {
+    if reply.summary.finish == "cancelled" { Err(CliError::Interrupted) } else { Ok(()) }
+}
+
+/// A seed that nobody can foresee, short enough to type and exact in every JSON reader.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 32
+}
+
+impl Session {
+    fn new(
+        (model, load): (Model, Duration),
+        sampling: &SamplingArgs,
+        interrupt: Interrupt,
+        meter: bool,
+        output: OutputArgs,
+    ) -> Self {
+        let seed = sampling.seed.unwrap_or_else(random_seed);
+        let options = GenerateOptions {
+            max_tokens: sampling.max_tokens(),
+            sampling: Some(sampling.apply(model.default_sampling(), seed)),
+            stop: sampling.stop.clone(),
+            ignore_eos: sampling.ignore_eos,
+            record_routes: false,
+        };
+        Session { model, options, interrupt, meter, output, load, seed }
+    }
+
+    /// Generates after `prompt`.
+    pub(crate) fn generate(&mut self, prompt: Prompt<'_>, outlet: &mut Outlet) -> Result<Reply> {
+        reply::generate(&mut self.model, prompt, &self.options, outlet, &self.interrupt)
+    }
+
+    /// Continues text or ids; `echo` shows the text first.
+    fn answer(&mut self, source: &Source, outlet: &mut Outlet, echo: bool) -> Result<Reply> {
+        let prompt = match source {
+            Source::Text(text) => {
+                self.model.tokenizer()?;
+                if echo {
+                    outlet.prompt(text)?;
+                }
+                Prompt::Text(text)
+            }
+            Source::Ids(ids) => Prompt::Ids(ids),
+            Source::Chat => Prompt::Text(""),
+        };
+        self.generate(prompt, outlet)
+    }
+
+    /// Says what runs, and how.
+    fn introduce(&self) {
+        let info = self.model.info();
+        let sampling = self.options.sampling.clone().unwrap_or_default();
+        let top_k = sampling.top_k.filter(|k| *k > 0).map_or("off".into(), |k| k.to_string());
+        let backend = self.model.backend().info();
+        let rows = [
+            ("model", format!("{} ({})", self.model.dir().display(), info.family)),
+            ("backend", format!("{}: {}", backend.name, backend.detail)),
+            ("context", format!("{} tokens", self.model.context())),
+            (
+                "sampling",
+                format!(
+                    "temperature {}, top-k {top_k}, top-p {}, min-p {}, repeat penalty {} over {}",
+                    sampling.temperature,
+                    sampling.top_p,
+                    sampling.min_p,
+                    sampling.repeat_penalty,
+                    sampling.repeat_last_n
+                ),
+            ),
+            ("seed", self.seed.to_string()),
+        ];
+        say(&crate::table::facts(&rows));
+    }
+
+    /// Ends with the meter, if it is wanted.
+    fn conclude(&self, reply: &Reply) {
+        if self.meter {
+            say(&format!("\n{}", meter::block(self.model.info(), &reply.summary)).trim_end());
+        }
+    }
+
+    fn print_json(&self, reply: &Reply) -> Result<()> {
+        let summary = &reply.summary;
+        let meter = Meter::new(self.model.info(), &summary.prefill, Some(&summary.decode));
+        let report = Report {
+            ids: &summary.tokens,
+            text: self.model.tokenizer().is_ok().then_some(reply.text.as_str()),
+            prompt_ids: &summary.prompt,
+            finish: summary.finish,
+            logprobs: &reply.logprobs,
+            seed: self.seed,
+            timings: Timings::new(self.load, summary),
+            meter: meter.with_cache(summary.cache_bytes),
+            routes: self.options.record_routes.then(|| reply.routes.iter().map(|r| routes(r)).collect()),
+        };
+        json::print(&report)
+    }
+}
+
+fn routes(layers: &[LayerRoute]) -> Vec<Route<'_>> {
+    layers.iter().map(|r| Route { layer: r.layer, experts: &r.experts, weights: &r.weights }).collect()
+}

@@ -1,0 +1,39 @@
+//! Opening a model, with a bar on the terminal while its weights load.
+
+use std::path::Path;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use moebius::{Model, OpenOptions};
+
+use crate::args::OutputArgs;
+use crate::errors::Result;
+use crate::terminal;
+
+/// A model that opens faster than this needs no bar.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Opens the model in `dir` and says how long it took.
+pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Result<(Model, Duration)> {
+    let started = Instant::now();
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    let wanted = !output.quiet && !output.no_progress && terminal::can_redraw();
+    let shown = Once::new();
+    let progress = |bytes: u64, total: u64| {
+        if wanted && started.elapsed() > PATIENCE {
+            shown.call_once(|| show(&bar, total));
+            bar.set_position(bytes);
+        }
+    };
+    let model = Model::open_with_progress(dir, options, &progress);
+    bar.finish_and_clear();
+    Ok((model?, started.elapsed()))
+}
+
+fn show(bar: &ProgressBar, total: u64) {
+    let template = "loading {wide_bar:.cyan/blue} {decimal_bytes} of {decimal_total_bytes}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("━╸─"));
+    bar.set_length(total);
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+}

@@ -1,0 +1,150 @@
+//! One generation, streamed: text to stdout, routes to stderr.
+
+use std::io::{self, IsTerminal, Write};
+
+use moebius::{GenerateOptions, LayerRoute, Model, Piece, Prompt, Summary};
+
+use crate::errors::{CliError, Result};
+use crate::interrupt::Interrupt;
+use crate::route_strip::RouteStrip;
+use crate::terminal::{HEADING, printable, say};
+
+/// Where the text of a generation goes.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    shows: Shows,
+    /// Shows what routers chose.
+    strip: Option<RouteStrip>,
+    /// Stdout is a terminal, which would obey control characters.
+    terminal: bool,
+    /// Text that waits until the strip is done.
+    held: String,
+    /// The last character that was shown.
+    last: Option<char>,
+}
+
+/// When text is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    Never,
+    AtOnce,
+    AtTheEnd,
+}
+
+/// What came of a generation.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// All text.
+    pub(crate) text: String,
+    /// Log-probability of each token.
+    pub(crate) logprobs: Vec<f32>,
+    /// What the routers chose for each token, if asked for.
+    pub(crate) routes: Vec<Vec<LayerRoute>>,
+    /// Counts and times.
+    pub(crate) summary: Summary,
+}
+
+impl Outlet {
+    /// Text goes to stdout, unless only the reply matters. Where a strip shares the terminal with it, the
+    /// text comes after the strip, as the strip names each token already.
+    pub(crate) fn new(show_text: bool, strip: Option<RouteStrip>) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let shows = match (show_text, strip.is_some() && terminal && io::stderr().is_terminal()) {
+            (false, _) => Shows::Never,
+            (true, false) => Shows::AtOnce,
+            (true, true) => Shows::AtTheEnd,
+        };
+        Outlet { shows, strip, terminal, held: String::new(), last: None }
+    }
+
+    /// Shows the prompt that the text continues.
+    pub(crate) fn prompt(&mut self, text: &str) -> Result<()> {
+        if self.shows == Shows::AtOnce && self.terminal {
+            let text = printable(text);
+            self.last = text.chars().last().or(self.last);
+            let mut stdout = anstream::stdout();
+            return write!(stdout, "{HEADING}{text}{HEADING:#}")
+                .and_then(|()| stdout.flush())
+                .map_err(CliError::Output);
+        }
+        self.text(text)
+    }
+
+    fn piece(&mut self, piece: &Piece, token: impl FnOnce() -> String) -> Result<()> {
+        if let Some(strip) = &mut self.strip {
+            say(strip.line(&token(), &piece.routes).trim_end());
+        }
+        self.text(&piece.text)
+    }
+
+    fn text(&mut self, text: &str) -> Result<()> {
+        match self.shows {
+            Shows::Never => Ok(()),
+            Shows::AtOnce => self.write(text),
+            Shows::AtTheEnd => {
+                self.held += text;
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        let Some(last) = text.chars().last() else { return Ok(()) };
+        self.last = Some(last);
+        let text = if self.terminal { printable(text) } else { text.into() };
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Output)
+    }
+
+    /// Shows what waits and ends the line.
+    fn finish(&mut self) -> Result<()> {
+        if self.shows == Shows::AtTheEnd {
+            say("");
+        }
+        let held = std::mem::take(&mut self.held);
+        self.write(&held)?;
+        match self.last.take() {
+            Some('\n') | None => Ok(()),
+            Some(_) => self.write("\n"),
+        }?;
+        self.last = None;
+        Ok(())
+    }
+}
+
+/// Continues `prompt` until it ends or Ctrl-C is pressed.
+pub(crate) fn generate(
+    model: &mut Model,
+    prompt: Prompt<'_>,
+    options: &GenerateOptions,
+    outlet: &mut Outlet,
+    interrupt: &Interrupt,
+) -> Result<Reply> {
+    let tokenizer = model.tokenizer().ok().cloned();
+    let name = |id: u32| tokenizer.as_ref().and_then(|t| t.token(id)).unwrap_or_else(|| format!("#{id}"));
+    let watch = interrupt.generating();
+    let mut generation = model.generate(prompt, options)?;
+    let (mut text, mut logprobs, mut routes) = (String::new(), Vec::new(), Vec::new());
+    let mut failure = None;
+    while !watch.stopped() {
+        let piece = match generation.next() {
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => {
+                failure = Some(error);
+                break;
+            }
+            None => break,
+        };
+        outlet.piece(&piece, || name(piece.token))?;
+        text += &piece.text;
+        logprobs.push(piece.logprob);
+        if options.record_routes {
+            routes.push(piece.routes);
+        }
+    }
+    outlet.finish()?;
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(Reply { text, logprobs, routes, summary: generation.finish() }),
+    }
+}

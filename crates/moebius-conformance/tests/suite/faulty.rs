@@ -1,0 +1,232 @@
+//! A sound backend with one fault of choice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::{DType, Tensor};
+use moebius_backend::{
+    AttentionSpan, AttentionSpec, Backend, BackendInfo, ExpertBank, ExpertSource, ExpertSpec, Linear,
+    LinearSpec, Ops, Pairing, Projection, Result, RopeTable, Unsupported, WeightFormat, WeightSpec,
+    WeightView,
+};
+use moebius_metering::Meter;
+use moebius_router::{Routing, WeightTarget};
+
+use crate::row_by_row::RowByRow;
+
+/// What is wrong.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    None,
+    DropsBias,
+    RoundsActivations,
+    IgnoresStrides,
+    OneRoutingWeight,
+    WeightsOnOutputsAlways,
+    CountsTwice,
+    PanicsOnWrongRouting,
+    AsksTwice,
+    KeepsPages,
+    LoadsWhatItRefuses,
+    PromisesEverything,
+    LoadsNan,
+    WindowOffByOne,
+    TouchesUnfilledCache,
+    ExchangesPairings,
+    ForgetsEps,
+    LastBitOfBatches,
+    LastBitOfEverySecondCall,
+}
+
+pub(crate) struct Faulty {
+    inner: RowByRow,
+    info: BackendInfo,
+    fault: Fault,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Faulty {
+    pub(crate) fn new(fault: Fault) -> Faulty {
+        let inner = RowByRow::new().expect("the reference backend opens");
+        let info = BackendInfo { name: "faulty", ..inner.info().clone() };
+        Faulty { inner, info, fault, calls: Arc::default() }
+    }
+}
+
+impl Backend for Faulty {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
+        match self.fault {
+            Fault::PromisesEverything => Ok(()),
+            Fault::LoadsWhatItRefuses if spec.format() == WeightFormat::F16 => {
+                Err(Unsupported { backend: "faulty", what: spec.to_string(), reason: "it is f16".into() })
+            }
+            _ => self.inner.supports(spec),
+        }
+    }
+
+    fn load_linear(
+        &self,
+        spec: &LinearSpec,
+        weight: WeightView<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Box<dyn Linear>> {
+        let bias = bias.filter(|_| self.fault != Fault::DropsBias);
+        let shape = (weight.rows, weight.cols);
+        let linear = if self.fault == Fault::LoadsNan && weight.format == WeightFormat::F32 {
+            let bytes = without_nan(weight.bytes);
+            let mended = WeightView::new(weight.name.clone(), weight.format, shape, &bytes);
+            self.inner.load_linear(spec, mended, bias)?
+        } else if self.fault == Fault::KeepsPages {
+            let copy = WeightView::new(weight.name.clone(), weight.format, shape, weight.bytes);
+            std::mem::forget(weight);
+            self.inner.load_linear(spec, copy, bias)?
+        } else {
+            self.inner.load_linear(spec, weight, bias)?
+        };
+        Ok(Box::new(FaultyLinear { inner: linear, fault: self.fault, calls: self.calls.clone() }))
+    }
+
+    fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
+        let source = FaultySource { inner: source, fault: self.fault };
+        let inner = self.inner.load_experts(spec, &source)?;
+        Ok(Box::new(FaultyExperts { inner, fault: self.fault }))
+    }
+
+    fn ops(&self) -> &dyn Ops {
+        self
+    }
+}
+
+/// The same f32 weights with every NaN replaced by zero.
+fn without_nan(bytes: &[u8]) -> Vec<u8> {
+    let (weights, rest) = bytes.as_chunks::<4>();
+    let mend = |weight: &[u8; 4]| if f32::from_le_bytes(*weight).is_nan() { [0; 4] } else { *weight };
+    weights.iter().flat_map(mend).chain(rest.iter().copied()).collect()
+}
+
+/// Each value moved by about one unit in the last place.
+fn nudged(x: &Tensor) -> Result<Tensor> {
+    Ok((x * (1.0 + f64::from(f32::EPSILON)))?)
+}
+
+struct FaultySource<'a> {
+    inner: &'a dyn ExpertSource,
+    fault: Fault,
+}
+
+impl ExpertSource for FaultySource<'_> {
+    fn get(&self, expert: usize, projection: Projection) -> Result<WeightView<'_>> {
+        if self.fault == Fault::AsksTwice {
+            drop(self.inner.get(expert, projection)?);
+        }
+        self.inner.get(expert, projection)
+    }
+}
+
+struct FaultyLinear {
+    inner: Box<dyn Linear>,
+    fault: Fault,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Linear for FaultyLinear {
+    fn spec(&self) -> &LinearSpec {
+        self.inner.spec()
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        match self.fault {
+            Fault::RoundsActivations if x.dtype() == DType::F32 => {
+                self.inner.forward(&x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?)
+            }
+            Fault::IgnoresStrides if !x.is_contiguous() => self.inner.forward(&x.zeros_like()?),
+            Fault::LastBitOfBatches if x.dim(0)? > 1 => nudged(&self.inner.forward(x)?),
+            Fault::LastBitOfEverySecondCall if call % 2 == 1 => nudged(&self.inner.forward(x)?),
+            _ => self.inner.forward(x),
+        }
+    }
+
+    fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        self.inner.rows(ids)
+    }
+}
+
+struct FaultyExperts {
+    inner: Box<dyn ExpertBank>,
+    fault: Fault,
+}
+
+impl ExpertBank for FaultyExperts {
+    fn spec(&self) -> &ExpertSpec {
+        self.inner.spec()
+    }
+
+    fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor> {
+        match self.fault {
+            Fault::OneRoutingWeight if routing.tokens() > 0 => {
+                let mut weights = routing.all_weights().to_vec();
+                weights[0] *= 1.001;
+                self.inner.forward(x, &rewritten(routing, weights, routing.applies_to())?, meter)
+            }
+            Fault::WeightsOnOutputsAlways => {
+                let weights = routing.all_weights().to_vec();
+                self.inner.forward(x, &rewritten(routing, weights, WeightTarget::Output)?, meter)
+            }
+            Fault::CountsTwice => {
+                self.inner.forward(x, routing, meter)?;
+                self.inner.forward(x, routing, meter)
+            }
+            Fault::PanicsOnWrongRouting => {
+                assert_eq!(routing.n_experts(), self.spec().n_experts, "the routing of another bank");
+                self.inner.forward(x, routing, meter)
+            }
+            Fault::LastBitOfBatches if x.dim(0)? > 1 => nudged(&self.inner.forward(x, routing, meter)?),
+            _ => self.inner.forward(x, routing, meter),
+        }
+    }
+}
+
+/// The same choices with other weights.
+fn rewritten(routing: &Routing, weights: Vec<f32>, target: WeightTarget) -> Result<Routing> {
+    let ids = routing.all_experts().to_vec();
+    Ok(Routing::from_parts(routing.n_experts(), routing.top_k(), ids, weights, target)?)
+}
+
+impl Ops for Faulty {
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let eps = if self.fault == Fault::ForgetsEps { f32::MIN_POSITIVE } else { eps };
+        self.inner.ops().rms_norm(x, weight, eps)
+    }
+
+    fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+        let mut table = table.clone();
+        if self.fault == Fault::ExchangesPairings {
+            table.pairing = match table.pairing {
+                Pairing::HalfSplit => Pairing::Interleaved,
+                Pairing::Interleaved => Pairing::HalfSplit,
+            };
+        }
+        self.inner.ops().rope(x, &table)
+    }
+
+    fn attention(&self, q: &Tensor, spans: &[AttentionSpan<'_>], spec: &AttentionSpec) -> Result<Tensor> {
+        let out = match self.fault {
+            Fault::WindowOffByOne => {
+                let window = spec.window.map(|window| window + 1);
+                self.inner.ops().attention(q, spans, &AttentionSpec { window, ..*spec })?
+            }
+            _ => self.inner.ops().attention(q, spans, spec)?,
+        };
+        if self.fault != Fault::TouchesUnfilledCache {
+            return Ok(out);
+        }
+        // A masked product still reads what it multiplies with zero.
+        let touched = (spans[0].values.sum_all()? * 0.0)?;
+        Ok(out.broadcast_add(&touched)?)
+    }
+}

@@ -1,0 +1,184 @@
+//! The suite against backends that keep the contract, and against some that break one line of it.
+
+mod faulty;
+mod row_by_row;
+
+use std::collections::BTreeSet;
+
+use moebius_conformance::{Group, ReferenceBackend, accept, accept_groups, same_bits};
+
+use faulty::{Fault, Faulty};
+use row_by_row::RowByRow;
+
+moebius_conformance::accept!(
+    plain_candle,
+    ReferenceBackend::new,
+    groups: [loading, linear, experts, ops],
+);
+
+moebius_conformance::accept!(candle_row_by_row, || vec![RowByRow::new(), RowByRow::new()]);
+
+/// The checks of some groups, as `group::check`, that a backend with this fault fails.
+fn failed_by(fault: Fault, groups: &[Group]) -> BTreeSet<String> {
+    let failures = accept_groups(&Faulty::new(fault), groups).expect_err("a faulty backend was accepted");
+    failures.failed.iter().map(|failed| format!("{}::{}", failed.group, failed.check)).collect()
+}
+
+/// The groups that these checks belong to.
+fn groups_of(checks: &[&str]) -> Vec<Group> {
+    let named = |group: &Group| checks.iter().any(|check| check.starts_with(&format!("{group}::")));
+    Group::ALL.into_iter().filter(named).collect()
+}
+
+#[track_caller]
+fn finds(fault: Fault, check: &str) {
+    let failed = failed_by(fault, &groups_of(&[check]));
+    assert!(failed.contains(check), "expected `{check}` to fail, got {failed:?}");
+}
+
+/// No other check of the same groups fails.
+#[track_caller]
+fn finds_only(fault: Fault, checks: &[&str]) {
+    let expected: BTreeSet<String> = checks.iter().map(|check| (*check).to_owned()).collect();
+    assert_eq!(failed_by(fault, &groups_of(checks)), expected);
+}
+
+#[test]
+fn a_backend_without_faults_is_accepted() {
+    let report = accept(&Faulty::new(Fault::None)).expect("there is no fault");
+    let groups: BTreeSet<String> = report.passed.iter().map(|(group, _)| group.to_string()).collect();
+    assert_eq!(groups.len(), Group::ALL.len(), "{report}");
+}
+
+#[test]
+fn only_the_groups_that_were_asked_for_run() {
+    let report =
+        accept_groups(&Faulty::new(Fault::LastBitOfBatches), &[Group::Linear]).expect("within tolerance");
+    assert!(report.passed.iter().all(|&(group, _)| group == Group::Linear), "{report}");
+    assert_eq!(report.to_string(), "`faulty` (candle) passed 5 checks: linear 5");
+}
+
+#[test]
+fn failures_name_backend_check_and_case() {
+    let failures = accept_groups(&Faulty::new(Fault::DropsBias), &[Group::Linear]);
+    let failures = failures.expect_err("a bias was dropped").to_string();
+    assert!(failures.starts_with("`faulty` (candle) failed "), "{failures}");
+    assert!(
+        failures.contains("linear::awkward_sizes_agree_with_f64: format f32: 1 x 1 in f32, bias true"),
+        "{failures}"
+    );
+}
+
+#[test]
+fn a_dropped_bias_is_found() {
+    finds(Fault::DropsBias, "linear::awkward_sizes_agree_with_f64");
+}
+
+#[test]
+fn activations_rounded_to_bf16_are_found() {
+    finds_only(
+        Fault::RoundsActivations,
+        &["linear::awkward_sizes_agree_with_f64", "linear::strided_inputs_agree_with_f64"],
+    );
+}
+
+#[test]
+fn strides_taken_for_granted_are_found() {
+    finds_only(Fault::IgnoresStrides, &["linear::strided_inputs_agree_with_f64"]);
+}
+
+#[test]
+fn one_wrong_routing_weight_is_found() {
+    let failed = failed_by(Fault::OneRoutingWeight, &[Group::Experts]);
+    for check in ["awkward_sizes_agree_with_f64", "all_tokens_may_visit_one_expert"] {
+        assert!(failed.contains(&format!("experts::{check}")), "{failed:?}");
+    }
+}
+
+#[test]
+fn weights_on_the_wrong_side_are_found() {
+    finds_only(
+        Fault::WeightsOnOutputsAlways,
+        &["experts::tokens_may_visit_every_expert", "experts::weights_on_inputs_agree_with_f64"],
+    );
+}
+
+#[test]
+fn a_meter_that_counts_twice_is_found() {
+    finds_only(Fault::CountsTwice, &["experts::the_meter_counts_exactly_what_was_routed"]);
+}
+
+#[test]
+fn a_panic_on_wrong_routing_is_found() {
+    finds_only(
+        Fault::PanicsOnWrongRouting,
+        &["experts::routing_of_the_wrong_size_is_an_error_and_counts_nothing"],
+    );
+}
+
+#[test]
+fn matrices_that_are_asked_for_twice_are_found() {
+    finds(Fault::AsksTwice, "loading::each_expert_matrix_is_asked_for_and_released_once");
+}
+
+#[test]
+fn pages_that_are_kept_are_found() {
+    finds_only(Fault::KeepsPages, &["loading::the_pages_of_a_projection_are_released_once"]);
+}
+
+#[test]
+fn loading_what_was_refused_is_found() {
+    finds_only(Fault::LoadsWhatItRefuses, &["loading::what_is_supported_loads_and_what_is_not_does_not"]);
+}
+
+#[test]
+fn promising_what_cannot_be_loaded_is_found() {
+    finds_only(Fault::PromisesEverything, &["loading::impossible_sizes_are_refused_before_loading"]);
+}
+
+#[test]
+fn a_nan_that_is_loaded_as_zero_is_found() {
+    finds_only(Fault::LoadsNan, &["loading::weights_that_are_not_finite_are_errors_that_name_the_tensor"]);
+}
+
+#[test]
+fn a_window_that_is_one_too_large_is_found() {
+    finds(Fault::WindowOffByOne, "ops::attention_agrees_with_f64");
+    finds(Fault::WindowOffByOne, "ops::attention_sees_no_more_than_its_window");
+}
+
+#[test]
+fn reading_beyond_the_filled_cache_is_found() {
+    finds(Fault::TouchesUnfilledCache, "ops::attention_agrees_with_f64");
+}
+
+#[test]
+fn exchanged_rotary_pairings_are_found() {
+    finds(Fault::ExchangesPairings, "ops::rope_agrees_with_f64");
+}
+
+#[test]
+fn a_forgotten_eps_is_found() {
+    finds(Fault::ForgetsEps, "ops::rms_norm_agrees_with_f64");
+}
+
+#[test]
+fn a_last_bit_that_depends_on_the_batch_is_found_by_the_bitwise_checks_alone() {
+    let bitwise = ["expert_rows_do_not_depend_on_their_batch", "linear_rows_do_not_depend_on_their_batch"];
+    let expected = bitwise.map(|check| format!("bitwise::{check}")).into();
+    assert_eq!(failed_by(Fault::LastBitOfBatches, &Group::ALL), expected);
+}
+
+#[test]
+fn calls_that_differ_from_each_other_are_found() {
+    finds(Fault::LastBitOfEverySecondCall, "bitwise::the_same_call_gives_the_same_bits");
+}
+
+#[test]
+fn instances_that_differ_in_the_last_bit_are_told_apart() {
+    let (sound, faulty) = (Faulty::new(Fault::None), Faulty::new(Fault::LastBitOfBatches));
+    same_bits(&sound, &sound).expect("an instance agrees with itself");
+    same_bits(&sound, &RowByRow::new().expect("opens")).expect("the same sums");
+    let failure = same_bits(&sound, &faulty).expect_err("one bit differs").chain();
+    assert!(failure.contains("are not the same bits"), "{failure}");
+}

@@ -4,8 +4,10 @@
 //! counts generated tokens.
 //! Run: `cargo bench -p moebius-benches --bench decode`
 
+mod quick;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use moebius_benches::{bundled, generate, quick};
+use moebius_benches::{bundled, generate};
 
 const TOKENS: usize = 32;
 
@@ -17,12 +19,12 @@ fn decode(criterion: &mut Criterion) {
         let id = BenchmarkId::new(format!("{experts} experts"), format!("after {prompt_tokens} tokens"));
         group.bench_function(id, |bencher| {
             // The first token comes with the prompt, which is not part of the window.
-            let once = |_| generate(&mut model, prompt_tokens, TOKENS + 1).decode.elapsed;
-            bencher.iter_custom(|iterations| (0..iterations).map(once).sum());
+            let mut once = |_| generate(&mut model, prompt_tokens, TOKENS + 1).decode.elapsed;
+            bencher.iter_custom(|iterations| (0..iterations).map(&mut once).sum());
         });
     }
     group.finish();
 }
 
-criterion_group! { name = benches; config = quick(); targets = decode }
+criterion_group! { name = benches; config = quick::quick(); targets = decode }
 criterion_main!(benches);

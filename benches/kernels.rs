@@ -4,13 +4,15 @@
 //! bytes of weights per second. One row is bound by memory, so read its bytes; many rows are bound by arithmetic,
 //! so read their operations. The matrices of one benchmark take turns and exceed most caches together, because a
 //! decoder also meets each weight only once per token.
-//! Run: `cargo bench -p moebius-benches --bench kernels -- avx512/bf16`
+//! Run: `cargo bench -p moebius-benches --bench kernels -- bf16`
+
+mod quick;
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moebius_backend::WeightFormat;
-use moebius_benches::{encode, quick, threads, values};
+use moebius_benches::{encode, threads, values};
 use moebius_expert_kernels::{Kernels, PackedMatrix, Pool};
 
 const OUTPUTS: usize = 1024;
@@ -35,7 +37,7 @@ fn matmul(criterion: &mut Criterion) {
                     elements: 2 * (rows * OUTPUTS * INPUTS) as u64,
                     bytes: packed.packed_bytes() as u64,
                 });
-                group.bench_function(BenchmarkId::from_parameter(format!("{rows} rows")), |bencher| {
+                group.bench_function(BenchmarkId::new("rows", rows), |bencher| {
                     bencher.iter(|| {
                         let matrix = turn.next().expect("the cycle does not end");
                         kernels.matmul(&pool, black_box(&x), matrix, None, black_box(&mut out))
@@ -47,5 +49,5 @@ fn matmul(criterion: &mut Criterion) {
     }
 }
 
-criterion_group! { name = benches; config = quick(); targets = matmul }
+criterion_group! { name = benches; config = quick::quick(); targets = matmul }
 criterion_main!(benches);

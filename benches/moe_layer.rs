@@ -5,13 +5,15 @@
 //! The layer takes about 200 MB while it is loaded and 100 MB after.
 //! Run: `cargo bench -p moebius-benches --bench moe_layer`
 
+mod quick;
+
 use std::hint::black_box;
 
 use candle_core::Tensor;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moebius::{BackendOptions, open_backend};
 use moebius_backend::{Activation, ExpertSource, ExpertSpec, Projection, Result, WeightFormat, WeightView};
-use moebius_benches::{encode, quick, values};
+use moebius_benches::{encode, values};
 use moebius_metering::Meter;
 use moebius_router::{Router, RouterConfig};
 
@@ -55,8 +57,8 @@ fn moe_layer(criterion: &mut Criterion) {
             let router =
                 Router::new(0, RouterConfig::softmax_top_k(EXPERTS, k)).expect("k is at most the experts");
             let routing = router.route(&logits).expect("the logits are finite");
-            let name = if k == EXPERTS { format!("all {k}") } else { format!("k = {k}") };
-            group.bench_function(BenchmarkId::new(format!("{tokens} tokens"), name), |bencher| {
+            let name = if k == EXPERTS { format!("all {k}") } else { format!("k {k}") };
+            group.bench_function(BenchmarkId::new(format!("tokens {tokens}"), name), |bencher| {
                 bencher.iter(|| bank.forward(black_box(&x), &routing, &meter));
             });
         }
@@ -64,5 +66,5 @@ fn moe_layer(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = benches; config = quick(); targets = moe_layer }
+criterion_group! { name = benches; config = quick::quick(); targets = moe_layer }
 criterion_main!(benches);

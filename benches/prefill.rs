@@ -4,8 +4,10 @@
 //! tokens. `16 experts` is the dense twin: every expert for every token.
 //! Run: `cargo bench -p moebius-benches --bench prefill`
 
+mod quick;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use moebius_benches::{bundled, generate, quick};
+use moebius_benches::{bundled, generate};
 
 fn prefill(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("prefill");
@@ -15,13 +17,13 @@ fn prefill(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(prompt_tokens as u64));
             let id = BenchmarkId::new(format!("{experts} experts"), format!("{prompt_tokens} tokens"));
             group.bench_function(id, |bencher| {
-                let once = |_| generate(&mut model, prompt_tokens, 1).prefill.elapsed;
-                bencher.iter_custom(|iterations| (0..iterations).map(once).sum());
+                let mut once = |_| generate(&mut model, prompt_tokens, 1).prefill.elapsed;
+                bencher.iter_custom(|iterations| (0..iterations).map(&mut once).sum());
             });
         }
     }
     group.finish();
 }
 
-criterion_group! { name = benches; config = quick(); targets = prefill }
+criterion_group! { name = benches; config = quick::quick(); targets = prefill }
 criterion_main!(benches);

@@ -3,10 +3,12 @@
 //! Throughput counts tokens: `elem/s` is tokens routed per second by one thread.
 //! Run: `cargo bench -p moebius-benches --bench router`
 
+mod quick;
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use moebius_benches::{quick, values};
+use moebius_benches::values;
 use moebius_router::{Router, RouterConfig};
 
 const TOP_K: usize = 8;
@@ -54,5 +56,5 @@ fn dispatch(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = benches; config = quick(); targets = route, dispatch }
+criterion_group! { name = benches; config = quick::quick(); targets = route, dispatch }
 criterion_main!(benches);

@@ -75,7 +75,7 @@ fn lesson(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     }
     writeln!(
         out,
-        "   load of an expert: ` ` none   `░` below half of its fair share   `▒` up to it   `▓` up to twice   `█` more\n"
+        "   load of an expert: blank is none, ░░ below half of its fair share, ▒▒ up to it, ▓▓ up to twice it, ██ more\n"
     )?;
     writeln!(out, "distance between the loads of two texts: 0 is the same experts, 1 is none in common\n")?;
     write!(out, "{:10}", "")?;

@@ -18,7 +18,7 @@ const K: usize = 2;
 
 /// What the gate, a matrix of `[8, hidden]`, said about six tokens.
 const LOGITS: [[f32; EXPERTS]; 6] = [
-    [1.6, 2.4, 0.2, -0.5, 1.9, 0.1, 1.2, -1.0],
+    [1.9, 2.4, 0.2, -0.5, 1.6, 0.1, 1.2, -1.0],
     [2.1, 0.3, -0.7, 1.8, 0.0, 0.4, -1.2, 0.9],
     [0.5, 2.2, 0.1, 0.6, 2.0, -0.3, 0.7, -0.8],
     [-0.4, 0.2, 1.5, 0.3, 0.8, 2.6, 0.0, 0.1],
@@ -93,7 +93,8 @@ fn dispatch(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
 
 /// The formulas, with what a checkpoint would add to them.
 fn families() -> [(&'static str, RouterConfig); 5] {
-    // A bias learnt from load (arXiv 2408.15664) that helps expert 6 and holds expert 1 back.
+    // A bias learnt from load (arXiv 2408.15664) that holds expert 1 back and lifts expert 6 above all others;
+    // but the group of 6 and 7 loses to that of 4 and 5, so 4 is chosen.
     let bias = vec![0.0, -0.2, 0.0, 0.0, 0.0, 0.0, 0.3, 0.0];
     [
         ("Mixtral", RouterConfig::softmax_top_k(EXPERTS, K)),
@@ -147,8 +148,7 @@ mod tests {
     fn the_families_disagree_about_this_token() {
         let route = |config| Router::new(0, config).unwrap().route(&LOGITS[0]).unwrap();
         let chosen = families().map(|(_, config)| route(config).experts(0).to_vec());
-        assert_eq!(chosen[0], [1, 4]);
-        assert_ne!(chosen[3], chosen[0], "bias and groups change the choice");
+        assert_eq!(chosen.each_ref().map(Vec::as_slice), [[0, 1], [0, 1], [0, 1], [0, 4], [1, 4]]);
         let mut out = Vec::new();
         lesson(&mut out).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("75 % of the work saved"));

@@ -1,19 +1,9 @@
-//! What the benchmarks share: inputs from a fixed sequence, and a Criterion that is done soon.
+//! What the benchmarks share: inputs from a fixed sequence, and the bundled model.
+#![forbid(unsafe_code)]
 
-use std::time::Duration;
-
-use criterion::Criterion;
 use half::{bf16, f16};
 use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams, Summary};
 use moebius_backend::WeightFormat;
-
-/// Ten samples within a second: enough to see a change of some per cent. Options after `--` win over this.
-pub fn quick() -> Criterion {
-    Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-}
 
 /// Reproducible values in -1 .. 1, by a linear congruential generator.
 pub fn values(len: usize, seed: u64) -> Vec<f32> {
@@ -57,7 +47,7 @@ pub fn bundled(experts: usize) -> Model {
 /// Reads a prompt of `prompt_tokens` and generates `max_tokens` more, greedily.
 ///
 /// # Panics
-/// If the model fails.
+/// If the model fails, or ends early.
 pub fn generate(model: &mut Model, prompt_tokens: usize, max_tokens: usize) -> Summary {
     let vocab_size = model.info().vocab_size as f32;
     let tokens = values(prompt_tokens, 5).into_iter().map(|value| (value.abs() * (vocab_size - 1.0)) as u32);
@@ -70,25 +60,7 @@ pub fn generate(model: &mut Model, prompt_tokens: usize, max_tokens: usize) -> S
     };
     let mut generation = model.generate(Prompt::Ids(&prompt), &options).expect("the prompt fits the context");
     generation.by_ref().for_each(|piece| drop(piece.expect("the model runs")));
-    generation.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_format_has_an_encoder_of_its_size() {
-        let weights = values(6, 1);
-        for format in WeightFormat::ALL {
-            assert_eq!(Some(encode(format, &weights).len()), format.bytes_for(2, 3));
-        }
-    }
-
-    #[test]
-    fn a_generation_has_the_lengths_that_the_benchmarks_divide_by() {
-        let summary = generate(&mut bundled(2), 5, 3);
-        assert_eq!((summary.prompt.len(), summary.tokens.len()), (5, 3));
-        assert_eq!(summary.decode.counts.all_tokens(), 2);
-    }
+    let summary = generation.finish();
+    assert_eq!((summary.prompt.len(), summary.tokens.len()), (prompt_tokens, max_tokens));
+    summary
 }

@@ -9,6 +9,9 @@ use moebius_expert_kernels::PackedMatrix;
 use crate::backend::Engine;
 use crate::slices::{filled, kernel, with_f32};
 
+/// From this size on a matrix leaves memory while it is packed, not only afterwards.
+const LARGE_BYTES: usize = 16 << 20;
+
 pub(crate) struct CpuLinear {
     spec: LinearSpec,
     weight: PackedMatrix,
@@ -49,7 +52,12 @@ pub(crate) fn pack(
             got: format!("[{}, {}] in {}", view.rows, view.cols, view.format),
         });
     }
-    PackedMatrix::pack(&engine.pool, view.format, view.rows, view.cols, view.bytes)
+    let done = |bytes: &[u8]| {
+        if view.bytes.len() >= LARGE_BYTES {
+            view.release(bytes);
+        }
+    };
+    PackedMatrix::pack_with(&engine.pool, format, (rows, cols), view.bytes, &done)
         .map_err(|error| Error::Weight { name: view.name.clone(), source: Box::new(error) })
 }
 

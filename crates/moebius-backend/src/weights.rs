@@ -106,12 +106,17 @@ impl<'a> WeightView<'a> {
         self.pages = Some(pages);
         self
     }
+
+    /// Gives back a part of the bytes that was read and will not be again.
+    pub fn release(&self, bytes: &[u8]) {
+        if let Some(pages) = self.pages {
+            pages.release(bytes);
+        }
+    }
 }
 
 impl Drop for WeightView<'_> {
     fn drop(&mut self) {
-        if let Some(pages) = self.pages {
-            pages.release(self.bytes);
-        }
+        self.release(self.bytes);
     }
 }

@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 model not found, 4 
 /// Without arguments it tells a story with the bundled model.
 #[derive(Debug, Parser)]
 #[command(name = "moebius", version, long_version = version::long(), styles = STYLES)]
-#[command(after_help = EXAMPLES, propagate_version = false)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Cli {
     /// What to do; nothing is a story.
     #[command(subcommand)]
@@ -57,16 +57,23 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct OutputArgs {
     /// Print results and errors only
-    #[arg(short, long, global = true, env = "MOEBIUS_QUIET", value_parser = FalseyValueParser::new())]
+    #[arg(short, long, global = true, env = "MOEBIUS_QUIET", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) quiet: bool,
     /// Say more on stderr: model, kernels, sampling, seed
-    #[arg(short, long, global = true, env = "MOEBIUS_VERBOSE", value_parser = FalseyValueParser::new())]
+    #[arg(short, long, global = true, env = "MOEBIUS_VERBOSE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) verbose: bool,
     /// Show no progress bar
-    #[arg(long, global = true, env = "MOEBIUS_NO_PROGRESS", value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "MOEBIUS_NO_PROGRESS", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) no_progress: bool,
     /// When to use colours; NO_COLOR and CLICOLOR_FORCE are honoured too
-    #[arg(long, global = true, env = "MOEBIUS_COLOR", value_name = "WHEN", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        env = "MOEBIUS_COLOR",
+        hide_env_values = true,
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
     pub(crate) color: Color,
 }
 
@@ -109,7 +116,13 @@ pub(crate) struct ShowArgs {
     /// Model directory, or a config.json; default: the bundled model
     pub(crate) model: Option<String>,
     /// Experts per token in place of the configured number
-    #[arg(long, visible_alias = "n-expert-used", env = "MOEBIUS_EXPERTS", value_name = "N")]
+    #[arg(
+        long,
+        visible_alias = "n-expert-used",
+        env = "MOEBIUS_EXPERTS",
+        hide_env_values = true,
+        value_name = "N"
+    )]
     pub(crate) experts: Option<usize>,
     #[command(flatten)]
     pub(crate) json: JsonArg,
@@ -140,7 +153,7 @@ pub(crate) struct ScoreArgs {
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
     /// CPU threads; default: all cores
-    #[arg(short, long, env = "MOEBIUS_THREADS", value_name = "N", value_parser = values::threads())]
+    #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads())]
     pub(crate) threads: Option<u64>,
     #[command(flatten)]
     pub(crate) json: JsonArg,
@@ -157,7 +170,7 @@ pub(crate) struct ListArgs {
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct JsonArg {
     /// Print one JSON object instead of text
-    #[arg(long, env = "MOEBIUS_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MOEBIUS_JSON", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,
 }
 

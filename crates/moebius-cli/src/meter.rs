@@ -42,7 +42,6 @@ pub(crate) struct Meter {
     experts_per_token_layer: Option<f64>,
     prompt_distinct_experts_per_token_layer: Option<f64>,
     decode_distinct_experts_per_token_layer: Option<f64>,
-    cache_bytes: Option<u64>,
 }
 
 impl Timings {
@@ -81,13 +80,7 @@ impl Meter {
             prompt_distinct_experts_per_token_layer: prefill.distinct_experts_per_token_layer(),
             decode_distinct_experts_per_token_layer: decode
                 .and_then(Reading::distinct_experts_per_token_layer),
-            cache_bytes: None,
         }
-    }
-
-    /// The same, with what keys and values took at the end.
-    pub(crate) fn with_cache(self, bytes: u64) -> Self {
-        Meter { cache_bytes: Some(bytes), ..self }
     }
 }
 
@@ -154,21 +147,25 @@ fn speed_rows(prefill: &Reading, decode: Option<(&Reading, u64)>) -> Vec<(&'stat
 fn work_rows(info: &ModelInfo, meter: &Meter) -> Vec<(&'static str, String)> {
     let (total, active) = (meter.total_parameters as f64, meter.active_parameters as f64);
     let share = percent((total > 0.0).then(|| active / total));
-    let parameters = format!("{} in all, {} active per token ({share})", si(Some(total), ""), si(Some(active), ""));
+    let parameters =
+        format!("{} in all, {} active per token ({share})", si(Some(total), ""), si(Some(active), ""));
     let mut rows = vec![("parameters", parameters)];
     let Some(moe) = &info.moe else { return rows };
     let flop = |flops: Option<u64>| si(flops.map(|flops| flops as f64), "FLOP");
     let average = |experts: Option<f64>| si(experts, "");
     let distinct = match meter.decode_distinct_experts_per_token_layer {
         Some(decode) => format!(
-            "{} for the prompt, {} after",
+            "prompt {}, decode {}",
             average(meter.prompt_distinct_experts_per_token_layer),
             average(Some(decode))
         ),
         None => average(meter.prompt_distinct_experts_per_token_layer),
     };
     let per_token = average(meter.experts_per_token_layer);
-    rows.push(("experts", format!("{per_token} of {} per token and layer; distinct: {distinct}", moe.n_experts)));
+    rows.push((
+        "experts",
+        format!("{per_token} of {} per token and layer (distinct: {distinct})", moe.n_experts),
+    ));
     let (done, twin) = (flop(meter.expert_flops), flop(meter.dense_twin_expert_flops));
     rows.push(("expert work", format!("{done} done, {twin} for a dense twin that runs all experts")));
     let (experts, model) = (percent(meter.expert_saved_share), percent(meter.model_saved_share));

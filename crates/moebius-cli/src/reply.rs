@@ -19,6 +19,8 @@ pub(crate) struct Outlet {
     terminal: bool,
     /// Text that waits until the strip is done.
     held: String,
+    /// The prompt, to be shown once the model has taken it.
+    prompt: Option<String>,
     /// The last character that was shown.
     last: Option<char>,
 }
@@ -54,20 +56,25 @@ impl Outlet {
             (true, false) => Shows::AtOnce,
             (true, true) => Shows::AtTheEnd,
         };
-        Outlet { shows, strip, terminal, held: String::new(), last: None }
+        Outlet { shows, strip, terminal, held: String::new(), prompt: None, last: None }
     }
 
-    /// Shows the prompt that the text continues.
-    pub(crate) fn prompt(&mut self, text: &str) -> Result<()> {
+    /// The text that is continued will be shown before its continuation.
+    pub(crate) fn continues(&mut self, text: &str) {
+        self.prompt = Some(text.to_owned());
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let Some(text) = self.prompt.take() else { return Ok(()) };
         if self.shows == Shows::AtOnce && self.terminal {
-            let text = printable(text);
+            let text = printable(&text);
             self.last = text.chars().last().or(self.last);
             let mut stdout = anstream::stdout();
             return write!(stdout, "{HEADING}{text}{HEADING:#}")
                 .and_then(|()| stdout.flush())
                 .map_err(CliError::Output);
         }
-        self.text(text)
+        self.text(&text)
     }
 
     fn piece(&mut self, piece: &Piece, token: impl FnOnce() -> String) -> Result<()> {
@@ -98,7 +105,7 @@ impl Outlet {
 
     /// Shows what waits and ends the line.
     fn finish(&mut self) -> Result<()> {
-        if self.shows == Shows::AtTheEnd {
+        if !self.held.is_empty() {
             say("");
         }
         let held = std::mem::take(&mut self.held);
@@ -124,6 +131,7 @@ pub(crate) fn generate(
     let name = |id: u32| tokenizer.as_ref().and_then(|t| t.token(id)).unwrap_or_else(|| format!("#{id}"));
     let watch = interrupt.generating();
     let mut generation = model.generate(prompt, options)?;
+    outlet.start()?;
     let (mut text, mut logprobs, mut routes) = (String::new(), Vec::new(), Vec::new());
     let mut failure = None;
     while !watch.stopped() {

@@ -134,10 +134,9 @@ impl Layout {
             Detail::Strongest => {
                 format!("heaviest of {k} experts by layer (of {n_experts}){intensity}; -v shows all")
             }
-            Detail::Bar => format!(
-                "a bar by layer: colour is the heaviest of {k} experts (of {n_experts}), height its share; \
-                 -v shows all"
-            ),
+            Detail::Bar => {
+                format!("a bar by layer: colour the heaviest of {k} experts, height its share (-v: all)")
+            }
         }
     }
 
@@ -211,12 +210,10 @@ const WEIGHT_WIDTH: usize = 3;
 
 /// A weight in three columns: `.61`, `1.2`, ` 12`.
 fn short(weight: f32) -> String {
-    let text = format!("{weight:.2}");
-    match text.strip_prefix("0.") {
-        Some(fraction) => format!(".{fraction}"),
-        None if text.len() == 4 && !text.starts_with('-') => format!("{weight:.1}"),
-        None => format!("{:>WEIGHT_WIDTH$}", format!("{weight:.0}")),
-    }
+    let two = format!("{weight:.2}");
+    let fraction = two.strip_prefix("0.").map(|fraction| format!(".{fraction}"));
+    let one = fraction.unwrap_or_else(|| format!("{weight:.1}"));
+    if one.len() <= WEIGHT_WIDTH { one } else { format!("{:>WEIGHT_WIDTH$}", format!("{weight:.0}")) }
 }
 
 /// `part / whole` from 0 to 1; 1 where that makes no sense.

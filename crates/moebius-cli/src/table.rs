@@ -20,20 +20,13 @@ pub(crate) enum Align {
 pub(crate) struct Table {
     align: Vec<Align>,
     rows: Vec<Vec<String>>,
-    indent: &'static str,
 }
 
 impl Table {
     /// A table with these columns.
     pub(crate) fn new(columns: &[(&str, Align)]) -> Self {
         let align = columns.iter().map(|(_, align)| *align).collect();
-        Table { align, rows: vec![columns.iter().map(|(name, _)| (*name).to_owned()).collect()], indent: "" }
-    }
-
-    /// The same table, further to the right.
-    pub(crate) fn indented(mut self, indent: &'static str) -> Self {
-        self.indent = indent;
-        self
+        Table { align, rows: vec![columns.iter().map(|(name, _)| (*name).to_owned()).collect()] }
     }
 
     /// Adds a row of as many cells as there are columns.
@@ -47,7 +40,7 @@ impl Table {
         let widths: Vec<usize> = (0..self.align.len()).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = String::new();
         for (index, row) in self.rows.iter().enumerate() {
-            let mut line = String::from(self.indent);
+            let mut line = String::new();
             for ((cell, &width), align) in row.iter().zip(&widths).zip(&self.align) {
                 let space = " ".repeat(width - measure_text_width(cell));
                 match align {
@@ -72,7 +65,8 @@ pub(crate) fn facts(facts: &[(&str, String)]) -> String {
     for (name, value) in facts {
         let value = value.replace('\n', &format!("\n{}", " ".repeat(width + 2)));
         let space = " ".repeat(width - measure_text_width(name));
-        writeln!(text, "{HEADING}{name}{HEADING:#}{space}  {value}").expect("writing to a string cannot fail");
+        writeln!(text, "{HEADING}{name}{HEADING:#}{space}  {value}")
+            .expect("writing to a string cannot fail");
     }
     text
 }

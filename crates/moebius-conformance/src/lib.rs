@@ -1,6 +1,6 @@
 //! Acceptance tests that every backend passes: a backend is done when one line of its tests is green.
 //!
-//! ```ignore
+//! ```text
 //! moebius_conformance::accept!(cpu, || CpuBackend::new(CpuOptions::default()));
 //! ```
 //!

@@ -143,7 +143,6 @@ impl Kernels {
     /// # Errors
     /// [`KernelError::NotAMultiple`], [`KernelError::Length`] or [`KernelError::OutOfRange`] if a slice, an
     /// offset or a token does not fit these shapes.
-    #[expect(clippy::too_many_arguments, reason = "operands of one formula, and the kernels")]
     pub fn experts(
         &self,
         pool: &Pool,

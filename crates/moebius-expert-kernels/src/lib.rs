@@ -43,6 +43,6 @@ pub use error::KernelError;
 pub use experts::{ExpertRows, PackedExperts};
 pub use format::WeightFormat;
 pub use kernels::{Isa, Kernels};
-pub use pack::PackedMatrix;
+pub use pack::{Done, PackedMatrix};
 pub use pool::Pool;
 pub use vector::{Activation, RotaryLayout, RotaryTables};

@@ -24,7 +24,6 @@ impl Kernels {
     ///
     /// # Errors
     /// [`KernelError::NotAMultiple`] or [`KernelError::Length`] if a slice does not fit these shapes.
-    #[expect(clippy::too_many_arguments, reason = "operands of one formula, and the kernels")]
     pub fn matmul(
         &self,
         pool: &Pool,

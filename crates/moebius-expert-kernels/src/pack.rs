@@ -15,6 +15,9 @@ use crate::{
     format::{Lanes, LanesBf16, LanesF16, LanesF32},
 };
 
+/// Told of bytes that were read and will not be again.
+pub type Done<'a> = &'a (dyn Fn(&[u8]) + Sync);
+
 /// A weight matrix `[rows, cols]`, read-only, laid out for the kernels; it maps `cols` inputs to `rows` outputs.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
@@ -45,14 +48,29 @@ impl PackedMatrix {
         cols: usize,
         bytes: &[u8],
     ) -> Result<Self, KernelError> {
+        Self::pack_with(pool, format, (rows, cols), bytes, &|_| {})
+    }
+
+    /// As [`PackedMatrix::pack`]; `done` is told of each part of `bytes` that was read and will not be again,
+    /// from any thread. So a source that is larger than what is free can leave memory while it is packed.
+    ///
+    /// # Errors
+    /// Those of [`PackedMatrix::pack`].
+    pub fn pack_with(
+        pool: &Pool,
+        format: WeightFormat,
+        (rows, cols): (usize, usize),
+        bytes: &[u8],
+        done: Done<'_>,
+    ) -> Result<Self, KernelError> {
         check_nonzero("rows", rows)?;
         check_nonzero("cols", cols)?;
         let expected = format.bytes_for(rows, cols).ok_or(KernelError::SizeOverflow { rows, cols })?;
         check_len("bytes", expected, bytes.len())?;
         let panels = match format {
-            WeightFormat::F32 => Panels::F32(pack_panels(pool, rows, cols, bytes)?),
-            WeightFormat::Bf16 => Panels::Bf16(pack_panels(pool, rows, cols, bytes)?),
-            WeightFormat::F16 => Panels::F16(pack_panels(pool, rows, cols, bytes)?),
+            WeightFormat::F32 => Panels::F32(pack_panels(pool, (rows, cols), bytes, done)?),
+            WeightFormat::Bf16 => Panels::Bf16(pack_panels(pool, (rows, cols), bytes, done)?),
+            WeightFormat::F16 => Panels::F16(pack_panels(pool, (rows, cols), bytes, done)?),
         };
         Ok(Self { rows, cols, panels })
     }
@@ -118,15 +136,20 @@ impl PackedMatrix {
     }
 }
 
-fn pack_panels<L: Lanes>(pool: &Pool, rows: usize, cols: usize, bytes: &[u8]) -> Result<Vec<L>, KernelError> {
+fn pack_panels<L: Lanes>(
+    pool: &Pool,
+    (rows, cols): (usize, usize),
+    bytes: &[u8],
+    done: Done<'_>,
+) -> Result<Vec<L>, KernelError> {
     let row_bytes = cols * L::ELEMENT_BYTES;
     let first_bad = AtomicUsize::new(usize::MAX);
     let padding = vec![0; row_bytes];
     let lanes = collect_rows(pool, (rows.div_ceil(LANES), cols), |panel| {
         let first_row = panel * LANES;
         let mut sources = [padding.as_slice(); LANES];
-        let panel_rows = bytes[first_row * row_bytes..].chunks_exact(row_bytes);
-        for (source, row) in sources.iter_mut().zip(panel_rows) {
+        let panel_bytes = &bytes[first_row * row_bytes..rows.min(first_row + LANES) * row_bytes];
+        for (source, row) in sources.iter_mut().zip(panel_bytes.chunks_exact(row_bytes)) {
             *source = row;
         }
         let first_bad = &first_bad;
@@ -135,6 +158,9 @@ fn pack_panels<L: Lanes>(pool: &Pool, rows: usize, cols: usize, bytes: &[u8]) ->
             if !lanes.is_finite() {
                 let lane = (0..LANES).find(|&lane| !lanes.get(lane).is_finite()).expect("one is not");
                 first_bad.fetch_min((first_row + lane) * cols + col, Ordering::Relaxed);
+            }
+            if col + 1 == cols {
+                done(panel_bytes);
             }
             lanes
         }

@@ -57,7 +57,6 @@ impl Kernels {
     ///
     /// # Errors
     /// If a slice does not fit these shapes or `row_len` is zero.
-    #[expect(clippy::too_many_arguments, reason = "operands of one formula, and the kernels")]
     pub fn rms_norm(
         &self,
         x: &[f32],

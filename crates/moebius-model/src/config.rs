@@ -132,7 +132,7 @@ impl Config {
         }
     }
 
-    /// A width of activations: see [`MAX_WIDTH`].
+    /// A width of activations, at most 2^20.
     pub fn width(&self, key: &str) -> Result<usize> {
         self.size_of(&[key], MAX_WIDTH)
     }
@@ -144,7 +144,7 @@ impl Config {
         count.map(Some).ok_or_else(|| unexpected(key, "a whole number", value))
     }
 
-    /// A number of at most [`MAX_NUMBER`] in size.
+    /// A number of at most 1e12 in size.
     pub fn opt_number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let number = value.as_f64().filter(|n| n.abs() <= MAX_NUMBER);
@@ -152,7 +152,7 @@ impl Config {
         number.map(Some).ok_or_else(|| unexpected(key, &expected(), value))
     }
 
-    /// A number from `1 / MAX_NUMBER` to `MAX_NUMBER`.
+    /// A number from 1e-12 to 1e12.
     pub fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let least = 1.0 / MAX_NUMBER;
@@ -235,7 +235,9 @@ fn unexpected(key: &str, expected: &str, got: &Value) -> Error {
 pub(crate) fn shown(value: &Value) -> String {
     const LIMIT: usize = 80;
     let short = match value {
-        Value::Array(items) => items.len() <= 8 && items.iter().all(|item| !item.is_array() && !item.is_object()),
+        Value::Array(items) => {
+            items.len() <= 8 && items.iter().all(|item| !item.is_array() && !item.is_object())
+        }
         Value::Object(_) => false,
         _ => true,
     };

@@ -5,7 +5,7 @@ use moebius_metering::{Reading, Window};
 use moebius_model::Probe;
 
 use crate::route::{LayerRoute, RouteRecorder};
-use crate::text::{StopStrings, StreamDecoder};
+use crate::text::{StopStrings, StreamDecoder, Tokenizer};
 use crate::{Model, Result};
 
 /// What to continue.
@@ -52,7 +52,8 @@ pub struct Generation<'m> {
     model: &'m mut Model,
     request: RequestId,
     decoder: Option<StreamDecoder>,
-    stop: StopStrings,
+    /// Gone when the text has ended.
+    stop: Option<StopStrings>,
     recorder: Option<RouteRecorder>,
     prompt: Vec<u32>,
     tokens: Vec<u32>,
@@ -98,8 +99,9 @@ impl Model {
     /// # Errors
     /// A prompt that is empty or too long, text without a tokenizer, parameters out of range.
     pub fn generate(&mut self, prompt: Prompt<'_>, options: &GenerateOptions) -> Result<Generation<'_>> {
+        let vocab_limit = self.vocab_limit(prompt);
         let prompt = self.prompt_ids(prompt)?;
-        let stop = StopStrings::new(options.stop.iter())?;
+        let stop = Some(StopStrings::new(options.stop.iter())?);
         let sampling = options.sampling.clone().unwrap_or_else(|| self.default_sampling());
         let mut decoder = self.tokenizer().ok().map(|tokenizer| tokenizer.stream(true));
         if let Some(decoder) = &mut decoder {
@@ -110,7 +112,7 @@ impl Model {
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             sampling,
             stop_tokens: if options.ignore_eos { Vec::new() } else { self.stop_tokens() },
-            vocab_limit: self.tokenizer().ok().map(|tokenizer| tokenizer.id_limit()).filter(|&limit| limit > 0),
+            vocab_limit,
         };
         let windows = Windows { open: Some(Window::open(self.engine.meter())), prefill: None, decode: None };
         let request = self.engine.submit(request)?;
@@ -118,6 +120,15 @@ impl Model {
         let recorder = options.record_routes.then(RouteRecorder::default);
         let tokens = Vec::new();
         Ok(Generation { model: self, request, decoder, stop, recorder, prompt, tokens, windows, ended })
+    }
+
+    /// Where padding rows of the output projection begin, which have no text: not to be chosen while text is
+    /// written. Ids in, ids out sees all rows, as in the reference implementation.
+    fn vocab_limit(&self, prompt: Prompt<'_>) -> Option<usize> {
+        match prompt {
+            Prompt::Ids(_) => None,
+            Prompt::Text(_) | Prompt::Rendered(_) => self.tokenizer().ok().map(Tokenizer::id_limit),
+        }
     }
 
     /// The ids of a prompt.
@@ -166,11 +177,9 @@ impl Generation<'_> {
             };
             self.tokens.push(event.token);
             self.windows.first_token(&self.model.engine);
-            let mut text = self.decoder.as_mut().and_then(|d| d.push(event.token)).unwrap_or_default();
-            let step = self.stop.push(&text);
-            text = step.text;
+            let (mut text, stopped) = self.show(event.token);
             self.ended = event.finish.map(Ending::Finished);
-            if step.stopped.is_some() {
+            if stopped {
                 self.ended = Some(Ending::StopString);
                 self.model.engine.cancel(self.request);
             }
@@ -186,17 +195,23 @@ impl Generation<'_> {
         Ok(None)
     }
 
+    /// The text that `token` completes, and whether a stop string ended it.
+    fn show(&mut self, token: u32) -> (String, bool) {
+        let text = self.decoder.as_mut().and_then(|decoder| decoder.push(token)).unwrap_or_default();
+        match &mut self.stop {
+            Some(stop) => {
+                let step = stop.push(&text);
+                (step.text, step.stopped.is_some())
+            }
+            None => (text, false),
+        }
+    }
+
     /// Text that waited for more tokens which will not come.
     fn flush(&mut self) -> String {
         let rest = self.decoder.take().map(StreamDecoder::finish).unwrap_or_default();
-        let step = self.stop.push(&rest);
-        let held = std::mem::take(&mut self.stop_held());
-        step.text + &held
-    }
-
-    fn stop_held(&mut self) -> String {
-        let watcher = StopStrings::new(Vec::<String>::new()).expect("no stop string is empty");
-        std::mem::replace(&mut self.stop, watcher).finish()
+        let Some(mut stop) = self.stop.take() else { return rest };
+        stop.push(&rest).text + &stop.finish()
     }
 
     fn close_window(&mut self) {

@@ -20,6 +20,10 @@
 //! This crate alone names backends and reads the environment; see [`knobs`] for the variables.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod backend;
 mod cpu;
 mod doctor;

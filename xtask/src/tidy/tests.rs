@@ -378,7 +378,8 @@ fn tripwires_fire_one_above_their_limit() {
 #[test]
 fn a_receiver_is_no_parameter() {
     let repo = Repo::clean();
-    let method = |receiver: &str| format!("impl X {{ fn f({receiver}, a: A, b: B, c: C, d: D, e: E) {{}} }}\n");
+    let method =
+        |receiver: &str| format!("impl X {{ fn f({receiver}, a: A, b: B, c: C, d: D, e: E) {{}} }}\n");
     for receiver in ["self", "&self", "&'a mut self", "self: Arc<Self>"] {
         repo.source("moebius/src/wide.rs", &method(receiver));
         assert_eq!(repo.findings(), [], "{receiver}");

@@ -11,19 +11,25 @@ use super::values;
 #[command(next_help_heading = "Model options")]
 pub(crate) struct ModelArgs {
     /// Experts per token in place of the configured number
-    #[arg(long, visible_alias = "n-expert-used", env = "MOEBIUS_EXPERTS", value_name = "N")]
+    #[arg(
+        long,
+        visible_alias = "n-expert-used",
+        env = "MOEBIUS_EXPERTS",
+        hide_env_values = true,
+        value_name = "N"
+    )]
     pub(crate) experts: Option<usize>,
     /// Most tokens of a sequence; default: the model's own context
-    #[arg(short, long, env = "MOEBIUS_CTX_SIZE", value_name = "N", value_parser = values::at_least_one())]
+    #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one())]
     pub(crate) ctx_size: Option<u64>,
     /// CPU threads; default: all cores
-    #[arg(short, long, env = "MOEBIUS_THREADS", value_name = "N", value_parser = values::threads())]
+    #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads())]
     pub(crate) threads: Option<u64>,
     /// Most prompt tokens of one pass; results do not depend on it
-    #[arg(long, env = "MOEBIUS_UBATCH_SIZE", value_name = "N", value_parser = values::at_least_one())]
+    #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one())]
     pub(crate) ubatch_size: Option<u64>,
     /// Where the model runs
-    #[arg(long, env = "MOEBIUS_BACKEND", value_name = "NAME")]
+    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
     #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
     pub(crate) backend: Option<String>,
 }

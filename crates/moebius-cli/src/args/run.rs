@@ -11,14 +11,14 @@ use super::values::{self, Ids};
 use super::{JsonArg, ModelArgs};
 
 const NOTES: &str = "\
-A single argument is the model if it is a directory or looks like a path or like owner/name; otherwise it is
+A single argument is the model if it is a directory or looks like a path or like owner/name; otherwise it is \
 a prompt for the default model (the bundled one, or MOEBIUS_MODEL). --prompt and --model leave no doubt.
 
-Without a prompt it is read from stdin if that is a pipe or a file, and on a terminal a chat begins. One line
+Without a prompt it is read from stdin if that is a pipe or a file, and on a terminal a chat begins. One line \
 break at the end of stdin or FILE is dropped.
 
-A model with a chat template gets the prompt as a message to answer; --raw continues it as plain text. A model
-without one always continues the text, and the text is shown before its continuation.
+A model with a chat template gets the prompt as a message to answer; --raw continues it as plain text. A \
+model without one always continues the text, and the text is shown before its continuation.
 
 Ctrl-C stops the text, a second one quits.";
 
@@ -26,10 +26,13 @@ Ctrl-C stops the text, a second one quits.";
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct RunArgs {
-    /// Model directory, then the prompt; either may be left out; - reads the prompt from stdin
-    #[arg(value_names = ["MODEL", "PROMPT"], num_args = 0..=2)]
-    pub(crate) words: Vec<String>,
     /// Model directory
+    #[arg(value_name = "MODEL")]
+    pub(crate) first: Option<String>,
+    /// Text to continue or message to answer; - reads it from stdin
+    #[arg(value_name = "PROMPT")]
+    pub(crate) second: Option<String>,
+    /// Model directory, so that a single argument is the prompt
     #[arg(short, long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// The prompt
@@ -42,10 +45,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "IDS")]
     pub(crate) ids: Option<Ids>,
     /// Message that sets the scene, for models with a chat template
-    #[arg(long, env = "MOEBIUS_SYSTEM", value_name = "TEXT", conflicts_with_all = ["raw", "ids"])]
+    #[arg(long, env = "MOEBIUS_SYSTEM", hide_env_values = true, value_name = "TEXT", conflicts_with_all = ["raw", "ids"])]
     pub(crate) system: Option<String>,
     /// Continue the prompt as plain text even if the model has a chat template
-    #[arg(long, env = "MOEBIUS_RAW", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MOEBIUS_RAW", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) raw: bool,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
@@ -60,17 +63,17 @@ pub(crate) struct RunArgs {
 #[command(next_help_heading = "Output options")]
 pub(crate) struct ReportArgs {
     /// Show for each token which experts every layer chose; with -v all of them, with their weights
-    #[arg(long, env = "MOEBIUS_ROUTE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MOEBIUS_ROUTE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) route: bool,
     /// End with speed, parameters used and work saved, on stderr [default: on a terminal]
-    #[arg(long, env = "MOEBIUS_METER", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "MOEBIUS_METER", hide_env_values = true, value_name = "BOOL", value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) meter: Option<bool>,
-    /// Do not
+    /// Do not end with them
     #[arg(long, overrides_with = "meter")]
     pub(crate) no_meter: bool,
     /// Do not repeat the prompt before its continuation
-    #[arg(long, env = "MOEBIUS_NO_DISPLAY_PROMPT", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MOEBIUS_NO_DISPLAY_PROMPT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) no_display_prompt: bool,
     #[command(flatten)]
     pub(crate) json: JsonArg,
@@ -88,39 +91,46 @@ impl ReportArgs {
 #[command(next_help_heading = "Sampling options")]
 pub(crate) struct SamplingArgs {
     /// Most tokens to generate; -1 is up to the end of the context
-    #[arg(short, long, env = "MOEBIUS_N_PREDICT", value_name = "N", allow_negative_numbers = true)]
+    #[arg(
+        short,
+        long,
+        env = "MOEBIUS_N_PREDICT",
+        hide_env_values = true,
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
     #[arg(value_parser = clap::value_parser!(i64).range(-1..))]
     pub(crate) n_predict: Option<i64>,
     /// Temperature, from 0 (always the most likely token); default: the model's own, else 0.8
-    #[arg(long, env = "MOEBIUS_TEMP", value_name = "T", value_parser = values::temperature)]
+    #[arg(long, env = "MOEBIUS_TEMP", hide_env_values = true, value_name = "T", value_parser = values::temperature)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
     /// Sample from the N most likely tokens; 0 is all of them
-    #[arg(long, env = "MOEBIUS_TOP_K", value_name = "N")]
+    #[arg(long, env = "MOEBIUS_TOP_K", hide_env_values = true, value_name = "N")]
     pub(crate) top_k: Option<usize>,
     /// Sample from the most likely tokens that together have this probability, 0 to 1
-    #[arg(long, env = "MOEBIUS_TOP_P", value_name = "P", value_parser = values::share)]
+    #[arg(long, env = "MOEBIUS_TOP_P", hide_env_values = true, value_name = "P", value_parser = values::share)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Leave out tokens less likely than P times the most likely one, 0 to 1
-    #[arg(long, env = "MOEBIUS_MIN_P", value_name = "P", value_parser = values::share)]
+    #[arg(long, env = "MOEBIUS_MIN_P", hide_env_values = true, value_name = "P", value_parser = values::share)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
     /// Make tokens seen lately less likely if above 1
-    #[arg(long, env = "MOEBIUS_REPEAT_PENALTY", value_name = "X", value_parser = values::penalty)]
+    #[arg(long, env = "MOEBIUS_REPEAT_PENALTY", hide_env_values = true, value_name = "X", value_parser = values::penalty)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) repeat_penalty: Option<f32>,
     /// How far the penalty looks back; 0 switches it off
-    #[arg(long, env = "MOEBIUS_REPEAT_LAST_N", value_name = "N")]
+    #[arg(long, env = "MOEBIUS_REPEAT_LAST_N", hide_env_values = true, value_name = "N")]
     pub(crate) repeat_last_n: Option<usize>,
     /// Seed of the random choices; default: a new one each time, which -v and --json tell
-    #[arg(short, long, env = "MOEBIUS_SEED", value_name = "N")]
+    #[arg(short, long, env = "MOEBIUS_SEED", hide_env_values = true, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// End before this text; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = values::stop_string)]
     pub(crate) stop: Vec<String>,
     /// Go on past the end-of-text token
-    #[arg(long, env = "MOEBIUS_IGNORE_EOS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "MOEBIUS_IGNORE_EOS", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) ignore_eos: bool,
 }
 

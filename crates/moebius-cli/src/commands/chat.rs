@@ -11,7 +11,8 @@ use crate::meter;
 use crate::reply::{Outlet, Reply};
 use crate::terminal::{GOOD, remark};
 
-const COMMANDS: &str = "/reset forgets what was said, /exit or Ctrl-D ends, Ctrl-C stops a reply, /help shows this";
+const COMMANDS: &str =
+    "/reset forgets what was said, /exit or Ctrl-D ends, Ctrl-C stops a reply, /help shows this";
 
 /// What was said so far.
 enum Memory {
@@ -29,9 +30,7 @@ pub(crate) fn chat(
     outlet: &mut Outlet,
 ) -> Result<()> {
     let mut memory = match template {
-        Some(template) => {
-            Memory::Conversation { template: Box::new(template), system, messages: Vec::new() }
-        }
+        Some(template) => Memory::Conversation { template: Box::new(template), system, messages: Vec::new() },
         None => Memory::Text(Vec::new()),
     };
     remark(&session.output, memory.welcome());
@@ -106,10 +105,15 @@ fn turn(session: &mut Session, memory: &mut Memory, line: &str, outlet: &mut Out
 }
 
 /// Goes on after the text so far and `line`; a text that ended by itself is forgotten.
-fn continue_text(session: &mut Session, ids: &mut Vec<u32>, line: &str, outlet: &mut Outlet) -> Result<Reply> {
+fn continue_text(
+    session: &mut Session,
+    ids: &mut Vec<u32>,
+    line: &str,
+    outlet: &mut Outlet,
+) -> Result<Reply> {
     let mut prompt = ids.clone();
     prompt.extend(session.model.tokenizer()?.encode(line, ids.is_empty())?);
-    outlet.prompt(line)?;
+    outlet.continues(line);
     let reply = session.generate(Prompt::Ids(&prompt), outlet)?;
     ids.clear();
     if reply.summary.finish != "stop" {
@@ -119,7 +123,8 @@ fn continue_text(session: &mut Session, ids: &mut Vec<u32>, line: &str, outlet: 
     Ok(reply)
 }
 
-fn render(template: &ChatTemplate, system: Option<&str>, messages: &[Message]) -> Result<String> {
+/// The text of a conversation, up to where the answer begins.
+pub(crate) fn render(template: &ChatTemplate, system: Option<&str>, messages: &[Message]) -> Result<String> {
     let system = system.map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.into_iter().chain(messages.iter().cloned()).collect();
     let input = ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() };

@@ -21,7 +21,8 @@ pub(crate) fn knobs(args: &ListArgs) -> Result<()> {
     if args.json.json {
         return json::print(&std::collections::BTreeMap::from([("knobs", knobs)]));
     }
-    let mut table = Table::new(&[("variable", Align::Left), ("flag", Align::Left), ("what it does", Align::Left)]);
+    let mut table =
+        Table::new(&[("variable", Align::Left), ("flag", Align::Left), ("what it does", Align::Left)]);
     for knob in knobs {
         table.row([knob.name, knob.flag.unwrap_or_default(), knob.help]);
     }

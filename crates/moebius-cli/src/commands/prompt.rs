@@ -31,27 +31,23 @@ pub(crate) enum Source {
 /// Sorts the words into model and prompt and reads the prompt.
 pub(crate) fn resolve(args: &RunArgs) -> Result<Request> {
     let elsewhere = args.prompt.is_some() || args.file.is_some() || args.ids.is_some();
-    let (model, word, guessed) = match (args.words.as_slice(), &args.model) {
-        ([], model) => (model.clone(), None, false),
-        ([_], Some(_)) if elsewhere => return Err(two_prompts()),
-        ([word], Some(model)) => (Some(model.clone()), Some(word.clone()), false),
-        ([word], None) if elsewhere => (Some(word.clone()), None, false),
-        ([word], None) if names_model(word) => (Some(word.clone()), None, true),
-        ([word], None) => (None, Some(word.clone()), false),
-        ([_, _, ..], Some(_)) => {
-            return Err(CliError::usage(
-                "the model is named twice",
-                "leave out --model, or give the prompt as one argument in quotes",
-            ));
+    let (first, second, model) = (args.first.clone(), args.second.clone(), args.model.clone());
+    let (model, word, guessed) = match (first, second, model) {
+        (None, _, model) => (model, None, false),
+        (Some(_), None, Some(_)) | (Some(_), Some(_), None) if elsewhere => {
+            return Err(CliError::usage("there are two prompts", "give one, in quotes if it has spaces"));
         }
-        ([_, _, ..], None) if elsewhere => return Err(two_prompts()),
-        ([model, prompt, ..], None) => (Some(model.clone()), Some(prompt.clone()), false),
+        (Some(prompt), None, Some(model)) => (Some(model), Some(prompt), false),
+        (Some(model), None, None) if elsewhere => (Some(model), None, false),
+        (Some(model), None, None) if names_model(&model) => (Some(model), None, true),
+        (Some(prompt), None, None) => (None, Some(prompt), false),
+        (Some(model), Some(prompt), None) => (Some(model), Some(prompt), false),
+        (Some(_), Some(_), Some(_)) => {
+            let hint = "leave out --model, or give the prompt as one argument in quotes";
+            return Err(CliError::usage("the model is named twice", hint));
+        }
     };
     Ok(Request { model, guessed, source: source(args, word)? })
-}
-
-fn two_prompts() -> CliError {
-    CliError::usage("there are two prompts", "give one prompt, in quotes if it has spaces")
 }
 
 fn source(args: &RunArgs, word: Option<String>) -> Result<Source> {

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use moebius::text::{ChatInput, ChatTemplate, Message};
+use moebius::text::Message;
 use moebius::{Error, GenerateOptions, LayerRoute, Model, OpenOptions, Prompt};
 use serde::Serialize;
 
@@ -91,9 +91,12 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     let strip = (args.report.route && !json).then(|| RouteStrip::for_stderr(output.verbose));
     let mut outlet = Outlet::new(!json, strip);
     let reply = match (source, template) {
-        (Source::Chat, template) => return chat::chat(&mut session, template, args.system.clone(), &mut outlet),
+        (Source::Chat, template) => {
+            return chat::chat(&mut session, template, args.system.clone(), &mut outlet);
+        }
         (Source::Text(text), Some(template)) => {
-            let rendered = render(&template, args.system.as_deref(), &text)?;
+            let message = [Message::new("user", text)];
+            let rendered = chat::render(&template, args.system.as_deref(), &message)?;
             session.generate(Prompt::Rendered(&rendered), &mut outlet)?
         }
         (source, _) => session.answer(&source, &mut outlet, !args.report.no_display_prompt)?,
@@ -114,13 +117,6 @@ fn doubt(error: CliError) -> CliError {
         }
         other => other,
     }
-}
-
-fn render(template: &ChatTemplate, system: Option<&str>, text: &str) -> Result<String> {
-    let system = system.map(|system| Message::new("system", system));
-    let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
-    let input = ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() };
-    Ok(template.render(&input)?)
 }
 
 fn interrupted(reply: &Reply) -> Result<()> {
@@ -160,9 +156,8 @@ impl Session {
     fn answer(&mut self, source: &Source, outlet: &mut Outlet, echo: bool) -> Result<Reply> {
         let prompt = match source {
             Source::Text(text) => {
-                self.model.tokenizer()?;
                 if echo {
-                    outlet.prompt(text)?;
+                    outlet.continues(text);
                 }
                 Prompt::Text(text)
             }
@@ -201,7 +196,7 @@ impl Session {
     /// Ends with the meter, if it is wanted.
     fn conclude(&self, reply: &Reply) {
         if self.meter {
-            say(&format!("\n{}", meter::block(self.model.info(), &reply.summary)).trim_end());
+            say(format!("\n{}", meter::block(self.model.info(), &reply.summary)).trim_end());
         }
     }
 
@@ -216,7 +211,7 @@ impl Session {
             logprobs: &reply.logprobs,
             seed: self.seed,
             timings: Timings::new(self.load, summary),
-            meter: meter.with_cache(summary.cache_bytes),
+            meter,
             routes: self.options.record_routes.then(|| reply.routes.iter().map(|r| routes(r)).collect()),
         };
         json::print(&report)

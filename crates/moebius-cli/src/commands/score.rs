@@ -79,7 +79,7 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
     }
     print(&table(&model, &inputs, &scores))?;
     if output.verbose {
-        say(&format!("\n{}", meter::score_block(model.info(), &reading)).trim_end());
+        say(format!("\n{}", meter::score_block(model.info(), &reading)).trim_end());
     }
     Ok(())
 }

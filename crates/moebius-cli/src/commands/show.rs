@@ -127,13 +127,30 @@ impl<'a> Report<'a> {
             None => "none: the model takes token ids only".into(),
         };
         rows.extend([
-            ("parameters", format!("{} in all, {} active per token ({share})", si(Some(total), ""), si(Some(active), ""))),
+            (
+                "parameters",
+                format!(
+                    "{} in all, {} active per token ({share})",
+                    si(Some(total), ""),
+                    si(Some(active), "")
+                ),
+            ),
             ("context", format!("{} tokens", self.context)),
-            ("KV cache", format!("{} per token, {} for the full context", si(Some(per_token), "B"), si(Some(full), "B"))),
+            (
+                "KV cache",
+                format!(
+                    "{} per token, {} for the full context",
+                    si(Some(per_token), "B"),
+                    si(Some(full), "B")
+                ),
+            ),
             ("vocabulary", format!("{} rows", self.vocab_size)),
             ("tokenizer", tokenizer),
             ("chat template", if self.chat_template { "yes" } else { "no" }.into()),
-            ("special ids", format!("begin {}, end {}", ids(self.bos_token_id.as_slice()), ids(self.eos_token_ids))),
+            (
+                "special ids",
+                format!("begin {}, end {}", ids(self.bos_token_id.as_slice()), ids(self.eos_token_ids)),
+            ),
         ]);
         facts(&rows)
     }
@@ -169,7 +186,9 @@ impl<'a> Report<'a> {
     fn remarks(&self) -> String {
         let mut text = String::new();
         if self.weight_bytes.is_none() {
-            text += &format!("\n{FAINT}No weights here: this is what config.json says, so bytes are n/a.{FAINT:#}\n");
+            text += &format!(
+                "\n{FAINT}No weights here: this is what config.json says, so bytes are n/a.{FAINT:#}\n"
+            );
         }
         let lists = [
             ("ignored tensors", self.ignored_tensors),

@@ -45,9 +45,12 @@ fn what_fits_the_terminal_is_shown() {
     assert_eq!(detail(80, true, &olmoe).detail, Detail::Strongest);
     let qwen = routes(48, 128, 8);
     assert_eq!((detail(80, true, &qwen).detail, detail(80, true, &qwen).wrapped), (Detail::Bar, false));
-    assert_eq!((detail(80, false, &qwen).detail, detail(80, false, &qwen).wrapped), (Detail::Strongest, true));
+    assert_eq!(
+        (detail(80, false, &qwen).detail, detail(80, false, &qwen).wrapped),
+        (Detail::Strongest, true)
+    );
     for routes in [small, olmoe, qwen] {
-        for width in [20, 40, 80, 160, 1000] {
+        for width in [24, 40, 80, 160, 1000] {
             for color in [false, true] {
                 draw(Some(width), color, &routes);
             }

@@ -9,6 +9,7 @@ use moebius_backend::{
     LinearSpec, Ops, Pairing, Projection, Result, RopeTable, Unsupported, WeightFormat, WeightSpec,
     WeightView,
 };
+use moebius_conformance::ReferenceBackend;
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
@@ -39,15 +40,24 @@ pub(crate) enum Fault {
 }
 
 pub(crate) struct Faulty {
-    inner: RowByRow,
+    inner: Box<dyn Backend>,
     info: BackendInfo,
     fault: Fault,
     calls: Arc<AtomicUsize>,
 }
 
 impl Faulty {
+    /// Over plain candle, which keeps all groups but the bitwise one.
     pub(crate) fn new(fault: Fault) -> Faulty {
-        let inner = RowByRow::new().expect("the reference backend opens");
+        Faulty::over(Box::new(ReferenceBackend::new().expect("candle is always there")), fault)
+    }
+
+    /// Over candle row by row, which keeps the bitwise group too.
+    pub(crate) fn row_by_row(fault: Fault) -> Faulty {
+        Faulty::over(Box::new(RowByRow::new().expect("candle is always there")), fault)
+    }
+
+    fn over(inner: Box<dyn Backend>, fault: Fault) -> Faulty {
         let info = BackendInfo { name: "faulty", ..inner.info().clone() };
         Faulty { inner, info, fault, calls: Arc::default() }
     }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use half::{bf16, f16};
 use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, Pool, WeightFormat};
 
@@ -119,5 +121,21 @@ fn a_pool_runs_every_task_once() {
 fn reading_memory_has_a_rate() {
     for kernels in all_kernels() {
         assert!(kernels.measure_read_bandwidth(&pool(2), 0, 0) > 0.0);
+    }
+}
+
+#[test]
+fn every_byte_is_reported_read_exactly_once() {
+    for rows in [1, 15, 16, 17, 40] {
+        let bytes = vec![0; rows * 3 * 4];
+        let counts: Vec<AtomicUsize> = bytes.iter().map(|_| AtomicUsize::new(0)).collect();
+        let done = |part: &[u8]| {
+            let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
+            for count in &counts[start..start + part.len()] {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        PackedMatrix::pack_with(&pool(2), WeightFormat::F32, (rows, 3), &bytes, &done).expect("zeros pack");
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{rows} rows");
     }
 }

@@ -64,9 +64,9 @@ fn from_index(dir: &Path, index: PathBuf) -> Result<Shards> {
         .ok_or_else(|| invalid("expected an object `weight_map`".into()))?;
     let mut weight_map = BTreeMap::new();
     for (tensor, shard) in map {
-        let shard = shard
-            .as_str()
-            .ok_or_else(|| invalid(format!("expected a file name for tensor `{tensor}`, got {}", shown(shard))))?;
+        let shard = shard.as_str().ok_or_else(|| {
+            invalid(format!("expected a file name for tensor `{tensor}`, got {}", shown(shard)))
+        })?;
         if !is_plain_file_name(shard) {
             return Err(invalid(format!(
                 "tensor `{tensor}`: expected a plain .safetensors file name, got `{shard}`"

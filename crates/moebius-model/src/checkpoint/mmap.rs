@@ -51,12 +51,13 @@ impl MappedPages for MappedFile {
         if offset + bytes.len() > self.map.len() {
             return;
         }
-        // Rounded outward: a neighbour's part of a shared page is read again from the file when needed,
-        // while thousands of small remainders would add up.
+        // Rounded outward, to the front by as much as Linux maps around a page that is read: a neighbour's
+        // part is read again from the file when needed, while thousands of remainders would add up.
         #[cfg(unix)]
         {
             const PAGE: usize = 4096;
-            let first = offset - offset % PAGE;
+            const MAPPED_AROUND: usize = 16 * PAGE;
+            let first = offset.saturating_sub(MAPPED_AROUND) / PAGE * PAGE;
             let length = (offset + bytes.len() - first).min(self.map.len() - first);
             // SAFETY: dropping clean pages of a read-only file mapping loses nothing; a later access reads
             // them from the file again. Failure is harmless, so the result does not matter.

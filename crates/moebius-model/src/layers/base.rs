@@ -73,6 +73,11 @@ impl BaseConfig {
                 return Err(Error::config("hidden_size", reason));
             }
         };
+        if heads * head_dim > MAX_WIDTH {
+            let reason =
+                format!("expected at most {MAX_WIDTH} over {heads} attention heads, got {head_dim} each");
+            return Err(Error::config("head_dim", reason));
+        }
         let context = config.opt_size_of(&["max_position_embeddings"], MAX_CONTEXT)?;
         let context = context.unwrap_or(defaults.context);
         Ok(BaseConfig {

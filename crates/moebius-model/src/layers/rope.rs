@@ -88,7 +88,7 @@ impl RopeConfig {
             None => RopeScaling::None,
             Some(scaling) => read_scaling(scaling, key, outer_original, context)?,
         };
-        if head_dim % 2 != 0 {
+        if !head_dim.is_multiple_of(2) {
             return Err(Error::config("head_dim", format!("expected an even number, got {head_dim}")));
         }
         let theta = inner_theta.or(outer_theta).unwrap_or(default_theta);

@@ -89,8 +89,6 @@ pub struct Summary {
     pub prefill: Reading,
     /// Generating the rest.
     pub decode: Reading,
-    /// Bytes of keys and values at the end.
-    pub cache_bytes: u64,
 }
 
 impl Model {
@@ -155,7 +153,6 @@ impl Generation<'_> {
             Some(Ending::Failed) => "error",
             None => "cancelled",
         };
-        let cache_bytes = self.model.cache_bytes();
         self.close_window();
         let (prefill, decode) = self.windows.readings(&self.model.engine);
         Summary {
@@ -164,7 +161,6 @@ impl Generation<'_> {
             finish,
             prefill,
             decode,
-            cache_bytes,
         }
     }
 

@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! This crate alone names backends and reads the environment; see [`knobs`] for the variables.
+//! This crate alone names backends and reads the environment; see [`KNOBS`] for the variables.
 #![forbid(unsafe_code)]
 
 #[cfg(doctest)]

@@ -84,7 +84,7 @@ const ROWS: [Row; 16] = [
     Row { name: SERVER, may_import: &[FACADE, METERING], tests_may_import: &[CONFORMANCE], others: NO_TENSORS },
     Row { name: "moebius-cli", may_import: &[FACADE, SERVER], tests_may_import: &[METERING, CONFORMANCE], others: NO_TENSORS },
     Row { name: CONFORMANCE, may_import: &[BACKEND, ROUTER, METERING], tests_may_import: &[], others: NO_EDGES },
-    Row { name: "moebius-examples", may_import: &[FACADE, BACKEND, ROUTER, METERING, KERNELS, MODEL, ENGINE], tests_may_import: &[CONFORMANCE], others: ANY },
+    Row { name: "moebius-examples", may_import: &[FACADE, BACKEND, ROUTER, METERING, KERNELS], tests_may_import: &[CONFORMANCE, MODEL, ENGINE], others: ANY },
     Row { name: "moebius-benches", may_import: &[FACADE, BACKEND, ROUTER, METERING, KERNELS], tests_may_import: &[CONFORMANCE, CPU, MODEL, ENGINE], others: ANY },
     Row { name: "xtask", may_import: &[], tests_may_import: &[], others: NO_TENSORS },
 ];

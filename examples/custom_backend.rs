@@ -25,7 +25,7 @@ use moebius_backend::{
 };
 use moebius_conformance::{Group, accept_groups};
 use moebius_engine::{Engine, EngineOptions, Request};
-use moebius_metering::{ExpertWork, Meter};
+use moebius_metering::Meter;
 use moebius_model::ModelFiles;
 use moebius_router::{Routing, WeightTarget};
 
@@ -144,15 +144,7 @@ impl ExpertBank for Experts {
                 out[token as usize].iter_mut().zip(down.times(&inner)).for_each(|(out, y)| *out += after * y);
             }
         }
-        meter.experts(ExpertWork {
-            layer: self.spec.layer,
-            tokens,
-            n_experts: self.spec.n_experts,
-            top_k: routing.top_k(),
-            active_experts: dispatch.n_active(),
-            macs_per_token_expert: self.spec.macs_per_token_expert(),
-            bytes_per_expert: self.spec.bytes_per_expert(),
-        });
+        meter.experts(self.spec.work(routing, dispatch.n_active()));
         tensor(out, hidden)
     }
 }

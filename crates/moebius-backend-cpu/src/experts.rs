@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use moebius_backend::{Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Projection, Result};
 use moebius_expert_kernels::{Activation as KernelActivation, ExpertRows, PackedExperts};
-use moebius_metering::{ExpertWork, Meter};
+use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
 use crate::backend::Engine;
@@ -74,15 +74,7 @@ impl ExpertBank for CpuExperts {
                 kernels.experts(pool, values, &self.packed, &rows, out).map_err(kernel)
             })
         })?;
-        meter.experts(ExpertWork {
-            layer: self.spec.layer,
-            tokens,
-            n_experts: self.spec.n_experts,
-            top_k: routing.top_k(),
-            active_experts: dispatch.n_active(),
-            macs_per_token_expert: self.spec.macs_per_token_expert(),
-            bytes_per_expert: self.spec.bytes_per_expert(),
-        });
+        meter.experts(self.spec.work(routing, dispatch.n_active()));
         Ok(out)
     }
 }

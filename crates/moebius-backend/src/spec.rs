@@ -4,6 +4,8 @@ use std::fmt;
 
 use candle_core::Device;
 use moebius_expert_kernels::WeightFormat;
+use moebius_metering::ExpertWork;
+use moebius_router::Routing;
 
 /// What a backend is and where it computes.
 #[derive(Clone, Debug)]
@@ -105,6 +107,19 @@ impl ExpertSpec {
     pub fn bytes_per_expert(&self) -> u64 {
         let matrix = self.format.bytes_for(self.intermediate, self.hidden).unwrap_or(usize::MAX) as u64;
         matrix.saturating_mul(3)
+    }
+
+    /// What running `routing` over these experts counts for, when `active_experts` of them got a token.
+    pub fn work(&self, routing: &Routing, active_experts: usize) -> ExpertWork {
+        ExpertWork {
+            layer: self.layer,
+            tokens: routing.tokens(),
+            n_experts: self.n_experts,
+            top_k: routing.top_k(),
+            active_experts,
+            macs_per_token_expert: self.macs_per_token_expert(),
+            bytes_per_expert: self.bytes_per_expert(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use moebius::{Model, OpenOptions};
 
 use crate::args::OutputArgs;
 use crate::errors::Result;
-use crate::terminal;
+use crate::terminal::{self, printable};
 
 /// A model that opens faster than this needs no bar.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -28,7 +28,24 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Re
     };
     let model = Model::open_with_progress(dir, options, &progress);
     bar.finish_and_clear();
-    Ok((model?, started.elapsed()))
+    let model = model?;
+    if !output.quiet {
+        warn_of_unknowns(&model);
+    }
+    Ok((model, started.elapsed()))
+}
+
+/// Names what the model's files hold and nothing used: results may differ from what its authors meant.
+fn warn_of_unknowns(model: &Model) {
+    const NAMED: usize = 3;
+    let info = model.info();
+    for (what, names) in [("tensor", &info.unknown_tensors), ("key of config.json", &info.unknown_keys)] {
+        let Some(rest) = names.len().checked_sub(1) else { continue };
+        let named = names.iter().take(NAMED).map(|name| format!("`{}`", printable(name)));
+        let more = if rest >= NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+        let named = named.collect::<Vec<_>>().join(", ");
+        anstream::eprintln!("warning: unknown {what}: {named}{more}; `moebius show` lists them");
+    }
 }
 
 fn show(bar: &ProgressBar, total: u64) {

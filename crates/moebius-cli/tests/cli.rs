@@ -341,3 +341,18 @@ fn lists_and_versions_are_for_people_and_programs() {
     let long = succeed(&["--version"]);
     assert!(long.contains("build:") && long.contains("kernels:") && long.contains("CPU:"), "{long}");
 }
+
+#[test]
+fn what_nothing_used_is_warned_of_unless_quiet() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(model("goldens/mixtral").join(name), dir.path().join(name)).expect("a copy");
+    }
+    let config = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    std::fs::write(&config, text.replacen('{', "{\"strange_key\": 3,", 1)).expect("a changed copy");
+    let dir = dir.path().display().to_string();
+    let run = ["run", &dir, "--ids", "5,6", "-n", "2"];
+    assert!(stderr(&output(&run)).contains("warning: unknown key of config.json: `strange_key`"));
+    assert_eq!(stderr(&output(&[&run[..], &["-q"]].concat())), "");
+}

@@ -9,7 +9,7 @@ use moebius_backend::{
     Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Projection,
     Result, Unsupported, WeightFormat, WeightSpec, WeightView, reference,
 };
-use moebius_metering::{ExpertWork, Meter};
+use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
 const NAME: &str = "reference";
@@ -145,15 +145,7 @@ impl ExpertBank for Experts {
             }
             out = out.index_add(&rows, &y, 0)?;
         }
-        meter.experts(ExpertWork {
-            layer: self.spec.layer,
-            tokens,
-            n_experts: self.spec.n_experts,
-            top_k: routing.top_k(),
-            active_experts: dispatch.n_active(),
-            macs_per_token_expert: self.spec.macs_per_token_expert(),
-            bytes_per_expert: self.spec.bytes_per_expert(),
-        });
+        meter.experts(self.spec.work(routing, dispatch.n_active()));
         Ok(out)
     }
 }

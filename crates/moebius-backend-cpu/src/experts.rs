@@ -1,4 +1,6 @@
 //! The experts of one layer: rows grouped by expert, each expert's weights read once.
+//!
+//! Shapes: x and out `[tokens, hidden]`; gate and up `[intermediate, hidden]`, down `[hidden, intermediate]`.
 
 use std::sync::Arc;
 

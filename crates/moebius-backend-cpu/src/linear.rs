@@ -1,4 +1,6 @@
-//! Dense projections and the embedding table.
+//! Dense projections `y = x Wᵀ + b` and the embedding table.
+//!
+//! Shapes: x `[tokens, inputs]`, W `[outputs, inputs]`, b `[outputs]`, y `[tokens, outputs]`.
 
 use std::sync::Arc;
 

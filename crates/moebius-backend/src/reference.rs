@@ -1,5 +1,8 @@
 //! The operations of [`crate::Ops`] in plain candle: defaults for new backends and the yardstick of the
 //! conformance suite. Clear before fast.
+//!
+//! Shapes: as in [`crate::Ops`].
+//! Invariants: none on bits; candle picks its matrix product by shape.
 
 use candle_core::{D, DType, Device, Tensor};
 

@@ -47,6 +47,11 @@ pub enum Projection {
     Down,
 }
 
+impl Projection {
+    /// Every projection, each at the index of its value.
+    pub const ALL: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
+}
+
 /// A dense projection `y = x Wᵀ + b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinearSpec {

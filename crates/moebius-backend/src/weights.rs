@@ -1,4 +1,7 @@
 //! Weights on a device: how they get there and what they then do.
+//!
+//! Shapes: a matrix is `[outputs, inputs]`; activations are `[tokens, width]`, f32, on the backend's device.
+//! Invariants: stored bytes are borrowed and their pages are given back, so that no weight is held twice.
 
 use candle_core::Tensor;
 use moebius_expert_kernels::WeightFormat;

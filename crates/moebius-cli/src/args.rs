@@ -121,7 +121,8 @@ pub(crate) struct ShowArgs {
         visible_alias = "n-expert-used",
         env = "MOEBIUS_EXPERTS",
         hide_env_values = true,
-        value_name = "N"
+        value_name = "N",
+        value_parser = values::count
     )]
     pub(crate) experts: Option<usize>,
     #[command(flatten)]
@@ -153,7 +154,7 @@ pub(crate) struct ScoreArgs {
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
     /// CPU threads; default: all cores
-    #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads())]
+    #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
     #[command(flatten)]
     pub(crate) json: JsonArg,

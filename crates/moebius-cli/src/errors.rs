@@ -179,8 +179,19 @@ fn causes(error: &CliError) -> Vec<String> {
 /// Prints what clap has to say: help and versions on stdout, mistakes on stderr.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     // A closed pipe is the only thing that can go wrong, and then nobody is reading.
-    let _ = error.print();
+    let _ = if error.use_stderr() {
+        anstream::stderr().write_all(with_hint(&error.render().ansi().to_string()).as_bytes())
+    } else {
+        error.print()
+    };
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Clap's message with its last line in the form of all other hints.
+fn with_hint(message: &str) -> String {
+    const POINTER: &str = "For more information, try ";
+    let cyan = Style::new().bold().fg_color(Some(AnsiColor::Cyan.into()));
+    message.replace(POINTER, &format!("{cyan}hint:{cyan:#} for more information, try "))
 }
 
 #[cfg(test)]

@@ -109,7 +109,23 @@ pub(crate) fn line(summary: &Summary) -> String {
     let whole = join(&summary.prefill, &summary.decode);
     let saved = percent(whole.expert_saved_share());
     let used = summary.prompt.len() + summary.tokens.len();
-    format!("[{} tokens, {speed} · {saved} of expert work saved · context {used}]", summary.tokens.len())
+    let tokens = count(summary.tokens.len() as u64);
+    format!("[{tokens}, {speed} · {saved} of expert work saved · context {used}]")
+}
+
+fn count(tokens: u64) -> String {
+    format!("{tokens} {}", if tokens == 1 { "token" } else { "tokens" })
+}
+
+/// Milliseconds up to a second, then seconds.
+fn duration(seconds: f64) -> String {
+    let (value, unit) = if seconds < 1.0 { (1e3 * seconds, "ms") } else { (seconds, "s") };
+    let decimals = match value {
+        10.0.. => 0,
+        1.0.. => 1,
+        _ => 2,
+    };
+    format!("{value:.decimals$} {unit}")
 }
 
 /// Tokens per second: three digits, no prefix.
@@ -126,14 +142,8 @@ pub(crate) fn rate(tokens_per_second: Option<f64>) -> String {
 fn speed_rows(prefill: &Reading, decode: Option<(&Reading, u64)>) -> Vec<(&'static str, String)> {
     let speed = |reading: &Reading, phase: Phase, tokens: u64| {
         let (rate, bytes) = (rate(reading.tokens_per_second(phase)), si(reading.bytes_per_second(), "B/s"));
-        let seconds = si((tokens > 0).then(|| reading.seconds()), "s");
-        let seconds = if reading.seconds() < 1.0 && tokens > 0 {
-            format!("{:.0} ms", 1e3 * reading.seconds())
-        } else {
-            seconds
-        };
-        let noun = if tokens == 1 { "token" } else { "tokens" };
-        let amount = format!("({tokens} {noun} in {seconds})");
+        let seconds = if tokens > 0 { duration(reading.seconds()) } else { UNKNOWN.into() };
+        let amount = format!("({} in {seconds})", count(tokens));
         format!("{rate:>12}  {:>14}  {amount}", format!("{bytes} read"))
     };
     let prompt_tokens = prefill.counts.tokens_in(Phase::Prefill);
@@ -188,5 +198,11 @@ mod tests {
     fn rates_have_three_digits_and_unknown_ones_say_so() {
         let texts = [Some(1234.5), Some(99.94), Some(9.876), None].map(rate);
         assert_eq!(texts, ["1234 tok/s", "99.9 tok/s", "9.88 tok/s", "n/a tok/s"]);
+    }
+
+    #[test]
+    fn short_times_are_not_rounded_to_nothing() {
+        let texts = [0.00038, 0.0021, 0.071, 2.34, 1234.5].map(duration);
+        assert_eq!(texts, ["0.38 ms", "2.1 ms", "71 ms", "2.3 s", "1234 s"]);
     }
 }

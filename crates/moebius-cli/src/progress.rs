@@ -31,6 +31,7 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Re
     let model = model?;
     if !output.quiet {
         warn_of_unknowns(&model);
+        warn_of_less_context(options.context, &model);
     }
     Ok((model, started.elapsed()))
 }
@@ -45,6 +46,14 @@ fn warn_of_unknowns(model: &Model) {
         let more = if rest >= NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
         let named = named.collect::<Vec<_>>().join(", ");
         anstream::eprintln!("warning: unknown {what}: {named}{more}; `moebius show` lists them");
+    }
+}
+
+/// Says so if more context was asked for than the model has.
+fn warn_of_less_context(asked: Option<usize>, model: &Model) {
+    let has = model.context();
+    if let Some(asked) = asked.filter(|asked| *asked > has) {
+        anstream::eprintln!("warning: the context is {has} tokens, all that this model has, not {asked}");
     }
 }
 

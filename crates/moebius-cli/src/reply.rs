@@ -47,11 +47,12 @@ pub(crate) struct Reply {
 }
 
 impl Outlet {
-    /// Text goes to stdout, unless only the reply matters. Where a strip shares the terminal with it, the
-    /// text comes after the strip, as the strip names each token already.
+    /// Text goes to stdout, unless only the reply matters. Where a strip may end up in the same place, such as
+    /// with `| cat` or `2>&1`, the text comes after the strip, which names each token already.
     pub(crate) fn new(show_text: bool, strip: Option<RouteStrip>) -> Self {
         let terminal = io::stdout().is_terminal();
-        let shows = match (show_text, strip.is_some() && terminal && io::stderr().is_terminal()) {
+        let apart = terminal && !io::stderr().is_terminal();
+        let shows = match (show_text, strip.is_some() && !apart) {
             (false, _) => Shows::Never,
             (true, false) => Shows::AtOnce,
             (true, true) => Shows::AtTheEnd,

@@ -57,6 +57,7 @@ fn fail(args: &[&str], code: i32, message: &str) {
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
     assert!(said.contains("error:") && said.contains(message), "{args:?}: {said}");
+    assert!(said.contains("hint:"), "{args:?}: {said}");
     assert!(!said.contains("panicked"), "{args:?}: {said}");
 }
 
@@ -149,7 +150,9 @@ fn wrong_usage_is_code_2() {
         (&["run", "--ids", "999999999999"], "--ids"),
         (&["run", "--ids", "4096"], "outside the vocabulary"),
         (&["run", ""], "empty"),
-        (&["run", "hi", "-t", "0"], "--threads"),
+        (&["run"], "the prompt is empty"),
+        (&["run", "hi", "-t", "0"], "expected a whole number from 1 to 1024"),
+        (&["run", "hi", "--experts", "few"], "expected a whole number"),
         (&["run", "hi", "-n", "99999999999999999999999"], "--n-predict"),
         (&["run", "hi", "--temp", "nan"], "--temp"),
         (&["run", "hi", "--top-p", "2"], "--top-p"),
@@ -355,4 +358,11 @@ fn what_nothing_used_is_warned_of_unless_quiet() {
     let run = ["run", &dir, "--ids", "5,6", "-n", "2"];
     assert!(stderr(&output(&run)).contains("warning: unknown key of config.json: `strange_key`"));
     assert_eq!(stderr(&output(&[&run[..], &["-q"]].concat())), "");
+}
+
+#[test]
+fn more_context_than_the_model_has_is_warned_of() {
+    let run = |context: &str| stderr(&output(&["run", "A dog", "-n", "1", "-c", context]));
+    assert!(run("513").contains("warning: the context is 512 tokens"));
+    assert_eq!(run("512"), "");
 }

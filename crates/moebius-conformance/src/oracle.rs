@@ -83,8 +83,7 @@ pub(crate) fn experts(x: &[f32], bank: &Bank, routing: &Routing) -> Expected {
 
 /// One expert on one row.
 fn expert(x: &[f64], bank: &Bank, id: usize) -> Expected {
-    let [gate, up, down] =
-        [Projection::Gate, Projection::Up, Projection::Down].map(|projection| bank.matrix(id, projection));
+    let [gate, up, down] = Projection::ALL.map(|projection| bank.matrix(id, projection));
     let mut inner = Expected::default();
     for row in 0..bank.spec.intermediate {
         let (gate, gate_scale) = dot(x.iter().copied(), gate, row);

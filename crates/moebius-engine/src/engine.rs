@@ -1,4 +1,7 @@
 //! Runs requests together, step by step.
+//!
+//! Invariants: a sequence stands in a batch once; prompts are read in the order in which they were submitted,
+//! together at most `chunk` tokens a step; a batch that fails ends its sequences and no others.
 
 use moebius_metering::{Meter, Phase};
 use moebius_model::{KvCache, Model, Outputs, Probe, TokenBatch, Watch};

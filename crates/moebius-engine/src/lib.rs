@@ -15,6 +15,6 @@ mod sequence;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
-pub use sampler::{Choice, Sampler, SamplerError, SamplingParams, argmax, log_softmax_at};
+pub use sampler::{SamplerError, SamplingParams};
 pub use score::ScoredToken;
 pub use sequence::{Event, FinishReason, Request, RequestId};

@@ -4,9 +4,9 @@
 //! line shares; transformers applies the temperature before the filters. Filters that come first see the model's
 //! own confidence, so a high temperature evens out the plausible tokens and never lets the tail back in.
 //!
-//! Maths: penalty (1909.05858): `l / θ` if `l > 0`, else `l · θ`, for tokens seen lately. top-p (1904.09751): the
-//! smallest set of most likely tokens with `Σ p >= top_p`. min-p (2407.01082): `p >= min_p · max p`.
-//! Draw: `p_i ∝ exp(l_i / T)` by inversion of the cumulative sum in f64.
+//! Maths: penalty (arXiv 1909.05858): `l / θ` if `l > 0`, else `l · θ`, for tokens seen lately. top-p (arXiv
+//! 1904.09751): the smallest set of most likely tokens with `Σ p >= top_p`. min-p (arXiv 2407.01082):
+//! `p >= min_p · max p`. Draw: `p_i ∝ exp(l_i / T)` by inversion of the cumulative sum in f64.
 //!
 //! Shapes: `logits` is `[vocab]`, the index is the token id.
 //!
@@ -104,16 +104,16 @@ pub enum SamplerError {
 
 /// A chosen token.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Choice {
+pub(crate) struct Choice {
     /// The token id.
-    pub token: u32,
+    pub(crate) token: u32,
     /// Its log-probability under the model: log-softmax of the logits before any penalty, filter or temperature.
-    pub logprob: f32,
+    pub(crate) logprob: f32,
 }
 
 /// Chooses the tokens of one sequence.
 #[derive(Debug, Clone)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
     candidates: Vec<Candidate>,
@@ -132,15 +132,10 @@ impl Sampler {
     ///
     /// # Errors
     /// [`SamplerError::InvalidParameter`] as [`SamplingParams::validate`].
-    pub fn new(params: SamplingParams) -> Result<Sampler, SamplerError> {
+    pub(crate) fn new(params: SamplingParams) -> Result<Sampler, SamplerError> {
         params.validate()?;
         let rng = ChaCha8Rng::seed_from_u64(params.seed);
         Ok(Sampler { params, rng, candidates: Vec::new(), weights: Vec::new(), recent: Vec::new() })
-    }
-
-    /// How this sampler chooses.
-    pub fn params(&self) -> &SamplingParams {
-        &self.params
     }
 
     /// Chooses the token that follows `history`, which is the prompt and what was generated so far.
@@ -149,7 +144,7 @@ impl Sampler {
     ///
     /// # Errors
     /// [`SamplerError::NotFinite`] or [`SamplerError::NothingToChoose`]; the generator has not advanced then.
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<Choice, SamplerError> {
+    pub(crate) fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<Choice, SamplerError> {
         let likeliest = argmax(logits)?;
         let penalised = self.params.repeat_penalty != 1.0 && self.params.repeat_last_n > 0;
         let greedy = self.params.temperature == 0.0;
@@ -262,7 +257,7 @@ impl Sampler {
 /// # Errors
 /// [`SamplerError::NotFinite`] if a logit is NaN or positive infinity, [`SamplerError::NothingToChoose`] if there
 /// is none or each is negative infinity.
-pub fn argmax(logits: &[f32]) -> Result<u32, SamplerError> {
+pub(crate) fn argmax(logits: &[f32]) -> Result<u32, SamplerError> {
     let mut best = None;
     let mut highest = f32::NEG_INFINITY;
     for (token, &logit) in (0u32..).zip(logits) {
@@ -281,7 +276,7 @@ pub fn argmax(logits: &[f32]) -> Result<u32, SamplerError> {
 ///
 /// A token beyond the logits cannot occur, so its log-probability is negative infinity. Logits that are not a
 /// distribution (one is NaN or positive infinity, or none is above negative infinity) give NaN.
-pub fn log_softmax_at(logits: &[f32], token: u32) -> f32 {
+pub(crate) fn log_softmax_at(logits: &[f32], token: u32) -> f32 {
     let Some(&logit) = logits.get(token as usize) else {
         return f32::NEG_INFINITY;
     };

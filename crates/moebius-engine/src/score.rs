@@ -1,4 +1,8 @@
 //! How probable given tokens are.
+//!
+//! With `l` the logits after token `t` of a sequence: `log p(t + 1) = l[next] - log Σ exp(l)`.
+//!
+//! Shapes: one row of logits `[vocab]` for each position.
 
 use moebius_metering::Phase;
 use moebius_model::{Outputs, Probe, SequenceId, TokenBatch, Watch};
@@ -92,10 +96,9 @@ impl Engine {
         let mut watch = Watch { meter: &self.meter, probe: probe.map(|p| p as &mut dyn Probe) };
         let logits = self.model.forward(batch, &mut self.cache, &mut watch)?;
         self.meter.tokens(Phase::Prefill, batch.len());
-        let vocab_size = logits.dim(1)?;
-        let logits = logits.flatten_all()?.to_vec1::<f32>()?;
-        for (idx, logits) in logits.chunks_exact(vocab_size).enumerate() {
-            row(idx, logits)?;
+        // Row by row: with a large vocabulary a copy of all rows takes hundreds of megabytes.
+        for idx in 0..logits.dim(0)? {
+            row(idx, &logits.get(idx)?.to_vec1::<f32>()?)?;
         }
         Ok(())
     }

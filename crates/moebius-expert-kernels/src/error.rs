@@ -84,14 +84,10 @@ pub enum KernelError {
         /// The instruction set.
         isa: Isa,
     },
-    /// A name that no instruction set or format carries.
-    UnknownName {
-        /// What was named.
-        what: &'static str,
+    /// A name that no instruction set carries.
+    UnknownIsa {
         /// The name that was passed.
         got: String,
-        /// The names that exist.
-        expected: &'static str,
     },
     /// The system refused to start worker threads.
     Threads {
@@ -131,8 +127,9 @@ impl fmt::Display for KernelError {
                 write!(f, "no memory for a packed matrix of {bytes} bytes")
             }
             Self::MissingIsa { isa } => write!(f, "this processor has no `{isa}`"),
-            Self::UnknownName { what, got, expected } => {
-                write!(f, "unknown {what} `{got}`: expected one of {expected}")
+            Self::UnknownIsa { got } => {
+                let known = Isa::ALL.map(|isa| format!("`{isa}`")).join(", ");
+                write!(f, "unknown instruction set `{got}`: expected one of {known}")
             }
             Self::Threads { reason } => write!(f, "cannot start worker threads: {reason}"),
         }

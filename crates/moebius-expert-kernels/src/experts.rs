@@ -73,18 +73,6 @@ impl PackedExperts {
     pub fn format(&self) -> WeightFormat {
         self.gate[0].format()
     }
-
-    /// The function that gates.
-    #[must_use]
-    pub fn activation(&self) -> Activation {
-        self.activation
-    }
-
-    /// The memory of all packed weights in bytes.
-    #[must_use]
-    pub fn packed_bytes(&self) -> usize {
-        [&self.gate, &self.up, &self.down].into_iter().flatten().map(PackedMatrix::packed_bytes).sum()
-    }
 }
 
 fn check_alike(

@@ -4,67 +4,91 @@ mod bf16;
 mod f16;
 mod f32;
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
-pub(crate) use self::{bf16::LanesBf16, f16::LanesF16, f32::LanesF32};
-use crate::{
-    KernelError,
-    arch::{LANES, Simd},
-};
+use self::{bf16::LanesBf16, f16::LanesF16, f32::LanesF32};
+use crate::arch::{LANES, Simd};
 
-/// How weights are stored. Activations are always `f32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum WeightFormat {
-    /// IEEE 754 single precision, 4 bytes.
-    F32,
-    /// bfloat16: the upper half of an `f32`, 2 bytes.
-    Bf16,
-    /// IEEE 754 half precision, 2 bytes.
-    F16,
+/// Makes everything that has one case for each format from the table of formats: variant, name, lanes.
+macro_rules! formats {
+    ($($(#[$doc:meta])+ $format:ident $name:literal $lanes:ty;)+) => {
+        /// How weights are stored. Activations are always `f32`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum WeightFormat {
+            $($(#[$doc])+ $format,)+
+        }
+
+        impl WeightFormat {
+            /// Every format.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$format),+];
+
+            /// The name, as in `f32`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$format => $name,)+
+                }
+            }
+
+            /// The bytes of a row-major matrix in this format, or `None` if they exceed the address space.
+            #[must_use]
+            pub fn bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
+                let element_bytes = match self {
+                    $(Self::$format => <$lanes>::ELEMENT_BYTES,)+
+                };
+                rows.checked_mul(cols)?.checked_mul(element_bytes)
+            }
+        }
+
+        /// `[ceil(rows / 16), cols]` groups of sixteen weights, in the type of the format.
+        #[derive(Debug, Clone)]
+        pub(crate) enum Panels {
+            $($format(Vec<$lanes>),)+
+        }
+
+        impl Panels {
+            pub(crate) fn format(&self) -> WeightFormat {
+                match self {
+                    $(Self::$format(_) => WeightFormat::$format,)+
+                }
+            }
+        }
+
+        /// The panels of a format, whose lanes `$pack` makes.
+        macro_rules! panels_of_format {
+            ($wanted:expr, $pack:expr) => {
+                match $wanted {
+                    $(WeightFormat::$format => Panels::$format($pack),)+
+                }
+            };
+        }
+
+        /// `$body` with the lanes of whichever format the panels have, as `$slice`.
+        macro_rules! with_lanes {
+            ($panels:expr, $slice:ident => $body:expr) => {
+                match $panels {
+                    $(Panels::$format($slice) => $body,)+
+                }
+            };
+        }
+
+        pub(crate) use {panels_of_format, with_lanes};
+    };
 }
 
-impl WeightFormat {
-    /// Every format.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
-
-    /// The name that [`FromStr`] reads: `f32`, `bf16` or `f16`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
-
-    /// The bytes of a row-major matrix in this format, or `None` if they exceed the address space.
-    #[must_use]
-    pub fn bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
-        let element_bytes = match self {
-            Self::F32 => LanesF32::ELEMENT_BYTES,
-            Self::Bf16 => LanesBf16::ELEMENT_BYTES,
-            Self::F16 => LanesF16::ELEMENT_BYTES,
-        };
-        rows.checked_mul(cols)?.checked_mul(element_bytes)
-    }
+formats! {
+    /// IEEE 754 single precision, 4 bytes.
+    F32 "f32" LanesF32;
+    /// bfloat16: the upper half of an `f32`, 2 bytes.
+    Bf16 "bf16" LanesBf16;
+    /// IEEE 754 half precision, 2 bytes.
+    F16 "f16" LanesF16;
 }
 
 impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for WeightFormat {
-    type Err = KernelError;
-
-    fn from_str(name: &str) -> Result<Self, KernelError> {
-        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| KernelError::UnknownName {
-            what: "weight format",
-            got: name.to_owned(),
-            expected: "`f32`, `bf16`, `f16`",
-        })
     }
 }
 

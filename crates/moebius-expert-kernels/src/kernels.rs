@@ -47,11 +47,8 @@ impl FromStr for Isa {
     type Err = KernelError;
 
     fn from_str(name: &str) -> Result<Self, KernelError> {
-        Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| KernelError::UnknownName {
-            what: "instruction set",
-            got: name.to_owned(),
-            expected: "`scalar`, `avx2`, `avx512`, `neon`",
-        })
+        let isa = Self::ALL.into_iter().find(|isa| isa.name() == name);
+        isa.ok_or_else(|| KernelError::UnknownIsa { got: name.to_owned() })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     KernelError, Pool, WeightFormat,
     arch::{LANES, disjoint::collect_rows},
     error::{check_len, check_nonzero},
-    format::{Lanes, LanesBf16, LanesF16, LanesF32},
+    format::{Lanes, Panels, panels_of_format, with_lanes},
 };
 
 /// Told of bytes that were read and will not be again.
@@ -24,14 +24,6 @@ pub struct PackedMatrix {
     rows: usize,
     cols: usize,
     panels: Panels,
-}
-
-/// `[ceil(rows / 16), cols]` groups of sixteen weights, in the type of the format.
-#[derive(Debug, Clone)]
-pub(crate) enum Panels {
-    F32(Vec<LanesF32>),
-    Bf16(Vec<LanesBf16>),
-    F16(Vec<LanesF16>),
 }
 
 impl PackedMatrix {
@@ -67,11 +59,7 @@ impl PackedMatrix {
         check_nonzero("cols", cols)?;
         let expected = format.bytes_for(rows, cols).ok_or(KernelError::SizeOverflow { rows, cols })?;
         check_len("bytes", expected, bytes.len())?;
-        let panels = match format {
-            WeightFormat::F32 => Panels::F32(pack_panels(pool, (rows, cols), bytes, done)?),
-            WeightFormat::Bf16 => Panels::Bf16(pack_panels(pool, (rows, cols), bytes, done)?),
-            WeightFormat::F16 => Panels::F16(pack_panels(pool, (rows, cols), bytes, done)?),
-        };
+        let panels = panels_of_format!(format, pack_panels(pool, (rows, cols), bytes, done)?);
         Ok(Self { rows, cols, panels })
     }
 
@@ -84,11 +72,7 @@ impl PackedMatrix {
             return Err(KernelError::OutOfRange { what: "row", limit: self.rows, got: row });
         }
         check_len("out", self.cols, out.len())?;
-        match &self.panels {
-            Panels::F32(panels) => self.unpack_row(panels, row, out),
-            Panels::Bf16(panels) => self.unpack_row(panels, row, out),
-            Panels::F16(panels) => self.unpack_row(panels, row, out),
-        }
+        with_lanes!(&self.panels, lanes => self.unpack_row(lanes, row, out));
         Ok(())
     }
 
@@ -107,21 +91,13 @@ impl PackedMatrix {
     /// How a weight is stored.
     #[must_use]
     pub fn format(&self) -> WeightFormat {
-        match self.panels {
-            Panels::F32(_) => WeightFormat::F32,
-            Panels::Bf16(_) => WeightFormat::Bf16,
-            Panels::F16(_) => WeightFormat::F16,
-        }
+        self.panels.format()
     }
 
     /// The memory of the packed weights in bytes, padding included.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
-        match &self.panels {
-            Panels::F32(panels) => size_of_val(panels.as_slice()),
-            Panels::Bf16(panels) => size_of_val(panels.as_slice()),
-            Panels::F16(panels) => size_of_val(panels.as_slice()),
-        }
+        with_lanes!(&self.panels, lanes => size_of_val(lanes.as_slice()))
     }
 
     pub(crate) fn panels(&self) -> &Panels {

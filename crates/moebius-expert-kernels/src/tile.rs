@@ -13,8 +13,7 @@ use std::{ops::Range, sync::Mutex};
 use crate::{
     Kernels, PackedMatrix, Pool,
     arch::{LANES, Op, Simd},
-    format::Lanes,
-    pack::Panels,
+    format::{Lanes, Panels, with_lanes},
 };
 
 /// Tile heights that exist; each is used by the instruction sets whose registers it fits.
@@ -144,13 +143,9 @@ impl Kernels {
     ) {
         let height = block.rows.len();
         sums.resize(panels.len() * height, [0.0; LANES]);
-        let lanes = panels.start * w.cols()..panels.end * w.cols();
+        let group = panels.start * w.cols()..panels.end * w.cols();
         let block = block.values;
-        match w.panels() {
-            Panels::F32(panels) => self.run(TileOp { panels: &panels[lanes], block, height, sums }),
-            Panels::Bf16(panels) => self.run(TileOp { panels: &panels[lanes], block, height, sums }),
-            Panels::F16(panels) => self.run(TileOp { panels: &panels[lanes], block, height, sums }),
-        }
+        with_lanes!(w.panels(), lanes => self.run(TileOp { panels: &lanes[group], block, height, sums }));
     }
 }
 

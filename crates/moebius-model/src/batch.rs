@@ -1,4 +1,6 @@
 //! The tokens of one forward pass, possibly of several sequences.
+//!
+//! Shapes: `[rows]`, one token a row; each sequence has consecutive rows.
 
 use std::ops::Range;
 

@@ -93,17 +93,6 @@ impl KvCache {
         self.state(id).len
     }
 
-    /// Whether a sequence has no position yet.
-    pub fn is_empty(&self, id: SequenceId) -> bool {
-        self.len(id) == 0
-    }
-
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, id: SequenceId, len: usize) {
-        let state = self.state_mut(id);
-        state.len = state.len.min(len);
-    }
-
     /// Bytes that are allocated for all sequences.
     pub fn allocated_bytes(&self) -> u64 {
         let positions: usize = self.sequences.iter().flatten().map(|s| s.capacity).sum();

@@ -39,7 +39,7 @@ const IRRELEVANT: &[&str] = &[
 
 /// A parsed config.json that remembers which keys were asked for.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
     top_k_override: Option<usize>,
@@ -50,7 +50,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         match read_json(path, "config.json", CONFIG_LIMIT_BYTES)? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => Err(Error::InvalidFile {
@@ -61,12 +61,12 @@ impl Config {
     }
 
     /// Wraps an object that is already parsed.
-    pub fn from_map(values: Map<String, Value>) -> Self {
+    pub(crate) fn from_map(values: Map<String, Value>) -> Self {
         Config { values, used: RefCell::default(), top_k_override: None }
     }
 
     /// Routes every token to `top_k` experts, whatever the file says.
-    pub fn with_top_k(mut self, top_k: Option<usize>) -> Self {
+    pub(crate) fn with_top_k(mut self, top_k: Option<usize>) -> Self {
         self.top_k_override = top_k;
         self
     }
@@ -75,7 +75,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::TopK`] for an override that the layer cannot serve, [`Error::Config`] for such a file.
-    pub fn top_k(&self, key: &str, n_experts: usize) -> Result<usize> {
+    pub(crate) fn top_k(&self, key: &str, n_experts: usize) -> Result<usize> {
         let configured = self.size_of(&[key], n_experts)?;
         match self.top_k_override {
             Some(requested) if !(1..=n_experts).contains(&requested) => {
@@ -87,13 +87,18 @@ impl Config {
     }
 
     /// The value of `key`; `null` counts as absent.
-    pub fn value(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn value(&self, key: &str) -> Option<&Value> {
         self.used.borrow_mut().insert(key.to_owned());
         self.values.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether `key` is there and says `null`, where that differs from being absent.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(Value::is_null)
+    }
+
     /// Whether it says nothing at all.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
@@ -115,12 +120,12 @@ impl Config {
     }
 
     /// A size of at least 1 and at most `limit`, under the first spelling that is present.
-    pub fn size_of(&self, keys: &[&str], limit: usize) -> Result<usize> {
+    pub(crate) fn size_of(&self, keys: &[&str], limit: usize) -> Result<usize> {
         self.opt_size_of(keys, limit)?.ok_or_else(|| Error::config(keys[0], "missing"))
     }
 
     /// As [`Config::size_of`], `None` when absent.
-    pub fn opt_size_of(&self, keys: &[&str], limit: usize) -> Result<Option<usize>> {
+    pub(crate) fn opt_size_of(&self, keys: &[&str], limit: usize) -> Result<Option<usize>> {
         let Some((key, value)) = self.first(keys)? else { return Ok(None) };
         let size = value.as_u64().filter(|&n| n >= 1 && n <= limit as u64);
         match size {
@@ -133,19 +138,19 @@ impl Config {
     }
 
     /// A width of activations, at most 2^20.
-    pub fn width(&self, key: &str) -> Result<usize> {
+    pub(crate) fn width(&self, key: &str) -> Result<usize> {
         self.size_of(&[key], MAX_WIDTH)
     }
 
     /// A whole number of at least 0.
-    pub fn opt_count(&self, key: &str) -> Result<Option<usize>> {
+    pub(crate) fn opt_count(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let count = value.as_u64().and_then(|n| usize::try_from(n).ok());
         count.map(Some).ok_or_else(|| unexpected(key, "a whole number", value))
     }
 
     /// A number of at most 1e12 in size.
-    pub fn opt_number(&self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn opt_number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let number = value.as_f64().filter(|n| n.abs() <= MAX_NUMBER);
         let expected = || format!("a number from -{MAX_NUMBER:e} to {MAX_NUMBER:e}");
@@ -153,7 +158,7 @@ impl Config {
     }
 
     /// A number from 1e-12 to 1e12.
-    pub fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let least = 1.0 / MAX_NUMBER;
         let number = value.as_f64().filter(|n| (least..=MAX_NUMBER).contains(n));
@@ -162,7 +167,7 @@ impl Config {
     }
 
     /// A truth value.
-    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
         match self.value(key) {
             None => Ok(default),
             Some(value) => value.as_bool().ok_or_else(|| unexpected(key, "true or false", value)),
@@ -170,7 +175,7 @@ impl Config {
     }
 
     /// A text.
-    pub fn opt_text(&self, key: &str) -> Result<Option<&str>> {
+    pub(crate) fn opt_text(&self, key: &str) -> Result<Option<&str>> {
         match self.value(key) {
             None => Ok(None),
             Some(value) => value.as_str().map(Some).ok_or_else(|| unexpected(key, "a string", value)),
@@ -178,7 +183,7 @@ impl Config {
     }
 
     /// An object, as a configuration of its own.
-    pub fn opt_object(&self, key: &str) -> Result<Option<Config>> {
+    pub(crate) fn opt_object(&self, key: &str) -> Result<Option<Config>> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Config::from_map(map.clone()))),
@@ -187,7 +192,7 @@ impl Config {
     }
 
     /// A list of what `what` names, each element read by `read`.
-    pub fn list<T>(
+    pub(crate) fn list<T>(
         &self,
         key: &str,
         what: &str,
@@ -200,12 +205,12 @@ impl Config {
     }
 
     /// Marks keys as known not to matter.
-    pub fn irrelevant(&self, keys: &[&str]) {
+    pub(crate) fn irrelevant(&self, keys: &[&str]) {
         self.used.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
     }
 
     /// Keys with a value that nobody asked for.
-    pub fn unused(&self) -> Vec<String> {
+    pub(crate) fn unused(&self) -> Vec<String> {
         let used = self.used.borrow();
         let known = |key: &str| used.contains(key) || IRRELEVANT.contains(&key);
         self.values.iter().filter(|(k, v)| !v.is_null() && !known(k)).map(|(k, _)| k.clone()).collect()

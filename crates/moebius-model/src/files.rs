@@ -42,12 +42,7 @@ impl ModelFiles {
         Ok(ModelFiles { family, architecture, checkpoint, unknown_keys: config.unused() })
     }
 
-    /// Whether a checkpoint lies beside the configuration.
-    pub fn has_weights(&self) -> bool {
-        self.checkpoint.is_some()
-    }
-
-    /// Bytes of the checkpoint.
+    /// Bytes of the checkpoint, if one lies beside the configuration.
     pub fn checkpoint_bytes(&self) -> Option<u64> {
         self.checkpoint.as_ref().map(Checkpoint::size_bytes)
     }

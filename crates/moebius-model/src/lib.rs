@@ -2,7 +2,7 @@
 //!
 //! [`ModelFiles::open`] reads config.json and the headers of the checkpoint; [`ModelFiles::info`] says what
 //! the model is; [`ModelFiles::load`] gives its weights to a backend. A family is one file below
-//! `families/`, built from the parts in [`layers`].
+//! `families/`, built from the parts in `layers/`.
 //!
 //! Invariants: sizes from files are checked before anything is allocated; every configuration key and every
 //! tensor is used, known not to matter, or reported; state lives in the caller's [`KvCache`].
@@ -16,18 +16,16 @@ mod error;
 mod families;
 mod files;
 mod info;
-pub mod layers;
+mod layers;
 mod loader;
 mod model;
 mod planned;
 
 pub use batch::{Outputs, Span, TokenBatch};
 pub use cache::{CacheSpec, KvCache, LayerCacheSpec, SequenceId};
-pub use checkpoint::{Checkpoint, TensorEntry};
-pub use config::Config;
 pub use error::{Error, Result, TensorProblem};
 pub use families::{FAMILIES, Family};
 pub use files::ModelFiles;
 pub use info::{ModelInfo, MoeInfo, Place, Tally};
-pub use loader::{ExpertLayout, ExpertRequest, Loader, Progress};
+pub use loader::Progress;
 pub use model::{Model, Probe, Watch};

@@ -28,7 +28,7 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 /// Where the experts of a layer are stored. Shapes: gate and up `[intermediate, hidden]`, down
 /// `[hidden, intermediate]`.
 #[derive(Clone, Debug)]
-pub enum ExpertLayout {
+pub(crate) enum ExpertLayout {
     /// A tensor for each matrix: `{prefix}.{expert}.{name}.weight`.
     PerExpert {
         /// Up to the expert's number, without the dot.
@@ -65,7 +65,7 @@ impl ExpertLayout {
         let (experts, hidden, width) = (spec.n_experts, spec.hidden, spec.intermediate);
         match self {
             ExpertLayout::PerExpert { .. } => (0..experts)
-                .flat_map(|expert| PROJECTIONS.map(|projection| (expert, projection)))
+                .flat_map(|expert| Projection::ALL.map(|projection| (expert, projection)))
                 .map(|(expert, projection)| {
                     let (rows, cols) = spec.shape(projection);
                     (self.locate(expert, projection).0, vec![rows, cols])
@@ -79,21 +79,19 @@ impl ExpertLayout {
     }
 }
 
-const PROJECTIONS: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
-
 /// The experts that a family asks for.
 #[derive(Clone, Debug)]
-pub struct ExpertRequest {
+pub(crate) struct ExpertRequest {
     /// What they are; the format is found in the checkpoint.
-    pub spec: ExpertSpec,
+    pub(crate) spec: ExpertSpec,
     /// Experts that a token goes through.
-    pub top_k: usize,
+    pub(crate) top_k: usize,
     /// Layouts that the family's checkpoints come in, the usual one first.
-    pub layouts: Vec<ExpertLayout>,
+    pub(crate) layouts: Vec<ExpertLayout>,
 }
 
 /// Gives out weights by name.
-pub struct Loader<'a> {
+pub(crate) struct Loader<'a> {
     backend: &'a Arc<dyn Backend>,
     checkpoint: Option<&'a Checkpoint>,
     /// `None` while planning.
@@ -128,12 +126,12 @@ impl<'a> Loader<'a> {
     }
 
     /// The backend that weights go to.
-    pub fn backend(&self) -> &Arc<dyn Backend> {
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
         self.backend
     }
 
     /// A projection `{prefix}.weight` of shape `(outputs, inputs)`, with `{prefix}.bias` if asked for.
-    pub fn linear(
+    pub(crate) fn linear(
         &self,
         place: Place,
         prefix: &str,
@@ -154,14 +152,14 @@ impl<'a> Loader<'a> {
     }
 
     /// A vector as an f32 tensor: a norm's weight.
-    pub fn vector(&self, place: Place, name: &str, len: usize) -> Result<Tensor> {
+    pub(crate) fn vector(&self, place: Place, name: &str, len: usize) -> Result<Tensor> {
         let values = self.values(place, name, len)?;
         let len = values.len();
         Ok(Tensor::from_vec(values, len, &self.backend.info().device)?)
     }
 
     /// A vector as plain numbers; empty while planning.
-    pub fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
         self.note(place, name, &[len]);
         if self.progress.is_none() {
             return Ok(Vec::new());
@@ -181,7 +179,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The experts of one layer, in the first layout whose first tensor is there.
-    pub fn experts(&self, request: ExpertRequest) -> Result<Box<dyn ExpertBank>> {
+    pub(crate) fn experts(&self, request: ExpertRequest) -> Result<Box<dyn ExpertBank>> {
         let ExpertRequest { mut spec, top_k, layouts } = request;
         let present = |layout: &&ExpertLayout| {
             let (name, _) = layout.locate(0, Projection::Gate);
@@ -206,12 +204,12 @@ impl<'a> Loader<'a> {
     }
 
     /// Whether the checkpoint has a tensor; without a checkpoint, no.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.checkpoint.is_some_and(|c| c.get(name).is_some())
     }
 
     /// Whether both tensors are there with the same bytes.
-    pub fn same_bytes(&self, a: &str, b: &str) -> bool {
+    pub(crate) fn same_bytes(&self, a: &str, b: &str) -> bool {
         let entries = self.checkpoint.and_then(|c| Some((c, c.get(a)?, c.get(b)?)));
         entries.is_some_and(|(c, a, b)| a.dtype == b.dtype && c.same_bytes(a, b))
     }

@@ -2,10 +2,9 @@
 //!
 //! Counting sort of the pairs by expert: count, prefix sum, place. O(pairs + experts), stable.
 //!
-//! Shapes: `offsets` is `[n_experts + 1]`; `rows` and `weights` are `[pairs]`, expert-major; `positions` is
-//! `[tokens, top_k]`.
-//! Invariants: tokens ascend within an expert; `rows[positions[t * top_k + j]] = t`; walking the positions of
-//! a token from first to last visits its experts in ascending id.
+//! Shapes: `offsets` is `[n_experts + 1]`; `rows` and `weights` are `[pairs]`, expert-major.
+//! Invariants: tokens ascend within an expert; so walking the pairs in order visits the experts of every token
+//! in ascending id.
 
 use crate::routing::Routing;
 
@@ -21,7 +20,6 @@ use crate::routing::Routing;
 /// assert_eq!(dispatch.offsets(), [0, 1, 2, 4, 4]);
 /// assert_eq!(dispatch.rows(), [0, 1, 0, 1]);
 /// assert_eq!(dispatch.expert(2), (&[0, 1][..], &[0.25, 0.5][..]));
-/// assert_eq!(dispatch.positions(), [0, 2, 1, 3]); // where each pair of the routing went
 /// assert_eq!(dispatch.n_active(), 3);
 /// # Ok::<(), moebius_router::RouterError>(())
 /// ```
@@ -30,7 +28,6 @@ pub struct Dispatch {
     offsets: Vec<usize>,
     rows: Vec<u32>,
     weights: Vec<f32>,
-    positions: Vec<u32>,
 }
 
 impl Dispatch {
@@ -47,15 +44,13 @@ impl Dispatch {
         let mut next = offsets.clone();
         let mut rows = vec![0; ids.len()];
         let mut weights = vec![0.0; ids.len()];
-        let mut positions = Vec::with_capacity(ids.len());
         for (pair, (&id, &weight)) in ids.iter().zip(pair_weights).enumerate() {
             let place = next[id as usize];
             next[id as usize] += 1;
             rows[place] = (pair / routing.top_k()) as u32;
             weights[place] = weight;
-            positions.push(place as u32);
         }
-        Self { offsets, rows, weights, positions }
+        Self { offsets, rows, weights }
     }
 
     /// Number of experts, with and without rows.
@@ -76,14 +71,6 @@ impl Dispatch {
     /// The weight of each pair, in the order of [`rows`](Self::rows).
     pub fn weights(&self) -> &[f32] {
         &self.weights
-    }
-
-    /// `[tokens, top_k]`: where in [`rows`](Self::rows) each pair of the routing lies.
-    ///
-    /// Summing a token's expert outputs along its positions is summing in ascending expert id, so tokens can
-    /// be combined in parallel with one fixed order each.
-    pub fn positions(&self) -> &[u32] {
-        &self.positions
     }
 
     /// The tokens of an expert and their weights.

@@ -43,7 +43,7 @@ pub(crate) fn isa() -> Result<Option<Isa>> {
         Err(_) => Err(Error::UnknownName {
             what: "instruction set in MOEBIUS_ISA",
             got: name,
-            expected: "scalar, avx2, avx512, neon".into(),
+            expected: Isa::ALL.map(Isa::name).join(", "),
         }),
     }
 }

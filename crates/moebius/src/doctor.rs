@@ -49,7 +49,8 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
     let room = available_bytes.is_none_or(|bytes| bytes > 2 * BANDWIDTH_BYTES as u64);
     let read_bytes_per_second =
         room.then(|| kernels.measure_read_bandwidth(&pool, BANDWIDTH_BYTES, BANDWIDTH_REPETITIONS));
-    let default_model = locate::bundled_model().ok().filter(|dir| dir.exists());
+    let named = locate::bundled_model().ok();
+    let default_model = named.clone().filter(|dir| dir.exists());
     let mut findings = Vec::new();
     if kernels.isa() == Isa::Scalar {
         findings.push(Finding {
@@ -65,7 +66,10 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
     }
     if default_model.is_none() {
         findings.push(Finding {
-            what: "the default model was not found".into(),
+            what: match named {
+                Some(dir) => format!("the default model is not at `{}`", dir.display()),
+                None => "the default model was not found".into(),
+            },
             hint: "set MOEBIUS_MODEL to a model directory".into(),
         });
     }

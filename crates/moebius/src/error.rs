@@ -152,7 +152,7 @@ impl Error {
             Error::Text(error) => return error.hint().map(String::from),
             Error::Engine(error) => return engine_hint(error),
             Error::Model(error) => return model_hint(error),
-            Error::UnknownName { .. } => "see `moebius --help` for what is built in",
+            Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::Write { .. } => "check that the directory exists and has room",
         };
         Some(hint.into())

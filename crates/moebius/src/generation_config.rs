@@ -5,7 +5,7 @@ use std::path::Path;
 use moebius_engine::SamplingParams;
 use serde_json::{Map, Value};
 
-use crate::text::TextError;
+use crate::text::{TextError, read_object};
 
 /// The part of generation_config.json that is used here.
 #[derive(Debug)]
@@ -20,17 +20,8 @@ impl GenerationConfig {
     /// Reads the file if it is there.
     pub(crate) fn read(dir: &Path) -> Result<Option<Self>, TextError> {
         let path = dir.join("generation_config.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(TextError::Io { path, source }),
-        };
-        let parsed = match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(values)) => parse(&values),
-            Ok(_) => Err("expected a JSON object".into()),
-            Err(error) => Err(error.to_string()),
-        };
-        parsed.map(Some).map_err(|reason| TextError::BrokenFile { path, reason })
+        let Some(values) = read_object(&path)? else { return Ok(None) };
+        parse(&values).map(Some).map_err(|reason| TextError::BrokenFile { path, reason })
     }
 }
 

@@ -198,7 +198,7 @@ fn an_index_that_does_not_fit_its_shards_is_refused() {
         let map = index["weight_map"].as_object_mut().unwrap();
         *map.values_mut().find(|shard| **shard == first).unwrap() = second.into();
     });
-    assert_says(&moved.refusal(), &["1 tensors that its shards do not have", second]);
+    assert_says(&moved.refusal(), &["the shards lack 1 of the index", second]);
     for wrong in [json!(5), json!([first]), Value::Null] {
         let scratch = edited(&|index| index["weight_map"]["model.norm.weight"] = wrong.clone());
         assert_says(&scratch.refusal(), &["model.norm.weight", "expected a file name"]);

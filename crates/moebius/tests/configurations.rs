@@ -174,6 +174,25 @@ fn layer_types_must_name_every_layer() {
 }
 
 #[test]
+fn a_window_of_qwen3_that_is_switched_on_has_a_default_size_and_null_is_none() {
+    for (changes, window) in [
+        (json!({"use_sliding_window": true}), Some("window of 4096")),
+        (json!({"use_sliding_window": true, "sliding_window": 7}), Some("window of 7")),
+        (json!({"use_sliding_window": true, "sliding_window": null}), None),
+        (json!({"use_sliding_window": false, "sliding_window": 7}), None),
+    ] {
+        let mut config = config(&golden("qwen3_moe"));
+        config.remove("sliding_window");
+        config.extend(changes.as_object().unwrap().clone());
+        let attention = look(&Scratch::config_only(&Value::Object(config))).unwrap().attention;
+        match window {
+            Some(window) => assert_says(&attention, &[window]),
+            None => assert!(!attention.contains("window"), "{changes}: {attention}"),
+        }
+    }
+}
+
+#[test]
 fn rope_scaling_with_missing_or_absurd_parameters_is_refused() {
     let llama = |changes: Value| {
         let mut scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,

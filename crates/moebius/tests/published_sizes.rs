@@ -20,7 +20,7 @@ fn check(config: Value, total: &str, active: &str) {
 }
 
 #[test]
-fn mixtral_8x7b() {
+fn mixtral_8x7b_counts_as_published() {
     let config = json!({
         "model_type": "mixtral", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
         "max_position_embeddings": 32768, "num_attention_heads": 32, "num_experts_per_tok": 2,
@@ -31,7 +31,7 @@ fn mixtral_8x7b() {
 }
 
 #[test]
-fn qwen3_30b_a3b() {
+fn qwen3_30b_a3b_counts_as_published() {
     let config = json!({
         "model_type": "qwen3_moe", "attention_bias": false, "decoder_sparse_step": 1, "head_dim": 128,
         "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960,
@@ -44,7 +44,7 @@ fn qwen3_30b_a3b() {
 }
 
 #[test]
-fn olmoe_1b_7b() {
+fn olmoe_1b_7b_counts_as_published() {
     let config = json!({
         "model_type": "olmoe", "attention_bias": false, "clip_qkv": null, "hidden_act": "silu",
         "hidden_size": 2048, "intermediate_size": 1024, "max_position_embeddings": 4096,
@@ -56,7 +56,7 @@ fn olmoe_1b_7b() {
 }
 
 #[test]
-fn qwen1_5_moe_a2_7b() {
+fn qwen1_5_moe_a2_7b_counts_as_published() {
     let config = json!({
         "model_type": "qwen2_moe", "decoder_sparse_step": 1, "hidden_act": "silu", "hidden_size": 2048,
         "intermediate_size": 5632, "max_position_embeddings": 8192, "max_window_layers": 21,
@@ -70,7 +70,7 @@ fn qwen1_5_moe_a2_7b() {
 }
 
 #[test]
-fn granite_3_1_1b_a400m() {
+fn granite_3_1_1b_a400m_counts_as_published() {
     let config = json!({
         "model_type": "granitemoe", "attention_bias": false, "attention_multiplier": 0.015625,
         "embedding_multiplier": 12.0, "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 512,

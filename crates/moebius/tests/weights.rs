@@ -177,3 +177,76 @@ fn a_tied_model_uses_whichever_table_is_there() {
     tied.edit_tensors(FILE, |tensors| poison(find(tensors, "lm_head.weight"), 70, 3.0));
     assert_ne!(run(&tied), expected, "a table of its own is used");
 }
+
+/// Log-probabilities of a few tokens.
+fn scored(scratch: &Scratch) -> Vec<moebius::Score> {
+    scratch.open().unwrap().score(&[vec![5, 6, 7, 8]], &Default::default()).unwrap().0
+}
+
+/// Joins the experts of each layer as the reference implementation holds them: gate and up rows of every
+/// expert, `[experts, 2 * intermediate, hidden]`, then `down`, `[experts, hidden, intermediate]`.
+fn fuse_experts(tensors: &mut Vec<Stored>, block: &str, n_experts: usize, [gate, up, down]: [&str; 3]) {
+    for layer in 0..2 {
+        let prefix = format!("model.layers.{layer}.{block}.experts");
+        let joined = |projections: &[&str]| {
+            let experts =
+                (0..n_experts).flat_map(|expert| projections.iter().map(move |name| (expert, name)));
+            let parts = experts.map(|(expert, name)| format!("{prefix}.{expert}.{name}.weight"));
+            let parts: Vec<&Stored> =
+                parts.map(|name| tensors.iter().find(|t| t.name == name).unwrap()).collect();
+            Stored {
+                name: String::new(),
+                dtype: parts[0].dtype,
+                shape: vec![n_experts, projections.len() * parts[0].shape[0], parts[0].shape[1]],
+                bytes: parts.iter().flat_map(|part| part.bytes.clone()).collect(),
+            }
+        };
+        let gate_up = Stored { name: format!("{prefix}.gate_up_proj"), ..joined(&[gate, up]) };
+        let down = Stored { name: format!("{prefix}.down_proj"), ..joined(&[down]) };
+        tensors.retain(|t| !t.name.starts_with(&prefix));
+        tensors.extend([gate_up, down]);
+    }
+}
+
+#[test]
+fn experts_may_be_joined_as_the_reference_implementation_holds_them() {
+    for (golden, block, n_experts, names) in [
+        ("mixtral", "block_sparse_moe", 8, ["w1", "w3", "w2"]),
+        ("olmoe", "mlp", 16, ["gate_proj", "up_proj", "down_proj"]),
+        ("qwen2_moe", "mlp", 8, ["gate_proj", "up_proj", "down_proj"]),
+        ("qwen3_moe", "mlp", 8, ["gate_proj", "up_proj", "down_proj"]),
+    ] {
+        let scratch = Scratch::of(golden);
+        let expected = scored(&scratch);
+        scratch.edit_tensors(FILE, |tensors| fuse_experts(tensors, block, n_experts, names));
+        assert_eq!(scored(&scratch), expected, "{golden}");
+    }
+}
+
+#[test]
+fn blocks_may_have_the_names_of_the_reference_implementation() {
+    for (golden, names) in [
+        ("mixtral", [("block_sparse_moe.", "mlp.")].as_slice()),
+        (
+            "granitemoe",
+            &[
+                ("router.layer.weight", "router.weight"),
+                ("input_linear.weight", "experts.gate_up_proj"),
+                ("output_linear.weight", "experts.down_proj"),
+            ],
+        ),
+    ] {
+        let scratch = Scratch::of(golden);
+        let expected = scored(&scratch);
+        scratch.edit_tensors(FILE, |tensors| {
+            for tensor in tensors {
+                for (published, own) in names {
+                    tensor.name = tensor.name.replace(published, own);
+                }
+            }
+        });
+        assert_eq!(scored(&scratch), expected, "{golden}");
+        let model = scratch.open().unwrap();
+        assert!(model.info().unknown_tensors.is_empty(), "{:?}", model.info().unknown_tensors);
+    }
+}

@@ -54,12 +54,12 @@ const RULES: [Rule; 10] = [
             ".is_metal",
             "DeviceLocation",
         ],
-        hint: "ask the backend: `Backend::device` and `Ops` hide which device it is",
+        hint: "ask the backend: `Backend::info` has the device, `Ops` hides which one it is",
     },
     Rule {
         name: "backend-name",
         crates: Crates::Except(&["moebius"]),
-        names: &["moebius_backend_cpu", "moebius_backend_cuda", "moebius_backend_constrained"],
+        names: &["moebius_backend_*"],
         hint: "take a `&dyn Backend`; only the facade chooses one",
     },
     Rule {

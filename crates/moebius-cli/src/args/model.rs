@@ -16,17 +16,18 @@ pub(crate) struct ModelArgs {
         visible_alias = "n-expert-used",
         env = "MOEBIUS_EXPERTS",
         hide_env_values = true,
-        value_name = "N"
+        value_name = "N",
+        value_parser = values::count
     )]
     pub(crate) experts: Option<usize>,
     /// Most tokens of a sequence; default: the model's own context
-    #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one())]
+    #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ctx_size: Option<u64>,
     /// CPU threads; default: all cores
-    #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads())]
+    #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
     /// Most prompt tokens of one pass; results do not depend on it
-    #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one())]
+    #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ubatch_size: Option<u64>,
     /// Where the model runs
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]

@@ -90,7 +90,7 @@ impl ReportArgs {
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Sampling options")]
 pub(crate) struct SamplingArgs {
-    /// Most tokens to generate; -1 is up to the end of the context
+    /// Most tokens to generate; default: -1, up to the end of the context
     #[arg(
         short,
         long,
@@ -99,14 +99,14 @@ pub(crate) struct SamplingArgs {
         value_name = "N",
         allow_negative_numbers = true
     )]
-    #[arg(value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(value_parser = values::n_predict)]
     pub(crate) n_predict: Option<i64>,
     /// Temperature, from 0 (always the most likely token); default: the model's own, else 0.8
     #[arg(long, env = "MOEBIUS_TEMP", hide_env_values = true, value_name = "T", value_parser = values::temperature)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
     /// Sample from the N most likely tokens; 0 is all of them
-    #[arg(long, env = "MOEBIUS_TOP_K", hide_env_values = true, value_name = "N")]
+    #[arg(long, env = "MOEBIUS_TOP_K", hide_env_values = true, value_name = "N", value_parser = values::count)]
     pub(crate) top_k: Option<usize>,
     /// Sample from the most likely tokens that together have this probability, 0 to 1
     #[arg(long, env = "MOEBIUS_TOP_P", hide_env_values = true, value_name = "P", value_parser = values::share)]
@@ -121,10 +121,10 @@ pub(crate) struct SamplingArgs {
     #[arg(allow_negative_numbers = true)]
     pub(crate) repeat_penalty: Option<f32>,
     /// How far the penalty looks back; 0 switches it off
-    #[arg(long, env = "MOEBIUS_REPEAT_LAST_N", hide_env_values = true, value_name = "N")]
+    #[arg(long, env = "MOEBIUS_REPEAT_LAST_N", hide_env_values = true, value_name = "N", value_parser = values::count)]
     pub(crate) repeat_last_n: Option<usize>,
     /// Seed of the random choices; default: a new one each time, which -v and --json tell
-    #[arg(short, long, env = "MOEBIUS_SEED", hide_env_values = true, value_name = "N")]
+    #[arg(short, long, env = "MOEBIUS_SEED", hide_env_values = true, value_name = "N", value_parser = values::seed)]
     pub(crate) seed: Option<u64>,
     /// End before this text; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = values::stop_string)]

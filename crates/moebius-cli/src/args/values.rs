@@ -2,8 +2,6 @@
 
 use std::str::FromStr;
 
-use clap::builder::RangedU64ValueParser;
-
 /// Threads beyond this are a mistake, and may exhaust the system.
 const MAX_THREADS: u64 = 1024;
 
@@ -24,28 +22,44 @@ impl FromStr for Ids {
 }
 
 /// A number of threads.
-pub(crate) fn threads() -> RangedU64ValueParser {
-    RangedU64ValueParser::new().range(1..=MAX_THREADS)
+pub(crate) fn threads(text: &str) -> Result<u64, String> {
+    let expected = format!("a whole number from 1 to {MAX_THREADS}");
+    number(text, &expected, |value| (1..=MAX_THREADS).contains(value))
 }
 
 /// A number of at least one.
-pub(crate) fn at_least_one() -> RangedU64ValueParser {
-    RangedU64ValueParser::new().range(1..)
+pub(crate) fn at_least_one(text: &str) -> Result<u64, String> {
+    number(text, "a whole number of at least 1", |&value| value >= 1)
+}
+
+/// A number of at least zero.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    number(text, "a whole number of at least 0", |_| true)
+}
+
+/// A number of tokens, or -1 for as many as there is room for.
+pub(crate) fn n_predict(text: &str) -> Result<i64, String> {
+    number(text, "a whole number of at least -1", |&value| value >= -1)
+}
+
+/// A seed.
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
+    number(text, "a whole number of at least 0", |_| true)
 }
 
 /// A finite number of at least 0.
 pub(crate) fn temperature(text: &str) -> Result<f32, String> {
-    number(text, "a finite number of at least 0", |value| value.is_finite() && value >= 0.0)
+    number(text, "a finite number of at least 0", |value: &f32| value.is_finite() && *value >= 0.0)
 }
 
 /// A number from 0 to 1.
 pub(crate) fn share(text: &str) -> Result<f32, String> {
-    number(text, "a number from 0 to 1", |value| (0.0..=1.0).contains(&value))
+    number(text, "a number from 0 to 1", |value| (0.0..=1.0).contains(value))
 }
 
 /// A finite number above 0.
 pub(crate) fn penalty(text: &str) -> Result<f32, String> {
-    number(text, "a finite number above 0", |value| value.is_finite() && value > 0.0)
+    number(text, "a finite number above 0", |value: &f32| value.is_finite() && *value > 0.0)
 }
 
 /// A text of at least one character.
@@ -53,9 +67,9 @@ pub(crate) fn stop_string(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected at least one character".into()) } else { Ok(text.into()) }
 }
 
-fn number(text: &str, expected: &str, valid: impl Fn(f32) -> bool) -> Result<f32, String> {
+fn number<T: FromStr>(text: &str, expected: &str, valid: impl Fn(&T) -> bool) -> Result<T, String> {
     match text.trim().parse() {
-        Ok(value) if valid(value) => Ok(value),
+        Ok(value) if valid(&value) => Ok(value),
         _ => Err(format!("expected {expected}")),
     }
 }
@@ -81,6 +95,11 @@ mod tests {
             assert!(share(text).is_err(), "{text}");
         }
         assert!(penalty("0").is_err());
+        for text in ["0", "1025", "-1", "1.5", "", "99999999999999999999"] {
+            assert!(threads(text).is_err(), "{text}");
+        }
+        assert!(at_least_one("0").is_err() && count("-1").is_err() && n_predict("-2").is_err());
+        assert_eq!((threads("1024"), count("0"), n_predict("-1")), (Ok(1024), Ok(0), Ok(-1)));
         assert_eq!((temperature("0"), share("1"), penalty("1.1")), (Ok(0.0), Ok(1.0), Ok(1.1)));
     }
 }

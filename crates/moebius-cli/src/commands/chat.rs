@@ -29,6 +29,7 @@ pub(crate) fn chat(
     system: Option<String>,
     outlet: &mut Outlet,
 ) -> Result<()> {
+    session.model.tokenizer()?;
     let mut memory = match template {
         Some(template) => Memory::Conversation { template: Box::new(template), system, messages: Vec::new() },
         None => Memory::Text(Vec::new()),

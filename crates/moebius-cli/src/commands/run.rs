@@ -76,13 +76,18 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
         return Err(CliError::usage("--json needs a prompt", "give one, or pipe it to stdin"));
     }
     let dir = model_dir(model.as_deref()).map_err(|error| if guessed { doubt(error) } else { error })?;
+    if source == Source::Text(String::new()) {
+        let hint = "give one as an argument or on stdin, such as `moebius run \"Once upon a time\"`";
+        return Err(CliError::usage("the prompt is empty", hint));
+    }
     let interrupt = Interrupt::install();
     let opened = progress::open(&dir, &args.model_args.open_options(), output)?;
     let meter = args.report.meter().unwrap_or(io::stderr().is_terminal() && !output.quiet && !json);
     let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
     session.options.record_routes = args.report.route;
     if args.system.is_some() && session.model.chat_template().is_none() {
-        return Err(Error::NoChatTemplate.into());
+        let hint = "leave out --system, or put what it says into the prompt";
+        return Err(CliError::Hinted(Error::NoChatTemplate, hint.into()));
     }
     if output.verbose {
         session.introduce();
@@ -171,7 +176,10 @@ impl Session {
     fn introduce(&self) {
         let info = self.model.info();
         let sampling = self.options.sampling.clone().unwrap_or_default();
-        let top_k = sampling.top_k.filter(|k| *k > 0).map_or("off".into(), |k| k.to_string());
+        let unless_off = |off: bool, value: String| if off { "off".into() } else { value };
+        let top_k = sampling.top_k.unwrap_or(0);
+        let penalty = format!("{} over {}", sampling.repeat_penalty, sampling.repeat_last_n);
+        let no_penalty = sampling.repeat_penalty == 1.0 || sampling.repeat_last_n == 0;
         let backend = self.model.backend().info();
         let rows = [
             ("model", format!("{} ({})", self.model.dir().display(), info.family)),
@@ -180,12 +188,12 @@ impl Session {
             (
                 "sampling",
                 format!(
-                    "temperature {}, top-k {top_k}, top-p {}, min-p {}, repeat penalty {} over {}",
+                    "temperature {}, top-k {}, top-p {}, min-p {}, repeat penalty {}",
                     sampling.temperature,
-                    sampling.top_p,
-                    sampling.min_p,
-                    sampling.repeat_penalty,
-                    sampling.repeat_last_n
+                    unless_off(top_k == 0, top_k.to_string()),
+                    unless_off(sampling.top_p >= 1.0, sampling.top_p.to_string()),
+                    unless_off(sampling.min_p <= 0.0, sampling.min_p.to_string()),
+                    unless_off(no_penalty, penalty),
                 ),
             ),
             ("seed", self.seed.to_string()),

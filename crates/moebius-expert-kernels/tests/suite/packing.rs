@@ -78,14 +78,14 @@ fn packed_bytes_count_the_padding() {
 
 #[test]
 fn names_are_read_back() {
-    for format in WeightFormat::ALL {
-        assert_eq!(format.name().parse(), Ok(format));
-    }
     for isa in Isa::ALL {
         assert_eq!(isa.name().parse(), Ok(isa));
     }
-    let error = "int3".parse::<WeightFormat>().expect_err("no such format");
-    assert_eq!(error.to_string(), "unknown weight format `int3`: expected one of `f32`, `bf16`, `f16`");
+    let error = "avx3".parse::<Isa>().expect_err("no such instruction set");
+    assert_eq!(
+        error.to_string(),
+        "unknown instruction set `avx3`: expected one of `scalar`, `avx2`, `avx512`, `neon`"
+    );
 }
 
 #[test]

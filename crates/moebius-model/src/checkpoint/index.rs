@@ -32,7 +32,7 @@ impl Shards {
         Err(Error::InvalidFile {
             path: self.index.clone(),
             reason: format!(
-                "the index names {} tensors that its shards do not have, first `{tensor}` in `{shard}`",
+                "the shards lack {} of the index's tensors, first `{tensor}` in `{shard}`",
                 misplaced.len()
             ),
         })

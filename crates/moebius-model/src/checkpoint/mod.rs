@@ -22,30 +22,30 @@ use crate::{Error, Result};
 use mmap::MappedFile;
 
 /// An opened checkpoint directory.
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, TensorEntry>,
 }
 
 /// Where one tensor lies and what it is.
 #[derive(Clone, Debug)]
-pub struct TensorEntry {
+pub(crate) struct TensorEntry {
     /// Sizes of its dimensions, outermost first.
-    pub shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     /// The element type.
-    pub dtype: Dtype,
+    pub(crate) dtype: Dtype,
     file: usize,
     range: Range<usize>,
 }
 
 impl TensorEntry {
     /// Bytes in the file.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         self.range.len()
     }
 
     /// The weight format of its elements, if they are plain floats of a known size.
-    pub fn format(&self) -> Option<WeightFormat> {
+    pub(crate) fn format(&self) -> Option<WeightFormat> {
         match self.dtype {
             Dtype::F32 => Some(WeightFormat::F32),
             Dtype::BF16 => Some(WeightFormat::Bf16),
@@ -61,7 +61,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::NotFound`] when there is no checkpoint, [`Error::InvalidFile`] when a file is cut short,
     /// damaged, or inconsistent with its index.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let shards = index::shards(dir)?;
         let mut checkpoint = Checkpoint { files: Vec::new(), tensors: BTreeMap::new() };
         for path in &shards.files {
@@ -72,22 +72,22 @@ impl Checkpoint {
     }
 
     /// The tensor called `name`.
-    pub fn get(&self, name: &str) -> Option<&TensorEntry> {
+    pub(crate) fn get(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
     }
 
     /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// Bytes of all tensors.
-    pub fn size_bytes(&self) -> u64 {
+    pub(crate) fn size_bytes(&self) -> u64 {
         self.tensors.values().map(|t| t.size_bytes() as u64).sum()
     }
 
     /// The stored bytes of a tensor.
-    pub fn bytes(&self, entry: &TensorEntry) -> &[u8] {
+    pub(crate) fn bytes(&self, entry: &TensorEntry) -> &[u8] {
         &self.files[entry.file].bytes()[entry.range.clone()]
     }
 
@@ -108,7 +108,12 @@ impl Checkpoint {
 
     /// Matrix number `index` of a tensor that holds several of shape `(rows, cols)` one after another.
     /// `None` when it is not made of plain floats or does not reach that far.
-    pub fn matrix(&self, name: &str, index: usize, (rows, cols): (usize, usize)) -> Option<WeightView<'_>> {
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        index: usize,
+        (rows, cols): (usize, usize),
+    ) -> Option<WeightView<'_>> {
         let entry = self.get(name)?;
         let format = entry.format()?;
         let size = format.bytes_for(rows, cols)?;
@@ -119,7 +124,7 @@ impl Checkpoint {
     }
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.
-    pub fn floats(&self, name: &str) -> Option<Vec<f32>> {
+    pub(crate) fn floats(&self, name: &str) -> Option<Vec<f32>> {
         let entry = self.get(name)?;
         let bytes = self.bytes(entry);
         let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));

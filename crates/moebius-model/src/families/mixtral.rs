@@ -48,14 +48,19 @@ impl Mixtral {
 
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("model.layers.{layer}");
+        // The reference implementation's own name for the block, which it writes when told to keep it.
+        let block = match loader.has(&format!("{prefix}.mlp.gate.weight")) {
+            true => format!("{prefix}.mlp"),
+            false => format!("{prefix}.block_sparse_moe"),
+        };
         let moe = MoeConfig {
             layer,
             hidden: self.base.hidden,
             intermediate: self.intermediate,
             activation: self.base.activation,
             router: self.router(),
-            gate: format!("{prefix}.block_sparse_moe.gate"),
-            layouts: layouts(&format!("{prefix}.block_sparse_moe.experts"), ["w1", "w3", "w2"]),
+            gate: format!("{block}.gate"),
+            layouts: layouts(&format!("{block}.experts"), ["w1", "w3", "w2"]),
         };
         let moe = FeedForward::Moe(MoeLayer::load(loader, moe, None)?);
         DecoderLayer::load(loader, &prefix, self.attention(), moe)

@@ -1,4 +1,4 @@
-//! The families that can be run: one file each, one line in [`FAMILIES`].
+//! The families that can be run: one file each, one entry in [`FAMILIES`].
 
 mod granitemoe;
 mod mixtral;
@@ -22,17 +22,39 @@ use crate::{Error, Result};
 pub struct Family {
     /// As in config.json.
     pub model_type: &'static str,
+    /// What sets it apart, in a phrase.
+    pub about: &'static str,
     /// Reads a configuration of the family.
     pub(crate) read: fn(&Config) -> Result<Box<dyn Architecture>>,
 }
 
 /// All families, by name.
 pub const FAMILIES: &[Family] = &[
-    Family { model_type: "granitemoe", read: granitemoe::read },
-    Family { model_type: "mixtral", read: mixtral::read },
-    Family { model_type: "olmoe", read: olmoe::read },
-    Family { model_type: "qwen2_moe", read: qwen2_moe::read },
-    Family { model_type: "qwen3_moe", read: qwen3_moe::read },
+    Family {
+        model_type: "granitemoe",
+        about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
+        read: granitemoe::read,
+    },
+    Family {
+        model_type: "mixtral",
+        about: "Mistral's Mixtral: a few wide experts, softmax over the chosen ones",
+        read: mixtral::read,
+    },
+    Family {
+        model_type: "olmoe",
+        about: "Ai2's OLMoE: many narrow experts, normalised queries and keys",
+        read: olmoe::read,
+    },
+    Family {
+        model_type: "qwen2_moe",
+        about: "Qwen1.5-MoE and Qwen2-MoE: routed experts beside a gated shared one",
+        read: qwen2_moe::read,
+    },
+    Family {
+        model_type: "qwen3_moe",
+        about: "Qwen3-MoE: many narrow experts, renormalised weights, no shared expert",
+        read: qwen3_moe::read,
+    },
 ];
 
 /// A configuration that was read: what the model is, and how to load it.

@@ -34,7 +34,8 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let (n_experts, top_k) = experts(config, &["num_experts", "num_local_experts"])?;
     config.irrelevant(&["max_window_layers", "layer_types", "sliding_window"]);
     let window = match config.flag_or("use_sliding_window", false)? {
-        true => config.opt_size_of(&["sliding_window"], MAX_CONTEXT)?,
+        true if config.is_null("sliding_window") => None,
+        true => config.opt_size_of(&["sliding_window"], MAX_CONTEXT)?.or(Some(4096)),
         false => None,
     };
     Ok(Box::new(Qwen3Moe {

@@ -17,7 +17,7 @@ use crate::loader::Loader;
 
 /// Whether and how queries and keys are normalised before they are rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
+pub(crate) enum QkNorm {
     /// Not at all.
     None,
     /// Each head by itself, one weight for all heads.
@@ -28,40 +28,40 @@ pub enum QkNorm {
 
 /// One layer's attention in numbers.
 #[derive(Clone, Debug)]
-pub struct AttentionConfig {
+pub(crate) struct AttentionConfig {
     /// Width of the residual stream.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     /// Query heads.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Key and value heads.
-    pub kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Width of a head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
     /// Factor on the dot products.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// A query sees at most this many keys, itself included.
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// Normalisation of queries and keys.
-    pub qk_norm: QkNorm,
+    pub(crate) qk_norm: QkNorm,
     /// Queries, keys and values are clamped to `[-clip, clip]` after that norm.
-    pub clip: Option<f64>,
+    pub(crate) clip: Option<f64>,
     /// Whether the query, key and value projections have a bias.
-    pub qkv_bias: bool,
+    pub(crate) qkv_bias: bool,
     /// Whether the output projection has a bias.
-    pub output_bias: bool,
+    pub(crate) output_bias: bool,
     /// Added to the mean square under the norms' root.
-    pub norm_eps: f64,
+    pub(crate) norm_eps: f64,
 }
 
 impl AttentionConfig {
     /// What the layer keeps in the cache.
-    pub fn cache(&self) -> LayerCacheSpec {
+    pub(crate) fn cache(&self) -> LayerCacheSpec {
         LayerCacheSpec { kv_heads: self.kv_heads, head_dim: self.head_dim, value_dim: self.head_dim }
     }
 }
 
 /// One layer's attention.
-pub struct Attention {
+pub(crate) struct Attention {
     config: AttentionConfig,
     query: Arc<dyn Linear>,
     key: Arc<dyn Linear>,
@@ -72,7 +72,7 @@ pub struct Attention {
 
 impl Attention {
     /// Loads `{prefix}.{q,k,v,o}_proj` and, if configured, `{prefix}.{q,k}_norm`.
-    pub fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
+    pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let linear = |name: &str, shape: (usize, usize), bias: bool| {
             loader.linear(Place::Attention, &format!("{prefix}.{name}"), shape, bias)
@@ -96,7 +96,7 @@ impl Attention {
     }
 
     /// Attends within each sequence of the batch, over its cache and the new tokens.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         pass: &Pass<'_, '_>,
         layer: usize,

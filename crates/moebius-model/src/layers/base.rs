@@ -9,46 +9,46 @@ use crate::{Error, Result};
 
 /// What a family takes when a key is absent. Never borrowed from a neighbour.
 #[derive(Clone, Copy, Debug)]
-pub struct Defaults {
+pub(crate) struct Defaults {
     /// `rope_theta`.
-    pub rope_theta: f64,
+    pub(crate) rope_theta: f64,
     /// `rms_norm_eps`.
-    pub norm_eps: f64,
+    pub(crate) norm_eps: f64,
     /// `max_position_embeddings`.
-    pub context: usize,
+    pub(crate) context: usize,
     /// `num_key_value_heads`; `None` is one for every query head.
-    pub kv_heads: Option<usize>,
+    pub(crate) kv_heads: Option<usize>,
 }
 
 /// Sizes that every decoder has.
 #[derive(Clone, Debug)]
-pub struct BaseConfig {
+pub(crate) struct BaseConfig {
     /// Rows of the embedding table.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the residual stream.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     /// Decoder layers.
-    pub n_layers: usize,
+    pub(crate) n_layers: usize,
     /// Query heads.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Key and value heads.
-    pub kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Width of a head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
     /// The gate's non-linearity in every feed-forward.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
     /// Added to the mean square under the norms' root.
-    pub norm_eps: f64,
+    pub(crate) norm_eps: f64,
     /// Most positions of a sequence.
-    pub context: usize,
+    pub(crate) context: usize,
     /// Whether the output projection is the embedding table.
-    pub tied: bool,
+    pub(crate) tied: bool,
     /// Positions.
-    pub rope: RopeConfig,
+    pub(crate) rope: RopeConfig,
     /// End-of-sequence ids.
-    pub eos_token_ids: Vec<u32>,
+    pub(crate) eos_token_ids: Vec<u32>,
     /// Beginning-of-sequence id.
-    pub bos_token_id: Option<u32>,
+    pub(crate) bos_token_id: Option<u32>,
 }
 
 impl BaseConfig {
@@ -56,7 +56,7 @@ impl BaseConfig {
     ///
     /// # Errors
     /// [`Error::Config`] for a missing or impossible value.
-    pub fn read(config: &Config, defaults: Defaults) -> Result<Self> {
+    pub(crate) fn read(config: &Config, defaults: Defaults) -> Result<Self> {
         let hidden = config.width("hidden_size")?;
         let heads = config.width("num_attention_heads")?;
         let kv_heads = config.opt_size_of(&["num_key_value_heads"], heads)?;
@@ -98,7 +98,7 @@ impl BaseConfig {
     }
 
     /// Attention with these sizes, scaled by `1 / sqrt(head_dim)`, without norms, window or biases.
-    pub fn attention(&self) -> AttentionConfig {
+    pub(crate) fn attention(&self) -> AttentionConfig {
         AttentionConfig {
             hidden: self.hidden,
             heads: self.heads,
@@ -115,7 +115,7 @@ impl BaseConfig {
     }
 
     /// A decoder around `n_layers` layers of these sizes.
-    pub fn decoder(&self, multipliers: Multipliers) -> DecoderConfig {
+    pub(crate) fn decoder(&self, multipliers: Multipliers) -> DecoderConfig {
         DecoderConfig {
             vocab_size: self.vocab_size,
             hidden: self.hidden,
@@ -128,12 +128,12 @@ impl BaseConfig {
     }
 
     /// What the cache holds for such a decoder.
-    pub fn cache(&self) -> CacheSpec {
+    pub(crate) fn cache(&self) -> CacheSpec {
         CacheSpec { layers: vec![self.attention().cache(); self.n_layers], context: self.context }
     }
 
     /// The attention in words.
-    pub fn describe_attention(&self) -> String {
+    pub(crate) fn describe_attention(&self) -> String {
         let BaseConfig { heads, kv_heads, head_dim, .. } = self;
         if heads == kv_heads {
             format!("{heads} heads of {head_dim}")

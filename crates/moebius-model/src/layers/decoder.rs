@@ -20,41 +20,41 @@ use crate::{Error, Result};
 
 /// Constant factors of the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Multipliers {
+pub(crate) struct Multipliers {
     /// On the embeddings.
-    pub embedding: f64,
+    pub(crate) embedding: f64,
     /// On what each half layer adds to the stream.
-    pub residual: f64,
+    pub(crate) residual: f64,
     /// The logits are divided by this.
-    pub logits_divisor: f64,
+    pub(crate) logits_divisor: f64,
 }
 
 impl Multipliers {
     /// No factor anywhere.
-    pub const NONE: Multipliers = Multipliers { embedding: 1.0, residual: 1.0, logits_divisor: 1.0 };
+    pub(crate) const NONE: Multipliers = Multipliers { embedding: 1.0, residual: 1.0, logits_divisor: 1.0 };
 }
 
 /// What a decoder is besides its layers.
 #[derive(Clone, Debug)]
-pub struct DecoderConfig {
+pub(crate) struct DecoderConfig {
     /// Rows of the embedding table.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the residual stream.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     /// Whether the output projection is the embedding table.
-    pub tied: bool,
+    pub(crate) tied: bool,
     /// Added to the mean square under the norms' root.
-    pub norm_eps: f64,
+    pub(crate) norm_eps: f64,
     /// Positions.
-    pub rope: RopeConfig,
+    pub(crate) rope: RopeConfig,
     /// Constant factors.
-    pub multipliers: Multipliers,
+    pub(crate) multipliers: Multipliers,
     /// Keys and values.
-    pub cache: CacheSpec,
+    pub(crate) cache: CacheSpec,
 }
 
 /// One layer.
-pub struct DecoderLayer {
+pub(crate) struct DecoderLayer {
     input_norm: Norm,
     attention: Attention,
     post_attention_norm: Norm,
@@ -63,7 +63,7 @@ pub struct DecoderLayer {
 
 impl DecoderLayer {
     /// Loads `{prefix}.self_attn` and its two norms under their usual names, around `feed_forward`.
-    pub fn load(
+    pub(crate) fn load(
         loader: &Loader<'_>,
         prefix: &str,
         attention: AttentionConfig,
@@ -98,7 +98,7 @@ impl DecoderLayer {
 }
 
 /// A whole model.
-pub struct Decoder {
+pub(crate) struct Decoder {
     backend: Arc<dyn Backend>,
     config: DecoderConfig,
     embedding: Arc<dyn Linear>,
@@ -109,7 +109,11 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads `model.embed_tokens`, `model.norm` and `lm_head` around `layers`.
-    pub fn load(loader: &Loader<'_>, config: DecoderConfig, layers: Vec<DecoderLayer>) -> Result<Self> {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        config: DecoderConfig,
+        layers: Vec<DecoderLayer>,
+    ) -> Result<Self> {
         let (embedding, head) = embedding_and_head(loader, (config.vocab_size, config.hidden), config.tied)?;
         let norm = Norm::load(loader, Place::Norm, "model.norm", config.hidden, config.norm_eps)?;
         Ok(Decoder { backend: loader.backend().clone(), embedding, layers, norm, head, config })

@@ -17,7 +17,7 @@ use crate::info::Place;
 use crate::loader::{ExpertLayout, ExpertRequest, Loader};
 
 /// A dense gated unit.
-pub struct Mlp {
+pub(crate) struct Mlp {
     gate: Arc<dyn Linear>,
     up: Arc<dyn Linear>,
     down: Arc<dyn Linear>,
@@ -27,18 +27,18 @@ pub struct Mlp {
 
 /// A dense gated unit in numbers.
 #[derive(Clone, Copy, Debug)]
-pub struct MlpConfig {
+pub(crate) struct MlpConfig {
     /// Width of the residual stream.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     /// Width between the projections.
-    pub intermediate: usize,
+    pub(crate) intermediate: usize,
     /// The gate's non-linearity.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 impl Mlp {
     /// Loads a feed-forward layer without a router: `{prefix}.{gate,up,down}_proj`.
-    pub fn load(loader: &Loader<'_>, prefix: &str, config: MlpConfig) -> Result<Self> {
+    pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: MlpConfig) -> Result<Self> {
         Mlp::load_as(loader, (Place::Dense, Part::Dense), prefix, config)
     }
 
@@ -67,7 +67,7 @@ impl Mlp {
 }
 
 /// An expert that every token goes through, scaled by `sigmoid(gate · x)`.
-pub struct SharedExpert {
+pub(crate) struct SharedExpert {
     mlp: Mlp,
     /// `[1, hidden]`.
     gate: Arc<dyn Linear>,
@@ -75,7 +75,12 @@ pub struct SharedExpert {
 
 impl SharedExpert {
     /// Loads a shared expert whose output is scaled by `sigmoid({gate}.weight · x)`.
-    pub fn load_gated(loader: &Loader<'_>, prefix: &str, gate: &str, config: MlpConfig) -> Result<Self> {
+    pub(crate) fn load_gated(
+        loader: &Loader<'_>,
+        prefix: &str,
+        gate: &str,
+        config: MlpConfig,
+    ) -> Result<Self> {
         let gate = loader.linear(Place::SharedExperts, gate, (1, config.hidden), false)?;
         let mlp = Mlp::load_as(loader, (Place::SharedExperts, Part::SharedExperts), prefix, config)?;
         Ok(SharedExpert { mlp, gate })
@@ -91,25 +96,25 @@ impl SharedExpert {
 
 /// One layer's router and experts in numbers and names.
 #[derive(Clone, Debug)]
-pub struct MoeConfig {
+pub(crate) struct MoeConfig {
     /// Index of the decoder layer.
-    pub layer: usize,
+    pub(crate) layer: usize,
     /// Width of the residual stream.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     /// Width of an expert.
-    pub intermediate: usize,
+    pub(crate) intermediate: usize,
     /// The gate's non-linearity.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
     /// The router's formula.
-    pub router: RouterConfig,
+    pub(crate) router: RouterConfig,
     /// Name of the router's projection, without `.weight`.
-    pub gate: String,
+    pub(crate) gate: String,
     /// Where the experts are, the usual layout first.
-    pub layouts: Vec<ExpertLayout>,
+    pub(crate) layouts: Vec<ExpertLayout>,
 }
 
 /// A router with its experts.
-pub struct MoeLayer {
+pub(crate) struct MoeLayer {
     layer: usize,
     gate: Arc<dyn Linear>,
     router: Router,
@@ -119,7 +124,7 @@ pub struct MoeLayer {
 
 impl MoeLayer {
     /// Loads the router and its experts; `shared` is added to what they give.
-    pub fn load(loader: &Loader<'_>, config: MoeConfig, shared: Option<SharedExpert>) -> Result<Self> {
+    pub(crate) fn load(loader: &Loader<'_>, config: MoeConfig, shared: Option<SharedExpert>) -> Result<Self> {
         let MoeConfig { layer, hidden, intermediate, activation, router, gate, layouts } = config;
         let (n_experts, top_k) = (router.n_experts, router.top_k);
         let format = WeightFormat::F32; // the loader finds the stored one
@@ -149,7 +154,7 @@ impl MoeLayer {
 }
 
 /// The second half of a decoder layer.
-pub enum FeedForward {
+pub(crate) enum FeedForward {
     /// Every token goes the same way.
     Dense(Mlp),
     /// A router chooses.

@@ -21,7 +21,7 @@ const MAX_FACTOR: f32 = 1e3;
 
 /// How frequencies are rescaled.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
+pub(crate) enum RopeScaling {
     /// Not at all.
     None,
     /// All divided by `factor`.
@@ -59,15 +59,15 @@ pub enum RopeScaling {
 
 /// Rotary parameters of a model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RopeConfig {
+pub(crate) struct RopeConfig {
     /// Base of the geometric series of frequencies.
-    pub theta: f64,
+    pub(crate) theta: f64,
     /// Elements of a head that are rotated, from the first.
-    pub rotary_dim: usize,
+    pub(crate) rotary_dim: usize,
     /// Which of them turn together.
-    pub pairing: Pairing,
+    pub(crate) pairing: Pairing,
     /// How frequencies are rescaled.
-    pub scaling: RopeScaling,
+    pub(crate) scaling: RopeScaling,
 }
 
 impl RopeConfig {
@@ -75,7 +75,7 @@ impl RopeConfig {
     ///
     /// # Errors
     /// [`Error::Config`] for a scaling that is not supported or lacks a parameter.
-    pub fn read(config: &Config, head_dim: usize, default_theta: f64, context: usize) -> Result<Self> {
+    pub(crate) fn read(config: &Config, head_dim: usize, default_theta: f64, context: usize) -> Result<Self> {
         let v5 = config.opt_object("rope_parameters")?;
         let (key, scaling) = match config.opt_object("rope_scaling")?.filter(|s| !s.is_empty()) {
             Some(scaling) => ("rope_scaling", Some(scaling)),
@@ -116,7 +116,7 @@ impl RopeConfig {
     }
 
     /// Cosines and sines for `positions`.
-    pub fn table(&self, positions: impl Iterator<Item = usize>, device: &Device) -> Result<RopeTable> {
+    pub(crate) fn table(&self, positions: impl Iterator<Item = usize>, device: &Device) -> Result<RopeTable> {
         let (frequencies, factor) = self.frequencies();
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         let mut rows = 0;

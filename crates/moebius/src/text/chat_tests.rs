@@ -186,7 +186,7 @@ fn a_directory_gives_its_template_and_its_special_tokens() {
 fn a_broken_configuration_names_its_file_and_key() {
     let dir = tempfile::tempdir().unwrap();
     for (text, expected) in [
-        ("[]", "expected an object, got a list"),
+        ("[]", "expected a JSON object, got a list"),
         ("{", "EOF"),
         (r#"{"chat_template": 3}"#, "`chat_template`: expected a string or a list, got a number"),
         (

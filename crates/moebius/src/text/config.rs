@@ -150,7 +150,7 @@ impl TextConfig {
 }
 
 /// The JSON object in `path`, or `None` if there is no such file.
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
+pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -159,7 +159,7 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
     let broken = |reason| TextError::BrokenFile { path: path.to_owned(), reason };
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(Some(object)),
-        Ok(other) => Err(broken(format!("expected an object, got {}", kind(&other)))),
+        Ok(other) => Err(broken(format!("expected a JSON object, got {}", kind(&other)))),
         Err(error) => Err(broken(error.to_string())),
     }
 }

@@ -20,6 +20,7 @@ mod stream;
 mod tokenizer;
 
 pub use chat::{ChatInput, ChatTemplate, Message};
+pub(crate) use config::read_object;
 pub use error::TextError;
 pub use json::Json;
 pub use stop::{StopStep, StopStrings};

@@ -144,11 +144,6 @@ impl Tokenizer {
         self.named_id("eos_token")
     }
 
-    /// The texts of the named special tokens, such as `bos_token`.
-    pub fn named_tokens(&self) -> &BTreeMap<String, String> {
-        &self.shared.named
-    }
-
     /// Whether `id` is a special token.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.shared.hf.get_added_vocabulary();

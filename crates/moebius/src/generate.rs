@@ -15,7 +15,9 @@ pub enum Prompt<'a> {
     Text(&'a str),
     /// Text that already spells its special tokens: a rendered chat template.
     Rendered(&'a str),
-    /// Token ids.
+    /// Ids of a text that was encoded already, such as one that goes on.
+    Encoded(&'a [u32]),
+    /// Bare token ids: any row of the output projection may be chosen, with text or without.
     Ids(&'a [u32]),
 }
 
@@ -125,7 +127,7 @@ impl Model {
     fn vocab_limit(&self, prompt: Prompt<'_>) -> Option<usize> {
         match prompt {
             Prompt::Ids(_) => None,
-            Prompt::Text(_) | Prompt::Rendered(_) => self.tokenizer().ok().map(Tokenizer::id_limit),
+            _ => self.tokenizer().ok().map(Tokenizer::id_limit),
         }
     }
 
@@ -134,7 +136,7 @@ impl Model {
         Ok(match prompt {
             Prompt::Text(text) => self.tokenizer()?.encode(text, true)?,
             Prompt::Rendered(text) => self.tokenizer()?.encode(text, false)?,
-            Prompt::Ids(ids) => ids.to_vec(),
+            Prompt::Encoded(ids) | Prompt::Ids(ids) => ids.to_vec(),
         })
     }
 }

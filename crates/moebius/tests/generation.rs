@@ -261,3 +261,21 @@ fn a_dump_that_cannot_be_written_is_an_error() {
     let error = model("mixtral").score(&[vec![5, 6]], &ScoreOptions { dump: Some(&path) }).unwrap_err();
     assert_says(&explained(error), &["cannot write"]);
 }
+
+#[test]
+fn rows_without_text_are_never_chosen_while_a_text_goes_on() {
+    let scratch = Scratch::of("mixtral");
+    let vocab: Vec<String> = ('a'..='j').enumerate().map(|(id, c)| format!("\"{c}\": {id}")).collect();
+    let model = format!(r#"{{"type": "WordLevel", "unk_token": "a", "vocab": {{{}}}}}"#, vocab.join(", "));
+    let tokenizer = format!(r#"{{"version": "1.0", "added_tokens": [], "decoder": null, "model": {model}}}"#);
+    scratch.write("tokenizer.json", tokenizer);
+    let mut model = open(scratch.path(), &OpenOptions::default()).unwrap();
+    let ids = [2, 3];
+    let mut most = |prompt| {
+        let mut generation = model.generate(prompt, &greedy(20)).unwrap();
+        generation.by_ref().for_each(|piece| drop(piece.unwrap()));
+        generation.finish().tokens.into_iter().max().unwrap()
+    };
+    assert!(most(Prompt::Encoded(&ids)) < 10);
+    assert!(most(Prompt::Ids(&ids)) >= 10, "bare ids see every row");
+}

@@ -115,7 +115,7 @@ fn continue_text(
     let mut prompt = ids.clone();
     prompt.extend(session.model.tokenizer()?.encode(line, ids.is_empty())?);
     outlet.continues(line);
-    let reply = session.generate(Prompt::Ids(&prompt), outlet)?;
+    let reply = session.generate(Prompt::Encoded(&prompt), outlet)?;
     ids.clear();
     if reply.summary.finish != "stop" {
         ids.extend(prompt);

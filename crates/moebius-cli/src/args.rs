@@ -14,7 +14,7 @@ use clap::builder::FalseyValueParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use model::ModelArgs;
+pub(crate) use model::{ExpertsArg, ModelArgs};
 pub(crate) use run::{RunArgs, SamplingArgs};
 pub(crate) use values::Ids;
 
@@ -115,16 +115,8 @@ pub(crate) enum Command {
 pub(crate) struct ShowArgs {
     /// Model directory, or a config.json; default: the bundled model
     pub(crate) model: Option<String>,
-    /// Experts per token in place of the configured number
-    #[arg(
-        long,
-        visible_alias = "n-expert-used",
-        env = "MOEBIUS_EXPERTS",
-        hide_env_values = true,
-        value_name = "N",
-        value_parser = values::count
-    )]
-    pub(crate) experts: Option<usize>,
+    #[command(flatten)]
+    pub(crate) experts: ExpertsArg,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

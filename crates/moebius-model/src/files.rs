@@ -16,6 +16,7 @@ use crate::{Error, Result};
 
 /// A model directory whose configuration was read, and whose weights were found if they are there.
 pub struct ModelFiles {
+    dir: PathBuf,
     family: Family,
     architecture: Box<dyn Architecture>,
     checkpoint: Option<Checkpoint>,
@@ -39,7 +40,12 @@ impl ModelFiles {
             Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
             Err(error) => return Err(error),
         };
-        Ok(ModelFiles { family, architecture, checkpoint, unknown_keys: config.unused() })
+        Ok(ModelFiles { dir, family, architecture, checkpoint, unknown_keys: config.unused() })
+    }
+
+    /// The directory that the files are in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Bytes of the checkpoint, if one lies beside the configuration.

@@ -67,8 +67,7 @@ impl Model {
         let backend = open_backend(&options.backend)?;
         let info = files.info(&backend)?;
         memory::check_fits(info.weight_bytes().unwrap_or(total_bytes))?;
-        let dir = text_dir(path);
-        let text = TextFiles::read(dir)?;
+        let text = TextFiles::read(files.dir())?;
         let model = files.load(&backend, &|bytes| progress(bytes, total_bytes))?;
         let engine_options = EngineOptions {
             context: options.context.unwrap_or(usize::MAX),
@@ -76,7 +75,7 @@ impl Model {
         };
         let engine = Engine::new(model, &backend.info().device, engine_options);
         let TextFiles { tokenizer, chat_template, generation } = text;
-        Ok(Model { engine, info, dir: dir.into(), backend, tokenizer, chat_template, generation })
+        Ok(Model { engine, info, dir: files.dir().into(), backend, tokenizer, chat_template, generation })
     }
 
     /// What the model is.
@@ -142,11 +141,10 @@ impl Model {
 /// # Errors
 /// Files that are missing or do not fit together.
 pub fn inspect(path: impl AsRef<Path>, experts: Option<usize>) -> Result<(ModelInfo, TextSummary)> {
-    let path = path.as_ref();
-    let files = ModelFiles::open(path, experts)?;
+    let files = ModelFiles::open(path.as_ref(), experts)?;
     let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
     let info = files.info(&backend)?;
-    let text = TextFiles::read(text_dir(path))?;
+    let text = TextFiles::read(files.dir())?;
     let tokens = text.tokenizer.as_ref().ok().map(Tokenizer::vocab_size);
     Ok((info, TextSummary { tokens, chat_template: text.chat_template.is_some() }))
 }
@@ -180,9 +178,4 @@ impl TextFiles {
         let chat_template = ChatTemplate::from_dir(dir)?;
         Ok(TextFiles { tokenizer, chat_template, generation: GenerationConfig::read(dir)? })
     }
-}
-
-/// The directory of a path that names a model or its config.json.
-fn text_dir(path: &Path) -> &Path {
-    if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }
 }

@@ -6,10 +6,9 @@ use moebius::{BACKENDS, BackendOptions, OpenOptions};
 
 use super::values;
 
-/// How a model runs.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Model options")]
-pub(crate) struct ModelArgs {
+/// How many experts a token goes through.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct ExpertsArg {
     /// Experts per token in place of the configured number
     #[arg(
         long,
@@ -20,6 +19,14 @@ pub(crate) struct ModelArgs {
         value_parser = values::count
     )]
     pub(crate) experts: Option<usize>,
+}
+
+/// How a model runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct ModelArgs {
+    #[command(flatten)]
+    pub(crate) experts: ExpertsArg,
     /// Most tokens of a sequence; default: the model's own context
     #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ctx_size: Option<u64>,
@@ -40,7 +47,7 @@ impl ModelArgs {
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
             backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
-            experts: self.experts,
+            experts: self.experts.experts,
             context: self.ctx_size.map(saturate),
             chunk: self.ubatch_size.map(saturate),
         }

@@ -15,7 +15,7 @@ struct Family {
 
 /// Lists what can be run.
 pub(crate) fn families(args: &ListArgs) -> Result<()> {
-    let families = moebius::families();
+    let families = moebius::FAMILIES;
     if args.json.json {
         let list = families.iter().map(|f| Family { model_type: f.model_type, about: f.about }).collect();
         return json::print(&std::collections::BTreeMap::<_, Vec<Family>>::from([("families", list)]));

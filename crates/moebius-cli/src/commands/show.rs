@@ -59,7 +59,7 @@ struct Part {
 /// Says what a model is.
 pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     let dir = model_dir(args.model.as_deref())?;
-    let (info, text) = moebius::inspect(&dir, args.experts)?;
+    let (info, text) = moebius::inspect(&dir, args.experts.experts)?;
     let report = Report::new(&info, text);
     if args.json.json {
         return json::print(&report);

@@ -5,10 +5,10 @@
 
 mod model;
 mod run;
+mod score;
 mod values;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use model::{ExpertsArg, ModelArgs};
 pub(crate) use run::{RunArgs, SamplingArgs};
-pub(crate) use values::Ids;
+pub(crate) use score::ScoreArgs;
 
 use crate::version;
 
@@ -32,7 +32,7 @@ Examples:
   moebius \"The little robot\"                 continue a text with it
   moebius run ./OLMoE-1B-7B \"Hello\" --route  show which experts each layer chooses
   moebius show ./OLMoE-1B-7B                 what a model is, from config.json alone if need be
-  moebius score ./OLMoE-1B-7B --text a.txt   perplexity of a text
+  moebius score ./OLMoE-1B-7B a.txt b.txt    perplexity of texts, --routing compares them
   moebius doctor                             what this machine can do
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 model not found, 4 invalid model,
@@ -117,27 +117,6 @@ pub(crate) struct ShowArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
-    #[command(flatten)]
-    pub(crate) json: JsonArg,
-}
-
-/// `moebius score`.
-#[derive(Args, Debug)]
-#[group(id = "input", required = true, args = ["text", "ids"])]
-pub(crate) struct ScoreArgs {
-    /// Model directory; default: the bundled model
-    pub(crate) model: Option<String>,
-    /// Text file to score, cut into pieces that fit the context; - is stdin
-    #[arg(long, value_name = "FILE")]
-    pub(crate) text: Vec<PathBuf>,
-    /// Token ids to score, such as 1,2,3
-    #[arg(long, value_name = "IDS", conflicts_with = "text")]
-    pub(crate) ids: Vec<Ids>,
-    /// Write logits, hidden states and routing of every position to this safetensors file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) dump: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) model_args: ModelArgs,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

@@ -1,77 +1,13 @@
 //! The program as people and scripts meet it.
 
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod support;
+
+use std::io::Read;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// A directory below the models of the project.
-fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name)
-}
-
-fn tiny() -> String {
-    model("moebius-tiny").display().to_string()
-}
-
-/// The program, out of reach of the caller's environment.
-fn moebius(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moebius"));
-    let foreign = |name: &str| name.starts_with("MOEBIUS_") || ["NO_COLOR", "CLICOLOR_FORCE"].contains(&name);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(&name.to_string_lossy())) {
-        command.env_remove(name);
-    }
-    command.args(args).stdin(Stdio::null());
-    command
-}
-
-fn output(args: &[&str]) -> Output {
-    moebius(args).output().expect("the program starts")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8 on stdout")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// What a command that must succeed prints.
-fn succeed(args: &[&str]) -> String {
-    let output = output(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    stdout(&output)
-}
-
-fn json(args: &[&str]) -> Value {
-    let text = succeed(args);
-    assert_eq!(text.lines().count(), 1, "one object on one line");
-    serde_json::from_str(&text).expect("valid JSON")
-}
-
-/// A command that must fail with this code and say this.
-fn fail(args: &[&str], code: i32, message: &str) {
-    let output = output(args);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-    assert!(said.contains("error:") && said.contains(message), "{args:?}: {said}");
-    assert!(said.contains("hint:"), "{args:?}: {said}");
-    assert!(!said.contains("panicked"), "{args:?}: {said}");
-}
-
-/// What the program answers to `input` on stdin.
-fn piped(args: &[&str], input: &str) -> Output {
-    let mut command = moebius(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the program starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    // A program that fails early does not read.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    child.wait_with_output().expect("the program ends")
-}
+use support::{fail, json, model, moebius, output, piped, stderr, stdout, succeed, tiny};
 
 #[test]
 fn without_arguments_it_tells_a_story_and_says_how_to_go_on() {
@@ -277,41 +213,10 @@ fn show_works_from_the_configuration_alone_and_says_so() {
 }
 
 #[test]
-fn scores_of_a_text_and_of_its_ids_agree() {
-    let text = "Once upon a time there was a dog.";
-    let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("text.txt");
-    std::fs::write(&file, text).expect("a file");
-    let of_text = json(&["score", &tiny(), "--text", &file.display().to_string(), "--json"]);
-    let ids: Vec<String> =
-        of_text["sequences"][0]["ids"].as_array().expect("ids").iter().map(Value::to_string).collect();
-    let of_ids = json(&["score", &tiny(), "--ids", &ids.join(","), "--json"]);
-    assert_eq!(of_text["sequences"][0]["logprobs"], of_ids["sequences"][0]["logprobs"]);
-    let perplexity = of_ids["total"]["perplexity"].as_f64().expect("a number");
-    assert!((1.0..100.0).contains(&perplexity), "{perplexity}");
-    let table = succeed(&["score", &tiny(), "--ids", "5", "--ids", &ids.join(",")]);
-    assert!(table.contains("n/a") && table.contains(&format!("{perplexity:.4}")), "{table}");
-}
-
-#[test]
-fn a_dump_holds_what_every_position_went_through() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("dump.safetensors");
-    let golden = model("goldens/olmoe").display().to_string();
-    let path = file.display().to_string();
-    succeed(&["score", &golden, "--ids", "1,2,3", "--ids", "4,5", "--dump", &path]);
-    let bytes = std::fs::read(&file).expect("the dump");
-    let dump = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    for (name, rows) in [("p0.logits", 3), ("p1.logits", 2), ("p1.h0", 2), ("p0.router0.experts", 3)] {
-        assert_eq!(dump.tensor(name).expect(name).shape()[0], rows, "{name}");
-    }
-}
-
-#[test]
 fn a_chat_template_lays_the_prompt_out_unless_it_is_to_stay_raw() {
     let dir = tempfile::tempdir().expect("a directory");
-    for entry in std::fs::read_dir(model("moebius-tiny")).expect("the model") {
-        let entry = entry.expect("an entry");
+    let entries = std::fs::read_dir(model("moebius-tiny")).expect("the model");
+    for entry in entries.map(|entry| entry.expect("an entry")).filter(|entry| entry.path().is_file()) {
         let to = dir.path().join(entry.file_name());
         std::fs::hard_link(entry.path(), &to)
             .or_else(|_| std::fs::copy(entry.path(), &to).map(drop))

@@ -65,12 +65,19 @@ pub enum RouterError {
         /// Number of pairs.
         pairs: usize,
     },
-    /// A routing over another number of experts than the load it is added to.
+    /// A routing or a load over another number of experts than the load that it is added to or compared with.
     LoadMismatch {
         /// Experts of the load.
         expected: usize,
-        /// Experts of the routing.
+        /// Experts of the other.
         got: usize,
+    },
+    /// No groups to compare.
+    NoGroups,
+    /// A group to compare that has no tokens.
+    EmptyGroup {
+        /// Index of the group.
+        group: usize,
     },
 }
 
@@ -102,7 +109,11 @@ impl fmt::Display for RouterError {
                 write!(f, "routing: expected at most {} token-expert pairs, got {pairs}", u32::MAX)
             }
             Self::LoadMismatch { expected, got } => {
-                write!(f, "expert load: expected a routing over {expected} experts, got {got}")
+                write!(f, "expert load: expected {expected} experts, got {got}")
+            }
+            Self::NoGroups => f.write_str("expert loads: expected at least one group, got none"),
+            Self::EmptyGroup { group } => {
+                write!(f, "expert loads: expected at least one token in group {group}, got none")
             }
         }
     }

@@ -43,6 +43,7 @@ mod router;
 mod routing;
 mod score;
 mod select;
+mod specialisation;
 mod validate;
 
 pub use config::{GroupRank, Renormalize, RouterConfig, Score, Selection, WeightTarget};
@@ -51,3 +52,4 @@ pub use error::RouterError;
 pub use load::{ExpertLoad, LoadStats};
 pub use router::Router;
 pub use routing::Routing;
+pub use specialisation::{Favourite, Specialisation};

@@ -2,10 +2,12 @@
 //!
 //! With counts `n[e]` and shares `p[e] = n[e] / sum n`, over `E` experts: entropy `-sum p ln p`, at most
 //! `ln E`; coefficient of variation `std(n) / mean(n)` (population); Jain's index `(sum n)^2 / (E * sum n^2)`,
-//! from `1/E` (one expert does all) to 1 (even); `max(n) / mean(n)`.
+//! from `1/E` (one expert does all) to 1 (even); `min(n)` and `max(n)` over `mean(n)`.
 //!
 //! Shapes: counts and shares are `[n_experts]`.
 //! Invariants: what is unknown, because nothing was routed, is `None`.
+
+use std::ops::Range;
 
 use crate::error::RouterError;
 use crate::routing::Routing;
@@ -28,14 +30,36 @@ impl ExpertLoad {
     /// # Errors
     /// [`RouterError::LoadMismatch`] if the routing is over another number of experts; nothing is added then.
     pub fn add(&mut self, routing: &Routing) -> Result<(), RouterError> {
-        let (expected, got) = (self.counts.len(), routing.n_experts());
-        if expected != got {
-            return Err(RouterError::LoadMismatch { expected, got });
-        }
-        for &expert in routing.all_experts() {
+        self.add_rows(routing, 0..routing.tokens())
+    }
+
+    /// Adds the tokens `rows` of a routing: one sequence of a batch.
+    ///
+    /// # Errors
+    /// Those of [`add`](Self::add).
+    ///
+    /// # Panics
+    /// If the rows are not all below the routing's [`tokens`](Routing::tokens).
+    pub fn add_rows(&mut self, routing: &Routing, rows: Range<usize>) -> Result<(), RouterError> {
+        self.check(routing.n_experts())?;
+        let top_k = routing.top_k();
+        for &expert in &routing.all_experts()[rows.start * top_k..rows.end * top_k] {
             self.counts[expert as usize] += 1;
         }
-        self.tokens += routing.tokens() as u64;
+        self.tokens += rows.len() as u64;
+        Ok(())
+    }
+
+    /// Adds the tokens of another load.
+    ///
+    /// # Errors
+    /// [`RouterError::LoadMismatch`] if it is over another number of experts; nothing is added then.
+    pub fn merge(&mut self, other: &ExpertLoad) -> Result<(), RouterError> {
+        self.check(other.counts.len())?;
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.tokens += other.tokens;
         Ok(())
     }
 
@@ -53,6 +77,11 @@ impl ExpertLoad {
     pub fn stats(&self) -> LoadStats {
         LoadStats::from_counts(&self.counts)
     }
+
+    fn check(&self, got: usize) -> Result<(), RouterError> {
+        let expected = self.counts.len();
+        if expected == got { Ok(()) } else { Err(RouterError::LoadMismatch { expected, got }) }
+    }
 }
 
 /// Statistics of the tokens per expert; all are `None` where no token was routed.
@@ -65,7 +94,7 @@ impl ExpertLoad {
 /// // Mean 2, squared deviations 16 + 0 + 4 + 4 = 24, variance 6.
 /// assert!((stats.coefficient_of_variation.unwrap() - 6.0_f64.sqrt() / 2.0).abs() < 1e-12);
 /// assert_eq!(stats.jain_index, Some(0.4)); // 8^2 / (4 * (36 + 4))
-/// assert_eq!(stats.max_over_mean, Some(3.0));
+/// assert_eq!((stats.min_over_mean, stats.max_over_mean), (Some(0.0), Some(3.0)));
 /// assert_eq!(stats.unused, Some(vec![2, 3]));
 /// assert_eq!(LoadStats::from_counts(&[0, 0]).jain_index, None);
 /// ```
@@ -81,6 +110,8 @@ pub struct LoadStats {
     pub coefficient_of_variation: Option<f64>,
     /// Jain's fairness index, `1 / n_experts` to 1.
     pub jain_index: Option<f64>,
+    /// Load of the idlest expert over the mean load; 1 is even, 0 is unused.
+    pub min_over_mean: Option<f64>,
     /// Load of the busiest expert over the mean load; 1 is even.
     pub max_over_mean: Option<f64>,
     /// Ids of the experts without tokens, ascending.
@@ -94,6 +125,7 @@ impl LoadStats {
         let Some(&max) = counts.iter().max().filter(|&&max| max > 0) else {
             return Self::default();
         };
+        let min = counts.iter().fold(max, |min, &count| min.min(count));
         let n_experts = counts.len() as f64;
         let mean = total / n_experts;
         let shares: Vec<f64> = counts.iter().map(|&count| count as f64 / total).collect();
@@ -107,6 +139,7 @@ impl LoadStats {
             normalized_entropy: (counts.len() > 1).then(|| entropy / n_experts.ln()),
             coefficient_of_variation: Some(variance.sqrt() / mean),
             jain_index: Some(total * total / (n_experts * sum_of_squares)),
+            min_over_mean: Some(min as f64 / mean),
             max_over_mean: Some(max as f64 / mean),
             unused: Some(unused.collect()),
             shares: Some(shares),

@@ -279,8 +279,27 @@ fn load_adds_up_over_routings() {
     assert_eq!(load.stats().unused, Some(vec![3]));
 
     let error = load.add(&routing(8, 1, &[7]).unwrap()).unwrap_err();
-    check_message(error, "expert load: expected a routing over 4 experts, got 8");
+    check_message(error, "expert load: expected 4 experts, got 8");
     assert_eq!(load.tokens(), 3);
+}
+
+#[test]
+fn the_loads_of_rows_merge_into_that_of_the_whole() {
+    let batch = routing(4, 2, &[0, 1, 0, 2, 2, 3]).unwrap();
+    let load = |rows| {
+        let mut load = ExpertLoad::new(4);
+        load.add_rows(&batch, rows).unwrap();
+        load
+    };
+    let (mut one, two) = (load(0..1), load(1..3));
+    assert_eq!((one.counts(), two.counts()), (&[1, 1, 0, 0][..], &[1, 0, 2, 1][..]));
+    one.merge(&two).unwrap();
+    assert_eq!((&one, one.tokens()), (&load(0..3), 3));
+    assert_eq!(load(2..2), ExpertLoad::new(4));
+
+    let error = one.merge(&ExpertLoad::new(3)).unwrap_err();
+    check_message(error, "expert load: expected 4 experts, got 3");
+    assert_eq!(one, load(0..3));
 }
 
 #[test]
@@ -290,7 +309,7 @@ fn an_even_load_has_full_entropy() {
     assert!((stats.normalized_entropy.unwrap() - 1.0).abs() < 1e-12);
     assert_eq!(stats.coefficient_of_variation, Some(0.0));
     assert_eq!(stats.jain_index, Some(1.0));
-    assert_eq!(stats.max_over_mean, Some(1.0));
+    assert_eq!((stats.min_over_mean, stats.max_over_mean), (Some(1.0), Some(1.0)));
     assert_eq!(stats.unused, Some(vec![]));
 }
 
@@ -300,7 +319,7 @@ fn a_load_on_one_expert_has_no_entropy() {
     assert_eq!(stats.entropy_nats, Some(0.0));
     assert_eq!(stats.normalized_entropy, Some(0.0));
     assert_eq!(stats.jain_index, Some(0.25));
-    assert_eq!(stats.max_over_mean, Some(4.0));
+    assert_eq!((stats.min_over_mean, stats.max_over_mean), (Some(0.0), Some(4.0)));
     // A single expert is even and uneven at once.
     assert_eq!(LoadStats::from_counts(&[7]).normalized_entropy, None);
     assert_eq!(LoadStats::from_counts(&[]), LoadStats::default());

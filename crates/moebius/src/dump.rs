@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::Tensor;
-use moebius_model::{Probe, SequenceId, TokenBatch};
 use moebius_router::Routing;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -24,77 +23,44 @@ struct Record {
     weights: BTreeMap<usize, Vec<f32>>,
 }
 
-/// A probe that keeps everything.
+/// Everything that a pass showed of each sequence, numbered in the order in which they first ran.
 #[derive(Default)]
 pub(crate) struct Dump {
-    /// In the order in which sequences first ran, which is the order in which they were given.
-    order: Vec<SequenceId>,
     records: Vec<Record>,
-    /// Record and rows of each part of the batch under way.
-    parts: Vec<(usize, Range<usize>)>,
-}
-
-impl Probe for Dump {
-    fn batch(&mut self, batch: &TokenBatch) {
-        self.parts.clear();
-        for span in batch.spans() {
-            let known = self.order.iter().position(|id| *id == span.sequence);
-            let record = known.unwrap_or_else(|| {
-                self.order.push(span.sequence);
-                self.records.push(Record::default());
-                self.order.len() - 1
-            });
-            self.parts.push((record, span.rows.clone()));
-        }
-    }
-
-    fn hidden(&mut self, index: usize, x: &Tensor) -> moebius_model::Result<()> {
-        for (record, rows) in &self.parts {
-            let values = x.narrow(0, rows.start, rows.len())?.flatten_all()?.to_vec1::<f32>()?;
-            self.records[*record].hidden.entry(index).or_default().extend(values);
-        }
-        Ok(())
-    }
-
-    fn routing(&mut self, layer: usize, routing: &Routing) -> moebius_model::Result<()> {
-        for (record, rows) in &self.parts {
-            let record = &mut self.records[*record];
-            let experts = record.experts.entry(layer).or_default();
-            let weights = record.weights.entry(layer).or_default();
-            for row in rows.clone() {
-                experts.extend(routing.experts(row).iter().map(|&expert| expert as i32));
-                weights.extend_from_slice(routing.weights(row));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A tensor on its way into the file.
-struct Entry {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl Entry {
-    fn new<const N: usize>(
-        name: String,
-        dtype: Dtype,
-        rows: usize,
-        elements: impl ExactSizeIterator<Item = [u8; N]>,
-    ) -> Self {
-        let shape = vec![rows, elements.len() / rows];
-        Entry { name, dtype, shape, bytes: elements.flatten().collect() }
-    }
-
-    fn floats(name: String, rows: usize, values: &[f32]) -> Self {
-        Entry::new(name, Dtype::F32, rows, values.iter().map(|v| v.to_le_bytes()))
-    }
 }
 
 impl Dump {
+    /// Keeps `rows` of the residual stream, all of one sequence.
+    pub(crate) fn hidden(
+        &mut self,
+        sequence: usize,
+        rows: Range<usize>,
+        index: usize,
+        x: &Tensor,
+    ) -> moebius_model::Result<()> {
+        let values = x.narrow(0, rows.start, rows.len())?.flatten_all()?.to_vec1::<f32>()?;
+        self.record(sequence).hidden.entry(index).or_default().extend(values);
+        Ok(())
+    }
+
+    /// Keeps `rows` of what the router of `layer` chose, all of one sequence.
+    pub(crate) fn routing(&mut self, sequence: usize, rows: Range<usize>, layer: usize, routing: &Routing) {
+        let record = self.record(sequence);
+        let experts = record.experts.entry(layer).or_default();
+        let weights = record.weights.entry(layer).or_default();
+        for row in rows {
+            experts.extend(routing.experts(row).iter().map(|&expert| expert as i32));
+            weights.extend_from_slice(routing.weights(row));
+        }
+    }
+
+    fn record(&mut self, sequence: usize) -> &mut Record {
+        if self.records.len() <= sequence {
+            self.records.resize_with(sequence + 1, Record::default);
+        }
+        &mut self.records[sequence]
+    }
+
     /// Writes the file; `logits` holds the rows of each sequence.
     pub(crate) fn write(self, path: &Path, sequences: &[Vec<u32>], logits: Vec<Vec<f32>>) -> Result<()> {
         let mut entries = Vec::new();
@@ -121,5 +87,29 @@ impl Dump {
         });
         let views: Vec<_> = views.collect::<std::result::Result<_, _>>().map_err(|e| write(Box::new(e)))?;
         safetensors::serialize_to_file(views, None, path).map_err(|e| write(Box::new(e)))
+    }
+}
+
+/// A tensor on its way into the file.
+struct Entry {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Entry {
+    fn new<const N: usize>(
+        name: String,
+        dtype: Dtype,
+        rows: usize,
+        elements: impl ExactSizeIterator<Item = [u8; N]>,
+    ) -> Self {
+        let shape = vec![rows, elements.len() / rows];
+        Entry { name, dtype, shape, bytes: elements.flatten().collect() }
+    }
+
+    fn floats(name: String, rows: usize, values: &[f32]) -> Self {
+        Entry::new(name, Dtype::F32, rows, values.iter().map(|v| v.to_le_bytes()))
     }
 }

@@ -35,6 +35,7 @@ mod knobs;
 mod locate;
 mod memory;
 mod model;
+mod observer;
 mod route;
 mod score;
 
@@ -48,6 +49,7 @@ pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
 pub use knobs::{KNOBS, Knob};
 pub use locate::{bundled_model, locate_model};
 pub use model::{Model, OpenOptions, TextSummary, inspect};
+pub use observer::LayerLoads;
 pub use route::{LayerRoute, RouteRecorder};
 pub use score::{Score, ScoreOptions, perplexity};
 

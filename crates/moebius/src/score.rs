@@ -4,9 +4,8 @@ use std::path::Path;
 
 use moebius_engine::ScoredToken;
 use moebius_metering::{Reading, Window};
-use moebius_model::Probe;
 
-use crate::dump::Dump;
+use crate::observer::{LayerLoads, Observer};
 use crate::{Error, Model, Result};
 
 /// What to do besides scoring.
@@ -14,6 +13,8 @@ use crate::{Error, Model, Result};
 pub struct ScoreOptions<'a> {
     /// Writes logits, residual streams and routing of every position to this safetensors file.
     pub dump: Option<&'a Path>,
+    /// Counts how each sequence used the experts of every layer: [`Score::loads`].
+    pub routing: bool,
 }
 
 /// What the model thought of one sequence.
@@ -27,6 +28,9 @@ pub struct Score {
     pub correct: usize,
     /// The most likely token after the last.
     pub predicted: u32,
+    /// How the experts of each layer with a router were used, by all tokens; `None` unless
+    /// [`ScoreOptions::routing`] asked for it.
+    pub loads: Option<LayerLoads>,
 }
 
 impl Score {
@@ -56,13 +60,12 @@ impl Model {
     ) -> Result<(Vec<Score>, Reading)> {
         let mut scores: Vec<Score> = sequences
             .iter()
-            .map(|s| Score { tokens: s.len(), logprobs: Vec::new(), correct: 0, predicted: 0 })
+            .map(|s| Score { tokens: s.len(), logprobs: Vec::new(), correct: 0, predicted: 0, loads: None })
             .collect();
-        let mut dump = options.dump.map(|_| Dump::default());
-        let mut logits = dump.as_ref().map(|_| vec![Vec::new(); sequences.len()]);
+        let mut observer = Observer::new(options.dump.is_some(), options.routing);
+        let mut logits = options.dump.map(|_| vec![Vec::new(); sequences.len()]);
         let window = Window::open(self.engine.meter());
-        let probe = dump.as_mut().map(|dump| dump as &mut dyn Probe);
-        self.engine.score(sequences, probe, |row: ScoredToken<'_>| {
+        self.engine.score(sequences, observer.probe(), |row: ScoredToken<'_>| {
             let score = &mut scores[row.sequence];
             score.logprobs.extend(row.next_logprob);
             score.predicted = row.predicted;
@@ -73,8 +76,11 @@ impl Model {
             }
         })?;
         let reading = window.close(self.engine.meter());
-        if let (Some(path), Some(dump), Some(logits)) = (options.dump, dump, logits) {
+        if let (Some(path), Some(dump), Some(logits)) = (options.dump, observer.dump, logits) {
             dump.write(path, sequences, logits)?;
+        }
+        for (score, loads) in scores.iter_mut().zip(observer.loads.into_iter().flatten()) {
+            score.loads = Some(loads);
         }
         Ok((scores, reading))
     }

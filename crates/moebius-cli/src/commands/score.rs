@@ -1,30 +1,27 @@
 //! `moebius score`.
 
-use std::io::Read;
-use std::path::Path;
+mod inputs;
+mod routing;
 
 use moebius::metering::format::percent;
 use moebius::{Model, Score, ScoreOptions, perplexity};
 use serde::Serialize;
 
 use crate::args::{OutputArgs, ScoreArgs};
-use crate::commands::model_dir;
-use crate::errors::{CliError, Result};
+use crate::errors::Result;
 use crate::meter::{self, Meter};
 use crate::table::{Align, Table};
-use crate::terminal::{print, printable, say};
+use crate::terminal::{print, printable, remark, say};
 use crate::{json, progress};
-
-/// Sequences from one file, or one sequence of ids.
-struct Input {
-    name: String,
-    sequences: Vec<Vec<u32>>,
-}
+use inputs::Input;
+use routing::Routing;
 
 #[derive(Serialize)]
 struct Report<'a> {
     sequences: Vec<Sequence<'a>>,
     total: Figures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routing: Option<routing::Report<'a>>,
     meter: Meter,
 }
 
@@ -51,61 +48,46 @@ struct Figures {
 
 /// Scores texts or ids.
 pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
-    let texts: Vec<(String, String)> = args.text.iter().map(|path| read(path)).collect::<Result<_>>()?;
+    let request = inputs::resolve(args)?;
+    let dir = request.dir()?;
+    let texts = request.read()?;
     let (mut model, _) = progress::open(&dir, &args.model_args.open_options(), output)?;
-    let mut inputs = Vec::new();
-    for (name, text) in texts {
-        inputs.push(Input { name, sequences: model.windows(&text)? });
-    }
-    for (index, ids) in args.ids.iter().enumerate() {
-        inputs.push(Input { name: format!("ids {}", index + 1), sequences: vec![ids.0.clone()] });
-    }
+    let inputs = inputs::inputs(&model, args, texts)?;
     let sequences: Vec<Vec<u32>> = inputs.iter().flat_map(|input| input.sequences.clone()).collect();
-    let (scores, reading) = model.score(&sequences, &ScoreOptions { dump: args.dump.as_deref() })?;
+    let options = ScoreOptions { dump: args.dump.as_deref(), routing: args.routing };
+    let (scores, reading) = model.score(&sequences, &options)?;
+    let scored = inputs::by_input(&inputs, &scores);
+    let routing = args.routing.then(|| Routing::new(&scored));
     if args.json.json {
-        let names = inputs.iter().flat_map(|input| input.sequences.iter().map(|_| input.name.as_str()));
-        let parts = names.zip(&sequences).zip(&scores);
-        let sequences = parts.map(|((source, ids), score)| Sequence {
-            source,
-            ids,
-            logprobs: &score.logprobs,
-            predicted: score.predicted,
-            figures: Figures::new(std::slice::from_ref(score)),
+        return json::print(&Report {
+            sequences: scored.iter().flat_map(|(input, scores)| Sequence::of(input, scores)).collect(),
+            total: Figures::new(&scores),
+            routing: routing.as_ref().map(Routing::report),
+            meter: Meter::new(model.info(), &reading, None),
         });
-        let sequences = sequences.collect();
-        let meter = Meter::new(model.info(), &reading, None);
-        return json::print(&Report { sequences, total: Figures::new(&scores), meter });
     }
-    print(&table(&model, &inputs, &scores))?;
+    let routing = routing.map_or(String::new(), |routing| routing.render());
+    print(&(table(&model, &scored, &scores) + &routing))?;
+    if args.routing && inputs.len() == 1 {
+        remark(
+            output,
+            "\nSeveral texts show what the experts specialise in: mutual information compares them.",
+        );
+    }
     if output.verbose {
         say(format!("\n{}", meter::score_block(model.info(), &reading)).trim_end());
     }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<(String, String)> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        let read = std::io::stdin().lock().read_to_string(&mut text);
-        read.map_err(|source| CliError::Input { name: "stdin".into(), source })?;
-        return Ok(("stdin".into(), text));
-    }
-    let text = std::fs::read_to_string(path).map_err(|source| CliError::input(path, source))?;
-    Ok((printable(&path.display().to_string()).into_owned(), text))
-}
-
-fn table(model: &Model, inputs: &[Input], scores: &[Score]) -> String {
+fn table(model: &Model, scored: &[(&Input, &[Score])], scores: &[Score]) -> String {
     let columns = ["tokens", "logprob", "perplexity", "top-1"].map(|name| (name, Align::Right));
     let mut table =
         Table::new(&[&[("input", Align::Left)][..], &columns, &[("then comes", Align::Left)]].concat());
-    let mut rest = scores;
-    for input in inputs {
-        let (these, others) = rest.split_at(input.sequences.len());
-        rest = others;
+    for (input, these) in scored {
         table.row(row(&input.name, these, next_token(model, these)));
     }
-    if inputs.len() > 1 {
+    if scored.len() > 1 {
         table.row(row("all", scores, String::new()));
     }
     table.render()
@@ -132,6 +114,19 @@ fn row(name: &str, scores: &[Score], next: String) -> [String; 6] {
         percent(figures.top1_accuracy),
         next,
     ]
+}
+
+impl<'a> Sequence<'a> {
+    /// The sequences of an input with their scores.
+    fn of(input: &'a Input, scores: &'a [Score]) -> impl Iterator<Item = Self> {
+        input.sequences.iter().zip(scores).map(|(ids, score)| Sequence {
+            source: &input.name,
+            ids,
+            logprobs: &score.logprobs,
+            predicted: score.predicted,
+            figures: Figures::new(std::slice::from_ref(score)),
+        })
+    }
 }
 
 impl Figures {

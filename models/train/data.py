@@ -1,0 +1,193 @@
+"""From documents to training windows: the mixture of sources, the tokenizer, token files and batches."""
+
+import hashlib
+import importlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+# Qwen2's split pattern, which engines that read qwen3_moe know; every digit is a token of its own.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+VALIDATION_SHARE = 0.02
+DOCUMENT_STARTS = 0.25
+SEED = 20261121
+QUESTION, ANSWER = 0.3, 3.0
+"""How much a token of a sum counts in the gradients of a run's later part: questions are random, answers are not."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of text: a generator of `corpus/`, or a file that `corpus/collect.py` has made."""
+
+    domain: str
+    share: float
+    """Of the tokens of a run's first part."""
+    later: float
+    """Of the tokens from `Run.later_from` on."""
+    megabytes: float
+    """How much a generator writes; 0 for a collected file."""
+    tokenizer_megabytes: float
+    """How much of it the tokenizer is trained on."""
+
+
+# Sums take far more examples than stories do, so their share grows once the rest has its start.
+SOURCES = {
+    "stories": Source("stories", 0.17, 0.12, 12, 1.5),
+    "simple_stories": Source("stories", 0.20, 0.14, 0, 3),
+    "tales": Source("tales", 0.12, 0.08, 0, 3),
+    "functions": Source("python", 0.10, 0.08, 5, 1),
+    "python": Source("python", 0.10, 0.07, 0, 2),
+    "arithmetic": Source("arithmetic", 0.15, 0.36, 8, 0.3),
+    "mukashi": Source("japanese", 0.07, 0.06, 4, 1),
+    "japanese": Source("japanese", 0.09, 0.09, 0, 2.5),
+}
+
+
+def domains() -> list[str]:
+    return list(dict.fromkeys(source.domain for source in SOURCES.values()))
+
+
+def generate(name: str, size: float, seed: str) -> Iterator[str]:
+    """Documents of a generator until `size` bytes are reached."""
+    make = importlib.import_module(f"corpus.{name}").document
+    rng = random.Random(f"{name} {seed}")
+    written = 0
+    while written < size:
+        document = make(rng)
+        written += len(document.encode())
+        yield document
+
+
+def read_documents(path: Path) -> list[str]:
+    """Documents of a collected file: separated by a line that holds only the end-of-text mark."""
+    text = path.read_text(encoding="utf-8")
+    return [d.strip("\n") for d in text.split(f"\n{END_OF_TEXT}\n") if d.strip()]
+
+
+def _kept_for_validation(document: str) -> bool:
+    """By the text's own hash: a document stays on its side of the split whatever is added to the corpus."""
+    return int.from_bytes(hashlib.sha1(document.encode()).digest()[:4], "big") < VALIDATION_SHARE * 2**32
+
+
+def documents(name: str, collected: Path) -> tuple[list[str], list[str]]:
+    """A source's training and validation documents; no validation document is among the training ones."""
+    source = SOURCES[name]
+    if source.megabytes:
+        training = list(generate(name, source.megabytes * 1e6, f"{SEED}"))
+        seen = set(training)
+        held_out = generate(name, source.megabytes * 1e6 * VALIDATION_SHARE, f"{SEED} held out")
+        return training, [d for d in held_out if d not in seen]
+    everything = read_documents(collected / f"{name}.txt")
+    return [d for d in everything if not _kept_for_validation(d)], [d for d in everything if _kept_for_validation(d)]
+
+
+def train_tokenizer(corpus: dict[str, list[str]], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE on a sample of each source, so that no source takes all the merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+
+    def sample() -> Iterator[str]:
+        for name, texts in corpus.items():
+            left = SOURCES[name].tokenizer_megabytes * 1e6
+            for text in random.Random(SEED).sample(texts, len(texts)):
+                if left < 0:
+                    break
+                left -= len(text.encode())
+                yield text
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=3,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample(), trainer)
+    return tokenizer
+
+
+def prepare(out: Path, collected: Path, vocabulary: int) -> None:
+    """Writes `tokenizer.json`, and for each source and split its tokens and where its documents start."""
+    out.mkdir(parents=True, exist_ok=True)
+    corpus = {name: documents(name, collected) for name in SOURCES}
+    tokenizer = train_tokenizer({name: training for name, (training, _) in corpus.items()}, vocabulary)
+    tokenizer.save(str(out / "tokenizer.json"))
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    statistics = {}
+    for name, splits in corpus.items():
+        for split, texts in zip(("train", "validation"), splits):
+            encoded = [e.ids + [end] for e in tokenizer.encode_batch(texts)]
+            starts = np.cumsum([0] + [len(ids) for ids in encoded])
+            np.concatenate([np.array(ids, np.uint16) for ids in encoded]).tofile(out / f"{name}.{split}.tokens")
+            starts.astype(np.int64).tofile(out / f"{name}.{split}.starts")
+            size = sum(len(t.encode()) + 1 for t in texts)
+            statistics[f"{name}.{split}"] = dict(documents=len(texts), bytes=size, tokens=int(starts[-1]))
+    (out / "corpus.json").write_text(json.dumps(dict(vocabulary=vocabulary, sources=statistics), indent=1) + "\n")
+
+
+def emphasis(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Of each token of a stream of sums: an answer goes from behind `=` or `?` to the end of its line."""
+    pieces = {i: tokenizer.decode([i], skip_special_tokens=False) for i in range(tokenizer.get_vocab_size())}
+    opening = [i for i, piece in pieces.items() if "=" in piece or "?" in piece]
+    closing = [i for i, piece in pieces.items() if "\n" in piece or piece == END_OF_TEXT]
+    places = np.arange(1, len(tokens) + 1)
+    opened = np.maximum.accumulate(np.where(np.isin(tokens, opening), places, 0))
+    closed = np.maximum.accumulate(np.where(np.isin(tokens, closing), places, 0))
+    inside = np.concatenate([[False], (opened > closed)[:-1]])
+    return np.where(inside, ANSWER, QUESTION).astype(np.float32)
+
+
+class Windows:
+    """Batches as a pure function of the step, so that a resumed run reads exactly what an unbroken one would."""
+
+    def __init__(self, directory: Path, seed: int):
+        self.names, self.seed = list(SOURCES), seed
+        self.shares = {late: self._shares(late) for late in (False, True)}
+        self.tokens = {n: np.memmap(directory / f"{n}.train.tokens", np.uint16, "r") for n in self.names}
+        self.starts = {n: np.fromfile(directory / f"{n}.train.starts", np.int64) for n in self.names}
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.emphasis = emphasis(self.tokens["arithmetic"], tokenizer)
+        self.held_out = {n: np.memmap(directory / f"{n}.validation.tokens", np.uint16, "r") for n in self.names}
+
+    def _shares(self, late: bool) -> np.ndarray:
+        shares = np.array([SOURCES[n].later if late else SOURCES[n].share for n in self.names])
+        return shares / shares.sum()
+
+    def batch(self, step: int, count: int, length: int, late: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids [count, length + 1], and how much each but the first counts in the gradients [count, length].
+
+        Windows lie at random places, a quarter of them at a document's first token.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        rows = np.empty((count, length + 1), np.int64)
+        weights = np.ones((count, length), np.float32)
+        for row, weight, which in zip(rows, weights, rng.choice(len(self.names), count, p=self.shares[late])):
+            tokens, starts = self.tokens[self.names[which]], self.starts[self.names[which]]
+            last = len(tokens) - length - 1
+            at = rng.integers(0, last)
+            if rng.random() < DOCUMENT_STARTS:
+                at = min(int(rng.choice(starts)), last)
+            row[:] = tokens[at : at + length + 1]
+            if late and self.names[which] == "arithmetic":
+                weight[:] = self.emphasis[at + 1 : at + length + 1]
+        return rows, weights
+
+    def validation(self, name: str, count: int, length: int) -> np.ndarray:
+        """Up to `count` windows spread evenly over a source's held-out tokens."""
+        tokens = self.held_out[name]
+        count = min(count, (len(tokens) - 1) // length)
+        places = np.linspace(0, len(tokens) - length - 1, count).astype(int)
+        return np.stack([tokens[at : at + length + 1] for at in places]).astype(np.int64)

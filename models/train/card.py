@@ -49,8 +49,8 @@ The recipe, from the texts to this page, is in [models/train](../train/README.md
 ### Validation
 
 Loss in nats per token, and perplexity, on held-out documents of each source, in windows of {context} tokens. A domain
-is the mean of its sources, weighted as in the first part of the training; beside it stands its share of the tokens
-there, and in the later part.
+is the mean of its sources, weighted as in the first phase of the training; beside it stands its share of the tokens in
+each phase.
 
 {validation}
 
@@ -165,9 +165,9 @@ def training(measured: dict) -> str:
         f"{duration(model['seconds'])}{on}. Muon for the matrices and AdamW for the rest; learning rate "
         f"{r['learning_rate']:g}, constant and then falling to zero over the last {r['decay']:.0%}; weight decay "
         f"{r['weight_decay']:g}; load-balancing loss {r['balance']:g}, router z-loss {r['z']:g}. Windows of "
-        f"{r['length']} tokens, and of {s['context']} in the last {1 - r['long_from']:.0%}. From token "
-        f"{millions(r['later_from'], 1)} on, sums have a larger share, and their answers count more in the gradients than "
-        f"their questions, which are random. Seed {r['seed']}. The "
+        f"{r['length']} tokens, and of {s['context']} in the last {1 - r['long_from']:.0%}. The mixture has "
+        f"{len(r['phases']) + 1} phases, from token {' and '.join(millions(p, 1) for p in r['phases'])} on with more sums, "
+        f"whose answers then count more in the gradients than their questions, which are random. Seed {r['seed']}. The "
         "dense twins differ in their feed-forward alone: same data in the same order, same optimiser, same schedule."
     )
 
@@ -203,7 +203,7 @@ def validation(measured: dict) -> str:
         row(domain, shares, [m["validation"]["domains"][domain] for m in models.values()])
         for domain, shares in measured["mixture"].items()
     ]
-    rows.append(row("all", [1.0, 1.0], [m["validation"]["mixture"] for m in models.values()]))
+    rows.append(row("all", [1.0], [m["validation"]["mixture"] for m in models.values()]))
     return table(head, rows)
 
 

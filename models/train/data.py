@@ -20,7 +20,7 @@ VALIDATION_SHARE = 0.02
 DOCUMENT_STARTS = 0.25
 SEED = 20261121
 QUESTION, ANSWER = 0.3, 3.0
-"""How much a token of a sum counts in the gradients of a run's later part: questions are random, answers are not."""
+"""How much a token of a sum counts in the gradients after the first phase: questions are random, answers are not."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,8 @@ class Source:
     """One kind of text: a generator of `corpus/`, or a file that `corpus/collect.py` has made."""
 
     domain: str
-    share: float
-    """Of the tokens of a run's first part."""
-    later: float
-    """Of the tokens from `Run.later_from` on."""
+    shares: tuple[float, ...]
+    """Of the tokens of each phase of a run."""
     megabytes: float
     """How much a generator writes; 0 for a collected file."""
     tokenizer_megabytes: float
@@ -40,14 +38,15 @@ class Source:
 
 # Sums take far more examples than stories do, so their share grows once the rest has its start.
 SOURCES = {
-    "stories": Source("stories", 0.17, 0.12, 12, 1.5),
-    "simple_stories": Source("stories", 0.20, 0.14, 0, 3),
-    "tales": Source("tales", 0.12, 0.08, 0, 3),
-    "functions": Source("python", 0.10, 0.08, 5, 1),
-    "python": Source("python", 0.10, 0.07, 0, 2),
-    "arithmetic": Source("arithmetic", 0.15, 0.36, 8, 0.3),
-    "mukashi": Source("japanese", 0.07, 0.06, 4, 1),
-    "japanese": Source("japanese", 0.09, 0.09, 0, 2.5),
+    "stories": Source("stories", (0.17, 0.12, 0.10), 12, 1.5),
+    "simple_stories": Source("stories", (0.20, 0.14, 0.12), 0, 3),
+    "tales": Source("tales", (0.12, 0.08, 0.06), 0, 3),
+    "functions": Source("python", (0.10, 0.08, 0.06), 5, 1),
+    "python": Source("python", (0.10, 0.07, 0.05), 0, 2),
+    "arithmetic": Source("arithmetic", (0.15, 0.36, 0.06), 8, 0.3),
+    "sums": Source("arithmetic", (0, 0, 0.42), 4, 0),
+    "mukashi": Source("japanese", (0.07, 0.06, 0.05), 4, 1),
+    "japanese": Source("japanese", (0.09, 0.09, 0.08), 0, 2.5),
 }
 
 
@@ -103,7 +102,7 @@ def train_tokenizer(corpus: dict[str, list[str]], vocabulary: int) -> Tokenizer:
         for name, texts in corpus.items():
             left = SOURCES[name].tokenizer_megabytes * 1e6
             for text in random.Random(SEED).sample(texts, len(texts)):
-                if left < 0:
+                if left <= 0:
                     break
                 left -= len(text.encode())
                 yield text
@@ -155,18 +154,16 @@ class Windows:
 
     def __init__(self, directory: Path, seed: int):
         self.names, self.seed = list(SOURCES), seed
-        self.shares = {late: self._shares(late) for late in (False, True)}
+        shares = np.array([SOURCES[n].shares for n in self.names]).T
+        self.shares = shares / shares.sum(1, keepdims=True)
         self.tokens = {n: np.memmap(directory / f"{n}.train.tokens", np.uint16, "r") for n in self.names}
         self.starts = {n: np.fromfile(directory / f"{n}.train.starts", np.int64) for n in self.names}
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self.emphasis = emphasis(self.tokens["arithmetic"], tokenizer)
+        sums = [n for n in self.names if SOURCES[n].domain == "arithmetic"]
+        self.emphasis = {n: emphasis(self.tokens[n], tokenizer) for n in sums}
         self.held_out = {n: np.memmap(directory / f"{n}.validation.tokens", np.uint16, "r") for n in self.names}
 
-    def _shares(self, late: bool) -> np.ndarray:
-        shares = np.array([SOURCES[n].later if late else SOURCES[n].share for n in self.names])
-        return shares / shares.sum()
-
-    def batch(self, step: int, count: int, length: int, late: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, step: int, count: int, length: int, phase: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Token ids [count, length + 1], and how much each but the first counts in the gradients [count, length].
 
         Windows lie at random places, a quarter of them at a document's first token.
@@ -174,15 +171,16 @@ class Windows:
         rng = np.random.default_rng((self.seed, step))
         rows = np.empty((count, length + 1), np.int64)
         weights = np.ones((count, length), np.float32)
-        for row, weight, which in zip(rows, weights, rng.choice(len(self.names), count, p=self.shares[late])):
-            tokens, starts = self.tokens[self.names[which]], self.starts[self.names[which]]
+        for row, weight, which in zip(rows, weights, rng.choice(len(self.names), count, p=self.shares[phase])):
+            name = self.names[which]
+            tokens, starts = self.tokens[name], self.starts[name]
             last = len(tokens) - length - 1
             at = rng.integers(0, last)
             if rng.random() < DOCUMENT_STARTS:
                 at = min(int(rng.choice(starts)), last)
             row[:] = tokens[at : at + length + 1]
-            if late and self.names[which] == "arithmetic":
-                weight[:] = self.emphasis[at + 1 : at + length + 1]
+            if phase and name in self.emphasis:
+                weight[:] = self.emphasis[name][at + 1 : at + length + 1]
         return rows, weights
 
     def validation(self, name: str, count: int, length: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def shipped(directory: Path, of_run: Model) -> Model:
 
 
 def curve(log: Path) -> dict[str, list]:
-    """The training loss and, weighted like the training's first part, the validation loss over the run's tokens."""
+    """The training loss and, weighted like the first phase, the validation loss over the run's tokens."""
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     return dict(
         training=[[e["tokens"], e["loss"]] for e in entries if "loss" in e],
@@ -78,15 +78,15 @@ def curve(log: Path) -> dict[str, list]:
 
 
 def mixture(losses: dict[str, float], domain: str | None = None) -> float:
-    """The mean over sources, of one domain or all, in the proportions of the training's first part."""
+    """The mean over sources, of one domain or all, in the proportions of the first phase."""
     names = [name for name in losses if domain in (None, SOURCES[name].domain)]
-    return sum(SOURCES[n].share * losses[n] for n in names) / sum(SOURCES[n].share for n in names)
+    return sum(SOURCES[n].shares[0] * losses[n] for n in names) / sum(SOURCES[n].shares[0] for n in names)
 
 
 def shares() -> dict[str, list[float]]:
-    """What share of the training tokens each domain has, at first and later."""
-    of = {d: [source for source in SOURCES.values() if source.domain == d] for d in domains()}
-    return {d: [round(sum(s.share for s in of[d]), 4), round(sum(s.later for s in of[d]), 4)] for d in of}
+    """What share of the training tokens each domain has in each phase."""
+    of = {d: np.array([s.shares for s in SOURCES.values() if s.domain == d]).sum(0) for d in domains()}
+    return {d: [round(float(share), 4) for share in shares] for d, shares in of.items()}
 
 
 # ---------------------------------------------------------------- loss

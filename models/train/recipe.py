@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the run")
     add("--collected", type=Path, help="folder of the texts that corpus/collect.py made (needed once, for the token files)")
-    add("--tokens", type=int, default=Run.tokens, help="length of the run; may still grow before the last 40 %% begin")
+    add("--tokens", type=int, default=Run.tokens, help="length of the run; may still grow before the learning rate begins to fall")
     add("--seed", type=int, default=Run.seed)
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, help="threads of the CPU (default: all)")

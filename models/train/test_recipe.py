@@ -46,14 +46,14 @@ test_recipe.run(*sys.argv[1:])
 def run(tokens: str, out: str) -> None:
     torch.set_num_threads(1)
     data.SOURCES = tiny_sources()
-    sizes = dict(tokens=STEPS * 128, tokens_per_step=128, sequences=2, length=16, later_from=7 * 128)
+    sizes = dict(tokens=STEPS * 128, tokens_per_step=128, sequences=2, length=16, phases=(7 * 128,))
     train(TINY, Run(**sizes, log_every=1, validate_every=4, save_minutes=0.0), Path(tokens), Path(out))
 
 
 def tiny_sources() -> dict:
     return {
-        "arithmetic": data.Source("arithmetic", 0.6, 0.8, 0.02, 0.02),
-        "mukashi": data.Source("japanese", 0.4, 0.2, 0.03, 0.03),
+        "arithmetic": data.Source("arithmetic", (0.6, 0.8), 0.02, 0.02),
+        "mukashi": data.Source("japanese", (0.4, 0.2), 0.03, 0.03),
     }
 
 
@@ -87,10 +87,10 @@ class Batches(OnTinyCorpus):
         for row in rows:
             self.assertTrue(any(row.astype(np.uint16).tobytes() in text for text in stream.values()))
 
-    def test_answers_of_sums_count_more_than_questions_in_the_later_part_only(self):
+    def test_answers_of_sums_count_more_than_questions_after_the_first_phase(self):
         windows = data.Windows(self.tokens, 1)
         self.assertEqual(set(windows.batch(0, 32, 16)[1].flat), {1.0})
-        late = windows.batch(0, 32, 16, late=True)[1]
+        late = windows.batch(0, 32, 16, phase=1)[1]
         self.assertEqual(set(late.flat), {1.0, np.float32(data.QUESTION), np.float32(data.ANSWER)})
         tokenizer = data.Tokenizer.from_file(str(self.tokens / "tokenizer.json"))
         ids = tokenizer.encode("12+30=42\n8 > 6\nWhat is 3+4? 7\n").ids

@@ -18,18 +18,18 @@ from model import Model, Shape
 class Run:
     """What a run does. The twins of a model differ from it in their shape alone."""
 
-    tokens: int = 10_000_000
+    tokens: int = 8_000_000
     tokens_per_step: int = 8192
     sequences: int = 16
     """Sequences of `length` tokens that go through the model at once."""
     length: int = 256
-    later_from: int = 4_500_000
-    """From this token on, sources have their later shares, and answers of sums count more than questions."""
+    phases: tuple[int, ...] = (4_500_000, 5_640_000)
+    """The tokens from which on sources have their next shares; after the first, answers of sums count more."""
     long_from: float = 0.8
     """From this share of the run on, windows are as long as the model's context."""
     learning_rate: float = 5e-3
     warm_up: float = 0.02
-    decay: float = 0.4
+    decay: float = 0.35
     """The last share of the run, over which the learning rate falls to zero; constant before."""
     weight_decay: float = 0.1
     balance: float = 0.01
@@ -98,8 +98,8 @@ def validate(model: Model, windows: Windows, device: str, count: int) -> dict[st
 def one_step(model, optimizers, run: Run, windows: Windows, step: int, device: str) -> tuple[float, float]:
     """Forward, backward and update on `tokens_per_step` tokens. Returns the loss and the balance loss."""
     length = model.shape.context if step >= run.long_from * run.steps else run.length
-    late = step * run.tokens_per_step >= run.later_from
-    batch = windows.batch(step, run.tokens_per_step // length, length, late)
+    phase = sum(step * run.tokens_per_step >= start for start in run.phases)
+    batch = windows.batch(step, run.tokens_per_step // length, length, phase)
     rows, emphasis = (torch.from_numpy(part).to(device) for part in batch)
     at_once = max(1, run.sequences * run.length // length)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32

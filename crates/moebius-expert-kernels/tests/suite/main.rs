@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod formats;
 mod matmul;
 mod packing;
 mod support;

@@ -3,20 +3,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::{bf16, f16};
 use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, Pool, WeightFormat};
 
-use crate::support::{SIZES, all_kernels, bits, encode, matrix, pool};
+use crate::support::{SIZES, all_kernels, bits, encode, fitting, matrix, pool};
 
 #[test]
 fn a_row_comes_back_exactly() {
     for format in WeightFormat::ALL {
+        let cols = fitting(format, 33);
         for rows in SIZES {
-            let (packed, exact) = matrix(format, rows, 33, 2);
-            let mut out = [0.0; 33];
-            for (row, exact) in exact.chunks(33).enumerate() {
+            let (packed, exact) = matrix(format, rows, cols, 2);
+            let mut out = vec![0.0; cols];
+            for (row, exact) in exact.chunks(cols).enumerate() {
                 packed.row(row, &mut out).expect("the row exists");
                 assert_eq!(bits(&out), bits(exact), "{format} row {row} of {rows}");
             }
             assert!(packed.row(rows, &mut out).is_err());
-            assert!(packed.row(0, &mut out[..32]).is_err());
+            assert!(packed.row(0, &mut out[1..]).is_err());
         }
     }
 }
@@ -43,7 +44,7 @@ fn every_finite_half_is_widened_exactly_by_every_isa() {
 
 #[test]
 fn a_weight_that_is_not_finite_is_refused_with_its_place() {
-    for format in WeightFormat::ALL {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::F16] {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for (row, col) in [(0, 0), (15, 2), (16, 0), (19, 4)] {
                 let mut weights = vec![1.0; 20 * 5];

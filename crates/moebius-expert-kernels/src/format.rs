@@ -11,6 +11,7 @@ mod q4_0;
 mod q4_k;
 mod q6_k;
 mod q8_0;
+mod rounding;
 
 use std::{fmt, str::FromStr};
 
@@ -18,7 +19,7 @@ use self::{bf16::LanesBf16, f16::LanesF16, mxfp4::UnitMxfp4, q4_0::UnitQ4_0, q4_
 pub(crate) use self::{f32::LanesF32, q8_0::UnitQ8_0};
 use crate::{
     KernelError, Kernels,
-    arch::{LANES, Simd},
+    arch::{CACHE_LINE, LANES, Op, Simd},
     rows::{Block, Inputs},
 };
 
@@ -146,11 +147,7 @@ impl WeightFormat {
     /// [`KernelError::NotAMultiple`] if the row is no multiple of a block, [`KernelError::Length`] for `bytes`.
     pub fn encode(self, values: &[f32], bytes: &mut [u8]) -> Result<(), KernelError> {
         self.check_row(values.len(), bytes.len())?;
-        with_unit!(self, U => {
-            for (values, bytes) in values.chunks_exact(U::COLS).zip(bytes.chunks_exact_mut(U::BYTES)) {
-                U::encode(values, bytes);
-            }
-        });
+        Kernels::detect().run(Encode { format: self, values, bytes });
         Ok(())
     }
 
@@ -197,6 +194,26 @@ impl FromStr for WeightFormat {
     }
 }
 
+/// Rounds a row of whole blocks.
+struct Encode<'a> {
+    format: WeightFormat,
+    values: &'a [f32],
+    bytes: &'a mut [u8],
+}
+
+impl Op for Encode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        with_unit!(self.format, U => {
+            for (values, bytes) in self.values.chunks_exact(U::COLS).zip(self.bytes.chunks_exact_mut(U::BYTES)) {
+                U::encode(values, bytes);
+            }
+        });
+    }
+}
+
 /// The blocks of sixteen rows at the same columns, as one piece that a kernel reads front to back.
 pub(crate) trait Unit: Copy + Send + Sync {
     /// Columns of a block.
@@ -206,7 +223,7 @@ pub(crate) trait Unit: Copy + Send + Sync {
     /// The form of the activations it is multiplied with.
     const INPUTS: Inputs;
 
-    /// Rounds finite values to a block.
+    /// Rounds finite values to a block. Always inline, so that it uses the instruction set of its caller.
     fn encode(values: &[f32], bytes: &mut [u8]);
     /// The values of a block.
     fn decode(bytes: &[u8], values: &mut [f32]);
@@ -220,6 +237,12 @@ pub(crate) trait Unit: Copy + Send + Sync {
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]);
 }
 
+/// Rows up to which a tile waits for memory rather than for arithmetic.
+const PREFETCH_ROWS: usize = 2;
+
+/// How far ahead of its use memory is asked for.
+const PREFETCH_BYTES: usize = 512;
+
 /// A unit of one column: sixteen plain numbers.
 pub(crate) trait Lanes: Unit {
     /// All sixteen, exactly.
@@ -228,8 +251,27 @@ pub(crate) trait Lanes: Unit {
 
 /// A unit whose products with quantised inputs are exact whole numbers until they are scaled.
 pub(crate) trait Dot: Unit {
-    /// Adds the products with one step of inputs for `R` rows to their sums.
-    fn add<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R];
+    /// Adds the products of `P` panels with one step of inputs for `R` rows to their sums. Panels take turns within
+    /// long units, because processors fetch several short runs of memory sooner than one long one.
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P];
+}
+
+/// Asks for one of several parts of the memory a while after a unit, which a tile of few rows waits for.
+#[inline(always)]
+fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: usize) {
+    if R <= PREFETCH_ROWS {
+        let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
+        let first =
+            std::ptr::from_ref(unit).cast::<u8>().wrapping_add(PREFETCH_BYTES + part * lines * CACHE_LINE);
+        for line in 0..lines {
+            simd.prefetch(first.wrapping_add(line * CACHE_LINE));
+        }
+    }
 }
 
 /// The only block of `N`-byte elements in each of sixteen rows.
@@ -266,9 +308,4 @@ fn halves_are_finite(bits: &[u16; LANES]) -> bool {
 /// The value of an `f16` at a place of a block.
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
-}
-
-/// The nearest whole number within bounds; halves go away from zero.
-fn nearest(value: f32, low: i32, high: i32) -> i32 {
-    (value.round() as i32).clamp(low, high)
 }

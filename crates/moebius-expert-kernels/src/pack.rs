@@ -9,12 +9,13 @@
 
 use std::{
     borrow::Cow,
+    ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use crate::{
     KernelError, Pool, WeightFormat,
-    arch::{LANES, disjoint::collect_rows},
+    arch::{CACHE_LINE, LANES, disjoint::collect_rows},
     error::{check_len, check_nonzero},
     format::{Panels, Unit, panels_of_format, with_units},
 };
@@ -144,6 +145,33 @@ fn unpack_row<U: Unit>(units: &[U], row: usize, out: &mut [f32]) {
     }
 }
 
+/// Some blocks of sixteen rows, copied near each other: in the source, rows of a round length would push each other
+/// out of the cache.
+struct Piece([[u8; PIECE_BYTES + CACHE_LINE]; LANES]);
+
+/// Bytes of a row in a [`Piece`].
+const PIECE_BYTES: usize = 1024;
+
+impl Piece {
+    /// How many blocks of a row fit.
+    const fn blocks<U: Unit>() -> usize {
+        PIECE_BYTES / U::BYTES
+    }
+
+    fn copy<U: Unit>(&mut self, rows: &[&[u8]; LANES], blocks: &Range<usize>) {
+        for (piece, row) in self.0.iter_mut().zip(rows) {
+            let row = &row[blocks.start * U::BYTES..blocks.end * U::BYTES];
+            piece[..row.len()].copy_from_slice(row);
+        }
+    }
+
+    /// A block of each row.
+    #[inline(always)]
+    fn blocks_at<U: Unit>(&self, index: usize) -> [&[u8]; LANES] {
+        self.0.each_ref().map(|row| &row[index * U::BYTES..][..U::BYTES])
+    }
+}
+
 /// A row-major matrix to be packed; sizes are checked.
 struct Source<'a> {
     formats: Formats,
@@ -158,21 +186,26 @@ impl Source<'_> {
         let row_bytes = per_panel * U::BYTES;
         let first_bad = &AtomicUsize::new(usize::MAX);
         let padding = &vec![0; row_bytes];
-        let units = collect_rows(pool, (self.rows.div_ceil(LANES), per_panel), |panel| {
+        let units = collect_rows(pool, (self.rows.div_ceil(LANES), per_panel), |panel, units| {
             let stored = self.rows_of(panel);
             let held = self.hold::<U>(stored, panel * LANES, first_bad);
-            done(stored);
-            move |index| {
-                let mut blocks = [&padding[..U::BYTES]; LANES];
-                for (block, row) in blocks.iter_mut().zip(held.chunks_exact(row_bytes)) {
-                    *block = &row[index * U::BYTES..][..U::BYTES];
-                }
-                let unit = U::gather(&blocks);
-                if !unit.is_finite() {
-                    self.report(&unit, (panel * LANES, index * U::COLS), first_bad);
-                }
-                unit
+            let mut rows = [padding.as_slice(); LANES];
+            for (row, held) in rows.iter_mut().zip(held.chunks_exact(row_bytes)) {
+                *row = held;
             }
+            let mut piece = Piece([[0; PIECE_BYTES + CACHE_LINE]; LANES]);
+            for first in (0..per_panel).step_by(Piece::blocks::<U>()) {
+                let blocks = first..per_panel.min(first + Piece::blocks::<U>());
+                piece.copy::<U>(&rows, &blocks);
+                for index in blocks {
+                    let unit = U::gather(&piece.blocks_at::<U>(index - first));
+                    if !unit.is_finite() {
+                        self.report(&unit, (panel * LANES, index * U::COLS), first_bad);
+                    }
+                    units.push(unit);
+                }
+            }
+            done(stored);
         })?;
         match first_bad.load(Ordering::Relaxed) {
             usize::MAX => Ok(units),

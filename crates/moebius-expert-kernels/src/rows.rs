@@ -247,6 +247,11 @@ impl RowBlocks {
         self.form
     }
 
+    /// The bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.words_per_row * size_of::<i32>()
+    }
+
     /// The blocks of a group, by number.
     pub(crate) fn group(&self, group: usize) -> Range<usize> {
         self.groups[group]..self.groups[group + 1]

@@ -19,6 +19,9 @@ use crate::{
     rows::{Block, Inputs, RowBlocks},
 };
 
+/// Input rows that stay in the second-level cache while the panels of a task pass by.
+const CHUNK_BYTES: usize = 256 << 10;
+
 /// How large the register tiles of an instruction set are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileShape {
@@ -89,9 +92,7 @@ impl<U: Dot> Tile<U> for ByDots {
         let (_, step_words) = U::INPUTS.step();
         let mut sums = [[simd.splat(0.0); R]; P];
         for (k, step) in words.chunks_exact(step_words).enumerate() {
-            for panel in 0..P {
-                sums[panel] = streams[panel][k].add(simd, step, sums[panel]);
-            }
+            sums = U::add(simd, streams.map(|stream| &stream[k]), step, sums);
         }
         sums
     }
@@ -219,8 +220,9 @@ impl Kernels {
         self.run(ShapeOp(inputs))
     }
 
-    /// Visits every tile of a task: panel groups outside, so that their weights stay in the cache over all
-    /// blocks of rows. A group has as many panels as the tallest block allows in registers.
+    /// Visits every tile of a task: chunks of blocks that stay in a cache, in each of them all panel groups, whose
+    /// weights stay in a nearer cache, with all blocks of the chunk. A group has as many panels as the tallest
+    /// block allows in registers.
     pub(crate) fn for_each_tile(
         &self,
         panels: Range<usize>,
@@ -234,9 +236,12 @@ impl Kernels {
             2 | 3 => 2,
             _ => 4,
         };
-        for first in panels.clone().step_by(group) {
-            for block in blocks.clone() {
-                visit(first..(first + group).min(panels.end), rows.block(block));
+        let chunk = (CHUNK_BYTES / (tallest * rows.row_bytes())).max(1);
+        for first_block in blocks.clone().step_by(chunk) {
+            for first in panels.clone().step_by(group) {
+                for block in first_block..(first_block + chunk).min(blocks.end) {
+                    visit(first..(first + group).min(panels.end), rows.block(block));
+                }
             }
         }
     }

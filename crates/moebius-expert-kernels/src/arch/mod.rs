@@ -6,7 +6,9 @@
 //! a function that stays separate would be compiled without the instruction set.
 
 pub(crate) mod disjoint;
+mod pages;
 mod scalar;
+pub(crate) mod team;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64 {
@@ -27,6 +29,9 @@ use crate::Isa;
 
 /// The number of `f32` values in a [`Simd::V`] and of output rows in a panel, on every instruction set.
 pub(crate) const LANES: usize = 16;
+
+/// Bytes that memory is read in.
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// Bytes in [`Dots::Quads`]: four neighbouring columns for each of sixteen rows.
 pub(crate) const QUAD_BYTES: usize = 4 * LANES;
@@ -57,8 +62,8 @@ pub(crate) trait Dots: Copy {
     fn low_nibbles(self, q: Self::Quads) -> Self::Quads;
     /// The upper four bits of every byte.
     fn high_nibbles(self, q: Self::Quads) -> Self::Quads;
-    /// `low | two bits of high << 4`, where `place` 0 to 3 says which two bits of each byte.
-    fn with_high_bits(self, low: Self::Quads, high: Self::Quads, place: usize) -> Self::Quads;
+    /// `low | two bits of high << 4`, where `PLACE` 0 to 3 says which two bits of each byte.
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads;
     /// The entry of `table` that each byte (0 to 15) names.
     fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads;
 
@@ -98,6 +103,9 @@ pub(crate) trait Simd: Dots {
     /// How many `V` fit into registers as accumulators of a tile.
     const ACCUMULATORS: usize;
 
+    /// Asks for a cache line that will be read soon. Any address will do; some sets cannot ask.
+    #[inline(always)]
+    fn prefetch(self, _line: *const u8) {}
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::V;
     /// Sixteen `f32`.
@@ -125,9 +133,9 @@ pub(crate) trait Simd: Dots {
     /// `2^n` for whole numbers `n` in -126 ..= 127.
     fn pow2(self, n: Self::V) -> Self::V;
     /// The nearest `f32`, ties to even.
-    fn from_i32(self, i: Self::I) -> Self::V;
+    fn widen_i32(self, i: Self::I) -> Self::V;
     /// `2^(e - 127)` for each byte 1 to 254; zero for 0.
-    fn from_exponents(self, exponents: &[u8; LANES]) -> Self::V;
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V;
 }
 
 /// A kernel with its arguments. `run` must be `#[inline(always)]`.

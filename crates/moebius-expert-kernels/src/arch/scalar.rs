@@ -96,11 +96,11 @@ impl Simd for Scalar {
         out
     }
     #[inline(always)]
-    fn from_i32(self, i: Self::I) -> Self::V {
+    fn widen_i32(self, i: Self::I) -> Self::V {
         i.map(|lane| lane as f32)
     }
     #[inline(always)]
-    fn from_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
         exponents.map(|e| f32::from_bits(u32::from(e) << 23))
     }
 }
@@ -133,10 +133,10 @@ impl Dots for Scalar {
         q.map(|byte| byte >> 4)
     }
     #[inline(always)]
-    fn with_high_bits(self, low: Self::Quads, high: Self::Quads, place: usize) -> Self::Quads {
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
         let mut out = low;
         for (out, high) in out.iter_mut().zip(high) {
-            *out |= (high >> (2 * place) & 3) << 4;
+            *out |= (high >> (2 * PLACE) & 3) << 4;
         }
         out
     }

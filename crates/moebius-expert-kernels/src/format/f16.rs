@@ -23,7 +23,7 @@ impl Unit for LanesF16 {
     const BYTES: usize = 2;
     const INPUTS: Inputs = Inputs::Floats;
 
-    #[inline]
+    #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
         bytes.copy_from_slice(&f16::from_f32(values[0]).to_le_bytes());
     }
@@ -35,8 +35,9 @@ impl Unit for LanesF16 {
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
         Self(gather_elements(blocks).map(u16::from_le_bytes))
     }
+    #[inline]
     fn is_finite(&self) -> bool {
-        self.0.iter().fold(true, |all, bits| all & (bits & EXPONENT != EXPONENT))
+        self.0.iter().fold(0, |bad, bits| bad | u32::from(bits & EXPONENT == EXPONENT)) == 0
     }
     fn get(&self, lane: usize, _: usize) -> f32 {
         f16::from_bits(self.0[lane]).to_f32()

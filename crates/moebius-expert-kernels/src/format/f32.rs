@@ -18,7 +18,7 @@ impl Unit for LanesF32 {
     const BYTES: usize = 4;
     const INPUTS: Inputs = Inputs::Floats;
 
-    #[inline]
+    #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
         bytes.copy_from_slice(&values[0].to_le_bytes());
     }
@@ -30,8 +30,9 @@ impl Unit for LanesF32 {
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
         Self(gather_elements(blocks).map(f32::from_le_bytes))
     }
+    #[inline]
     fn is_finite(&self) -> bool {
-        self.0.iter().fold(true, |all, weight| all & weight.is_finite())
+        self.0.iter().fold(0, |bad, weight| bad | u32::from(!weight.is_finite())) == 0
     }
     fn get(&self, lane: usize, _: usize) -> f32 {
         self.0[lane]

@@ -5,7 +5,7 @@
 //!
 //! Invariants: `2^-127`, the smallest scale of the format, counts as zero; 255 is not a number.
 
-use super::{Dot, Unit, gather_quads, q4_0::add_nibbles};
+use super::{Dot, Unit, gather_quads, prefetch, q4_0::Nibbles};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -61,6 +61,7 @@ impl Unit for UnitMxfp4 {
     const INPUTS: Inputs = Inputs::Blocks32;
 
     /// The scale is the power of two that brings the largest magnitude into the upper binade of the codes.
+    #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
         let largest = values.iter().fold(0.0f32, |max, value| max.max(value.abs()));
         let binade = i32::from((largest.to_bits() >> 23) as u8);
@@ -81,6 +82,7 @@ impl Unit for UnitMxfp4 {
             *high = scale * value(byte >> 4);
         }
     }
+    #[inline]
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
         Self { exponents: blocks.map(|block| block[0]), quads: gather_quads(blocks, 1) }
     }
@@ -98,8 +100,23 @@ impl Unit for UnitMxfp4 {
 
 impl Dot for UnitMxfp4 {
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
-        let weight_scales = simd.mul(simd.from_exponents(&self.exponents), simd.splat(0.5));
-        add_nibbles(simd, &self.quads, step, (OFFSET, Some(&CODES)), weight_scales, sums)
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P] {
+        let mut sums = sums;
+        for (unit, sums) in units.into_iter().zip(&mut sums) {
+            prefetch::<S, Self, R>(simd, unit, 0, 1);
+            let weight_scales = simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5));
+            *sums = Nibbles { quads: &unit.quads, table: Some(&CODES), offset: OFFSET }.add(
+                simd,
+                step,
+                weight_scales,
+                *sums,
+            );
+        }
+        sums
     }
 }

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::{Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite};
+use super::{Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -30,6 +30,7 @@ impl Unit for UnitQ4_0 {
     const INPUTS: Inputs = Inputs::Blocks32;
 
     /// The value of largest magnitude becomes -8, the end of the range that reaches farther.
+    #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
         let extreme =
             values.iter().fold(0.0f32, |max, &value| if value.abs() > max.abs() { value } else { max });
@@ -50,6 +51,7 @@ impl Unit for UnitQ4_0 {
             *high = scale * f32::from(i16::from(byte >> 4) - OFFSET);
         }
     }
+    #[inline]
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
         Self { scales: gather_halves(blocks, 0), quads: gather_quads(blocks, 2) }
     }
@@ -68,43 +70,66 @@ impl Unit for UnitQ4_0 {
 
 impl Dot for UnitQ4_0 {
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
-        let weight_scales = simd.widen_f16(&self.scales);
-        add_nibbles(simd, &self.quads, step, (OFFSET, None), weight_scales, sums)
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P] {
+        let mut sums = sums;
+        for (unit, sums) in units.into_iter().zip(&mut sums) {
+            prefetch::<S, Self, R>(simd, unit, 0, 1);
+            let weight_scales = simd.widen_f16(&unit.scales);
+            *sums = Nibbles { quads: &unit.quads, table: None, offset: OFFSET }.add(
+                simd,
+                step,
+                weight_scales,
+                *sums,
+            );
+        }
+        sums
     }
 }
 
-/// Adds 32 columns of four-bit codes, or of what a table has for them; both are `offset` too large.
-#[inline(always)]
-pub(super) fn add_nibbles<S: Simd, const R: usize>(
-    simd: S,
-    quads: &[[u8; QUAD_BYTES]; 4],
-    step: &[[i32; R]],
-    (offset, table): (i16, Option<&[u8; 16]>),
-    weight_scales: S::V,
-    sums: [S::V; R],
-) -> [S::V; R] {
-    let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-    let mut dots = [simd.start(0, 0); R];
-    for row in 0..R {
-        dots[row] = simd.start(pairs[row], -offset);
-    }
-    for (j, weights) in quads.iter().enumerate() {
-        let weights = simd.quads(weights);
-        let (mut low, mut high) = (simd.low_nibbles(weights), simd.high_nibbles(weights));
-        if let Some(table) = table {
-            (low, high) = (simd.look_up(table, low), simd.look_up(table, high));
-        }
+/// Thirty-two columns of four-bit codes, or of what a table has for them; both are `offset` too large.
+pub(super) struct Nibbles<'a> {
+    pub(super) quads: &'a [[u8; QUAD_BYTES]; 4],
+    pub(super) table: Option<&'a [u8; 16]>,
+    pub(super) offset: i16,
+}
+
+impl Nibbles<'_> {
+    /// Adds the scaled products with a step of inputs.
+    #[inline(always)]
+    pub(super) fn add<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        step: &[[i32; R]],
+        weight_scales: S::V,
+        sums: [S::V; R],
+    ) -> [S::V; R] {
+        let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        let mut dots = [simd.start(0, 0); R];
         for row in 0..R {
-            dots[row] = simd.dot(dots[row], low, inputs[j][row]);
-            dots[row] = simd.dot(dots[row], high, inputs[j + 4][row]);
+            dots[row] = simd.start(pairs[row], -self.offset);
         }
+        for (j, weights) in self.quads.iter().enumerate() {
+            let weights = simd.quads(weights);
+            let (mut low, mut high) = (simd.low_nibbles(weights), simd.high_nibbles(weights));
+            if let Some(table) = self.table {
+                (low, high) = (simd.look_up(table, low), simd.look_up(table, high));
+            }
+            for row in 0..R {
+                dots[row] = simd.dot(dots[row], low, inputs[j][row]);
+                dots[row] = simd.dot(dots[row], high, inputs[j + 4][row]);
+            }
+        }
+        let mut sums = sums;
+        for row in 0..R {
+            let scale = simd.splat(f32::from_bits(scales[row] as u32));
+            let dot = simd.widen_i32(simd.finish(dots[row]));
+            sums[row] = simd.fma(simd.mul(dot, scale), weight_scales, sums[row]);
+        }
+        sums
     }
-    let mut sums = sums;
-    for row in 0..R {
-        let scale = simd.splat(f32::from_bits(scales[row] as u32));
-        let dot = simd.from_i32(simd.finish(dots[row]));
-        sums[row] = simd.fma(simd.mul(dot, scale), weight_scales, sums[row]);
-    }
-    sums
 }

@@ -8,7 +8,10 @@
 
 use half::f16;
 
-use super::{Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, nearest};
+use super::{
+    Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    rounding::{nearest, range, rounded, sum, times},
+};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -19,8 +22,11 @@ use crate::{
 const RUNS: usize = 8;
 const RUN: usize = 32;
 /// The largest code of a weight, and of a scale or minimum.
-const MAX_CODE: i32 = 15;
+const MAX_CODE: f32 = 15.0;
 const MAX_SCALE: f32 = 63.0;
+
+/// Into how many steps the range of a run is cut to find the codes that a fit starts from.
+const START_STEPS: [f32; 8] = [14.0, 14.5, 15.0, 15.5, 16.0, 16.5, 17.0, 17.5];
 
 /// 256 columns of sixteen rows.
 #[derive(Debug, Clone, Copy)]
@@ -56,58 +62,38 @@ fn set_run_factors(bytes: &mut [u8], run: usize, (scale, minimum): (u8, u8)) {
 }
 
 /// `scale` and `minimum`, both not negative, so that `scale q - minimum` with `q` of 0 to 15 is near the values.
-fn fit(values: &[f32]) -> (f32, f32) {
-    let low = values.iter().fold(0.0f32, |min, &value| min.min(value));
-    let high = values.iter().fold(0.0f32, |max, &value| max.max(value));
+#[inline(always)]
+fn fit(values: &[f32; RUN]) -> (f32, f32) {
+    let (low, high) = range(values);
     if high <= low {
         return (0.0, -low);
     }
-    let mut best = ((high - low) / MAX_CODE as f32, -low);
-    let mut least = error(values, best);
-    for step in -2..=8 {
-        let start = (high - low) / (MAX_CODE as f32 + 0.25 * step as f32);
-        let Some(candidate) = least_squares(values, (start, -low)) else { continue };
-        let found = error(values, candidate);
-        if found < least {
-            (best, least) = (candidate, found);
+    let (mut best, mut most) = (((high - low) / MAX_CODE, -low), f32::NEG_INFINITY);
+    for steps in START_STEPS {
+        let (candidate, gain) = least_squares(values, (steps / (high - low), -low));
+        if gain > most && candidate.0 > 0.0 {
+            (best, most) = (candidate, gain);
         }
     }
-    best
+    let (refined, _) = least_squares(values, (1.0 / best.0, best.1));
+    if refined.0 > 0.0 { refined } else { best }
 }
 
-/// The best scale and minimum for the codes that a first scale and minimum give.
-fn least_squares(values: &[f32], (scale, minimum): (f32, f32)) -> Option<(f32, f32)> {
-    let (mut codes, mut squares, mut sum, mut products) = (0.0, 0.0, 0.0, 0.0);
-    let inverse = 1.0 / scale;
-    for &value in values {
-        let code = ((value + minimum) * inverse).round().clamp(0.0, MAX_CODE as f32);
-        codes += code;
-        squares += code * code;
-        sum += value;
-        products += code * value;
-    }
-    let n = values.len() as f32;
-    let determinant = n * squares - codes * codes;
-    if determinant <= 0.0 {
-        return None;
-    }
-    let scale = (n * products - codes * sum) / determinant;
-    let minimum = (codes * products - squares * sum) / determinant;
+/// The best scale and minimum for the codes that a first inverse scale and minimum give, and by how much they lower
+/// the squared error.
+#[inline(always)]
+fn least_squares(values: &[f32; RUN], (inverse, minimum): (f32, f32)) -> ((f32, f32), f32) {
+    let codes = values.map(|value| rounded((value + minimum) * inverse, 0.0, MAX_CODE));
+    let (total, codes_total) = (sum(values), sum(&codes));
+    let (products, squares) = (sum(&times(&codes, values)), sum(&times(&codes, &codes)));
+    let n = RUN as f32;
+    let determinant = n * squares - codes_total * codes_total;
+    let scale = (n * products - codes_total * total) / determinant;
+    let minimum = (codes_total * products - squares * total) / determinant;
     if minimum < 0.0 {
-        return (squares > 0.0 && products > 0.0).then(|| (products / squares, 0.0));
+        return ((products / squares, 0.0), products * products / squares);
     }
-    (scale > 0.0).then_some((scale, minimum))
-}
-
-/// The squared error of rounding with a scale and minimum.
-fn error(values: &[f32], (scale, minimum): (f32, f32)) -> f32 {
-    let inverse = 1.0 / scale;
-    let off = values.iter().map(|&value| {
-        let code = ((value + minimum) * inverse).round().clamp(0.0, MAX_CODE as f32);
-        let off = scale * code - minimum - value;
-        off * off
-    });
-    off.sum()
+    ((scale, minimum), scale * products - minimum * total)
 }
 
 impl Unit for UnitQ4K {
@@ -115,9 +101,10 @@ impl Unit for UnitQ4K {
     const BYTES: usize = 144;
     const INPUTS: Inputs = Inputs::Blocks256;
 
+    #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
         let mut runs = [(0.0f32, 0.0f32); RUNS];
-        for (run, values) in runs.iter_mut().zip(values.chunks_exact(RUN)) {
+        for (run, values) in runs.iter_mut().zip(values.as_chunks().0) {
             *run = fit(values);
         }
         let d = f16::from_f32(runs.iter().fold(0.0f32, |max, run| max.max(run.0)) / MAX_SCALE);
@@ -126,15 +113,16 @@ impl Unit for UnitQ4K {
         bytes[..2].copy_from_slice(&d.to_le_bytes());
         bytes[2..4].copy_from_slice(&m.to_le_bytes());
         let (d, m) = (d.to_f32(), m.to_f32());
-        let share = |value: f32, of: f32| if of == 0.0 { 0 } else { nearest(value / of, 0, 63) as u8 };
-        for (run, values) in values.chunks_exact(RUN).enumerate() {
+        let share =
+            |value: f32, of: f32| if of == 0.0 { 0 } else { nearest(value / of, 0.0, MAX_SCALE) as u8 };
+        for (run, values) in values.as_chunks::<RUN>().0.iter().enumerate() {
             let factors = (share(runs[run].0, d), share(runs[run].1, m));
             set_run_factors(&mut bytes[4..16], run, factors);
             let (scale, minimum) = (d * f32::from(factors.0), m * f32::from(factors.1));
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
             let shift = 4 * (run % 2);
-            for (byte, value) in bytes[16 + run / 2 * RUN..].iter_mut().zip(values) {
-                *byte |= (nearest((value + minimum) * inverse, 0, MAX_CODE) as u8) << shift;
+            for (byte, value) in bytes[16 + run / 2 * RUN..][..RUN].iter_mut().zip(values) {
+                *byte |= (nearest((value + minimum) * inverse, 0.0, MAX_CODE) as u8) << shift;
             }
         }
     }
@@ -148,6 +136,7 @@ impl Unit for UnitQ4K {
             }
         }
     }
+    #[inline]
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
         let mut run_scales = [[0; LANES]; RUNS];
         let mut run_minima = [[[0; 2]; LANES]; RUNS / 2];
@@ -182,26 +171,43 @@ impl Unit for UnitQ4K {
     }
 }
 
-impl Dot for UnitQ4K {
+impl UnitQ4K {
+    /// Adds the products of one run, which is in the lower or in the upper halves of its bytes.
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
-        let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
-        let mut totals = [simd.zero(); R];
-        for run in 0..RUNS {
-            let mut dots = [simd.start(0, 0); R];
-            for (j, weights) in self.quads[run / 2 * 8..][..8].iter().enumerate() {
-                let weights = simd.quads(weights);
-                let codes = if run % 2 == 0 { simd.low_nibbles(weights) } else { simd.high_nibbles(weights) };
-                let inputs = &step[QUADS + run * 8 + j];
-                for row in 0..R {
-                    dots[row] = simd.dot(dots[row], codes, inputs[row]);
-                }
-            }
-            let factors = simd.factors(&self.run_scales[run]);
+    fn add_run<S: Simd, const R: usize, const UPPER: bool>(
+        &self,
+        simd: S,
+        step: &[[i32; R]; STEP256],
+        pair: usize,
+        totals: [S::I; R],
+    ) -> [S::I; R] {
+        let run = 2 * pair + usize::from(UPPER);
+        prefetch::<S, Self, R>(simd, self, run, RUNS);
+        let mut dots = [simd.start(0, 0); R];
+        for j in 0..8 {
+            let weights = simd.quads(&self.quads[pair * 8 + j]);
+            let codes = if UPPER { simd.high_nibbles(weights) } else { simd.low_nibbles(weights) };
             for row in 0..R {
-                totals[row] = simd.add_scaled(totals[row], factors, dots[row]);
+                dots[row] = simd.dot(dots[row], codes, step[QUADS + run * 8 + j][row]);
             }
         }
+        let factors = simd.factors(&self.run_scales[run]);
+        let mut totals = totals;
+        for row in 0..R {
+            totals[row] = simd.add_scaled(totals[row], factors, dots[row]);
+        }
+        totals
+    }
+
+    /// Adds scaled totals and what the minima take away.
+    #[inline(always)]
+    fn scale<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        step: &[[i32; R]; STEP256],
+        totals: [S::I; R],
+        sums: [S::V; R],
+    ) -> [S::V; R] {
         let mut minima = [simd.zero(); R];
         for (weights, inputs) in self.run_minima.iter().zip(&step[MIN_PAIRS..PAIRS]) {
             for row in 0..R {
@@ -212,8 +218,32 @@ impl Dot for UnitQ4K {
         let mut sums = sums;
         for row in 0..R {
             let scale = f32::from_bits(step[SCALE][row] as u32);
-            sums[row] = simd.fma(simd.mul(simd.from_i32(totals[row]), simd.splat(scale)), d, sums[row]);
-            sums[row] = simd.fma(simd.mul(simd.from_i32(minima[row]), simd.splat(-scale)), m, sums[row]);
+            sums[row] = simd.fma(simd.mul(simd.widen_i32(totals[row]), simd.splat(scale)), d, sums[row]);
+            sums[row] = simd.fma(simd.mul(simd.widen_i32(minima[row]), simd.splat(-scale)), m, sums[row]);
+        }
+        sums
+    }
+}
+
+impl Dot for UnitQ4K {
+    #[inline(always)]
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P] {
+        let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
+        let mut totals = [[simd.zero(); R]; P];
+        for pair in 0..RUNS / 2 {
+            for panel in 0..P {
+                totals[panel] = units[panel].add_run::<S, R, false>(simd, step, pair, totals[panel]);
+                totals[panel] = units[panel].add_run::<S, R, true>(simd, step, pair, totals[panel]);
+            }
+        }
+        let mut sums = sums;
+        for panel in 0..P {
+            sums[panel] = units[panel].scale(simd, step, totals[panel], sums[panel]);
         }
         sums
     }

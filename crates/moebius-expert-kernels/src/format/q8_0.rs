@@ -4,7 +4,9 @@
 
 use half::f16;
 
-use super::{Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, nearest};
+use super::{
+    Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch, rounding::nearest,
+};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -25,13 +27,14 @@ impl Unit for UnitQ8_0 {
     const BYTES: usize = 34;
     const INPUTS: Inputs = Inputs::Blocks32;
 
+    #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
         let largest = values.iter().fold(0.0f32, |max, value| max.max(value.abs()));
         let scale = f16::from_f32(largest / 127.0);
         let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
         bytes[..2].copy_from_slice(&scale.to_le_bytes());
         for (byte, value) in bytes[2..].iter_mut().zip(values) {
-            *byte = nearest(value * inverse, -127, 127) as u8;
+            *byte = nearest(value * inverse, -127.0, 127.0) as u8;
         }
     }
     fn decode(bytes: &[u8], values: &mut [f32]) {
@@ -40,6 +43,7 @@ impl Unit for UnitQ8_0 {
             *value = scale * f32::from(*byte as i8);
         }
     }
+    #[inline]
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
         Self { scales: gather_halves(blocks, 0), quads: gather_quads(blocks, 2) }
     }
@@ -55,10 +59,12 @@ impl Unit for UnitQ8_0 {
     }
 }
 
-impl Dot for UnitQ8_0 {
+impl UnitQ8_0 {
+    /// Adds the products of one panel.
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
+    fn add_one<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
         let [scales, pairs, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        prefetch::<S, Self, R>(simd, self, 0, 1);
         let mut dots = [simd.zero(); R];
         for row in 0..R {
             dots[row] = simd.start_signed(pairs[row]);
@@ -73,7 +79,23 @@ impl Dot for UnitQ8_0 {
         let mut sums = sums;
         for row in 0..R {
             let scale = simd.splat(f32::from_bits(scales[row] as u32));
-            sums[row] = simd.fma(simd.mul(simd.from_i32(dots[row]), scale), weight_scales, sums[row]);
+            sums[row] = simd.fma(simd.mul(simd.widen_i32(dots[row]), scale), weight_scales, sums[row]);
+        }
+        sums
+    }
+}
+
+impl Dot for UnitQ8_0 {
+    #[inline(always)]
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P] {
+        let mut sums = sums;
+        for panel in 0..P {
+            sums[panel] = units[panel].add_one(simd, step, sums[panel]);
         }
         sums
     }

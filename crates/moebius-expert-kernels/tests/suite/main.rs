@@ -5,5 +5,6 @@ mod experts;
 mod formats;
 mod matmul;
 mod packing;
+mod pool;
 mod support;
 mod vector;

@@ -85,6 +85,23 @@ fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
 }
 
 #[test]
+fn a_row_has_the_same_bits_among_more_rows_than_a_cache_holds() {
+    for format in [WeightFormat::F32, WeightFormat::Q8_0] {
+        let (cols, tokens) = (512, 700);
+        let (packed, _) = matrix(format, 40, cols, 3);
+        let x = values(tokens * cols, 4);
+        let kernels = Kernels::detect();
+        let mut out = vec![0.0; tokens * 40];
+        kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
+        for (x, out) in x.chunks(cols).zip(out.chunks(40)) {
+            let mut alone = vec![0.0; 40];
+            kernels.matmul(&pool(1), x, &packed, None, &mut alone).expect("shapes fit");
+            assert_eq!(bits(&alone), bits(out), "{format}");
+        }
+    }
+}
+
+#[test]
 fn isas_that_fuse_give_the_same_bits() {
     for format in WeightFormat::ALL {
         let cols = fitting(format, 257);

@@ -148,11 +148,11 @@ impl Simd for Neon {
         out
     }
     #[inline(always)]
-    fn from_i32(self, i: Self::I) -> Self::V {
+    fn widen_i32(self, i: Self::I) -> Self::V {
         quarters!(vcvtq_f32_s32, i)
     }
     #[inline(always)]
-    fn from_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
         let wide = widen(self, &exponents.map(u16::from));
         with_token!(wide.map(|quarter| vreinterpretq_f32_u32(vshlq_n_u32::<23>(quarter))))
     }
@@ -182,11 +182,11 @@ impl Dots for Neon {
         with_token!(q.map(|quarter| vshrq_n_u8::<4>(quarter)))
     }
     #[inline(always)]
-    fn with_high_bits(self, low: Self::Quads, high: Self::Quads, place: usize) -> Self::Quads {
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
         let mut out = low;
         for (out, high) in out.iter_mut().zip(high) {
             *out = with_token!({
-                let moved = match place {
+                let moved = match PLACE {
                     0 => vshlq_n_u8::<4>(high),
                     1 => vshlq_n_u8::<2>(high),
                     2 => high,

@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: sixteen lanes are two 256-bit registers.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use crate::arch::{Dots, LANES, Op, QUAD_BYTES, Simd};
 
@@ -47,6 +47,11 @@ impl Simd for Avx2 {
     const TILE_ROWS: usize = 6;
     const ACCUMULATORS: usize = 6;
 
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
         with_token!([_mm256_set1_ps(value); 2])
@@ -119,11 +124,11 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn from_i32(self, i: Self::I) -> Self::V {
+    fn widen_i32(self, i: Self::I) -> Self::V {
         with_token!([_mm256_cvtepi32_ps(i[0]), _mm256_cvtepi32_ps(i[1])])
     }
     #[inline(always)]
-    fn from_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
         let from = exponents.as_ptr().cast::<__m128i>();
         with_token!({
             let bytes = _mm_loadu_si128(from);
@@ -135,6 +140,17 @@ impl Simd for Avx2 {
             ]
         })
     }
+}
+
+/// A value that the compiler must have in a register here. Without it, whole-number sums are regrouped into trees
+/// whose leaves are more than there are registers.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pin(value: __m256i) -> __m256i {
+    let mut value = value;
+    // SAFETY: the template is a comment, so nothing is executed.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
 }
 
 /// Sums run in 16 bits, two a row, and are joined at the end.
@@ -166,10 +182,10 @@ impl Dots for Avx2 {
         self.low_nibbles(with_token!([_mm256_srli_epi16::<4>(q[0]), _mm256_srli_epi16::<4>(q[1])]))
     }
     #[inline(always)]
-    fn with_high_bits(self, low: Self::Quads, high: Self::Quads, place: usize) -> Self::Quads {
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
         with_token!({
             let mask = _mm256_set1_epi8(0x30);
-            let moved = match place {
+            let moved = match PLACE {
                 0 => [_mm256_slli_epi16::<4>(high[0]), _mm256_slli_epi16::<4>(high[1])],
                 1 => [_mm256_slli_epi16::<2>(high[0]), _mm256_slli_epi16::<2>(high[1])],
                 2 => high,
@@ -197,8 +213,8 @@ impl Dots for Avx2 {
         with_token!({
             let inputs = _mm256_set1_epi32(inputs);
             [
-                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(weights[0], inputs)),
-                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(weights[1], inputs)),
+                pin(_mm256_add_epi16(sums[0], _mm256_maddubs_epi16(weights[0], inputs))),
+                pin(_mm256_add_epi16(sums[1], _mm256_maddubs_epi16(weights[1], inputs))),
             ]
         })
     }
@@ -223,8 +239,8 @@ impl Dots for Avx2 {
     #[inline(always)]
     fn add_scaled(self, total: Self::I, factors: Self::Factors, sums: Self::Sums) -> Self::I {
         with_token!([
-            _mm256_add_epi32(total[0], _mm256_madd_epi16(factors[0], sums[0])),
-            _mm256_add_epi32(total[1], _mm256_madd_epi16(factors[1], sums[1])),
+            pin(_mm256_add_epi32(total[0], _mm256_madd_epi16(factors[0], sums[0]))),
+            pin(_mm256_add_epi32(total[1], _mm256_madd_epi16(factors[1], sums[1]))),
         ])
     }
     #[inline(always)]
@@ -244,8 +260,8 @@ impl Dots for Avx2 {
             let low = _mm256_maddubs_epi16(magnitudes[0], _mm256_sign_epi8(inputs, signs[0]));
             let high = _mm256_maddubs_epi16(magnitudes[1], _mm256_sign_epi8(inputs, signs[1]));
             [
-                _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, ones)),
-                _mm256_add_epi32(sums[1], _mm256_madd_epi16(high, ones)),
+                pin(_mm256_add_epi32(sums[0], _mm256_madd_epi16(low, ones))),
+                pin(_mm256_add_epi32(sums[1], _mm256_madd_epi16(high, ones))),
             ]
         })
     }

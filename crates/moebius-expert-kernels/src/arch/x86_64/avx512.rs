@@ -45,6 +45,11 @@ impl Simd for Avx512 {
     const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
         with_token!(_mm512_set1_ps(value))
     }
@@ -103,11 +108,11 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn from_i32(self, i: Self::I) -> Self::V {
+    fn widen_i32(self, i: Self::I) -> Self::V {
         with_token!(_mm512_cvtepi32_ps(i))
     }
     #[inline(always)]
-    fn from_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
         with_token!({
             let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(exponents.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(wide))
@@ -139,9 +144,9 @@ impl Dots for Avx512 {
         self.low_nibbles(with_token!(_mm512_srli_epi16::<4>(q)))
     }
     #[inline(always)]
-    fn with_high_bits(self, low: Self::Quads, high: Self::Quads, place: usize) -> Self::Quads {
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
         with_token!({
-            let moved = match place {
+            let moved = match PLACE {
                 0 => _mm512_slli_epi16::<4>(high),
                 1 => _mm512_slli_epi16::<2>(high),
                 2 => high,

@@ -41,6 +41,7 @@ fn moe_layer(criterion: &mut Criterion) {
         hidden: 1024,
         intermediate: 512,
         format: FORMAT,
+        down_format: FORMAT,
         activation: Activation::Silu,
     };
     let bytes = encode(FORMAT, &values(spec.hidden * spec.intermediate, 1));

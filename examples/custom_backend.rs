@@ -42,17 +42,13 @@ impl Backend for Plain {
 
     /// Says no before a weight is read: to formats without a loop, and to sizes that cannot be.
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
-        let [matrices, rows, cols] = match spec {
-            WeightSpec::Linear(spec) => [1, spec.outputs, spec.inputs],
-            WeightSpec::Experts(spec) => [spec.n_experts, spec.intermediate, spec.hidden],
+        let f32_only = spec.formats().iter().all(|&format| format == WeightFormat::F32);
+        let reason = match spec.checked_bytes() {
+            Ok(_) if f32_only => return Ok(()),
+            Ok(_) => "there is no loop for its format".into(),
+            Err(reason) => reason,
         };
-        let bytes = matrices.checked_mul(rows).and_then(|rows| spec.format().bytes_for(rows, cols));
-        let reason = match (spec.format(), bytes) {
-            (WeightFormat::F32, Some(1..)) => return Ok(()),
-            (WeightFormat::F32, _) => "it is empty or larger than the address space",
-            _ => "there is no loop for its format",
-        };
-        Err(Unsupported { backend: self.0.name, what: spec.to_string(), reason: reason.into() })
+        Err(Unsupported { backend: self.0.name, what: spec.to_string(), reason })
     }
 
     fn load_linear(&self, spec: &LinearSpec, view: WeightView, bias: Option<Vec<f32>>) -> Loaded<dyn Linear> {
@@ -79,11 +75,12 @@ impl Backend for Plain {
 struct Matrix(Vec<Vec<f32>>); // rows of columns
 
 impl Matrix {
+    /// Whatever the matrix is stored in, it is held in f32.
     fn read(view: &WeightView<'_>, (rows, cols): (usize, usize)) -> Result<Matrix> {
-        let values: Vec<f32> = view.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let stored = (view.format, view.rows, view.cols, view.bytes.len());
-        let fits = stored == (WeightFormat::F32, rows, cols, 4 * rows * cols);
-        let good = fits && values.iter().all(|value| value.is_finite());
+        let mut values = vec![0.0; rows * cols];
+        let fits = (view.rows, view.cols) == (rows, cols);
+        let read = fits && view.format.decode(&view.bytes, &mut values).is_ok();
+        let good = read && values.iter().all(|value| value.is_finite());
         let bad = || Error::Weight { name: view.name.clone(), source: "not the matrix of its spec".into() };
         good.then(|| Matrix(values.chunks(cols).map(<[f32]>::to_vec).collect())).ok_or_else(bad)
     }

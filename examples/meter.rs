@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn lesson(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
-    let (info, _) = inspect(bundled_model()?, None)?;
+    let (info, _) = inspect(bundled_model()?, &OpenOptions::default())?;
     let moe = info.moe.ok_or("the bundled model has no experts")?;
     writeln!(
         out,
@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn saved_is_one_minus_k_over_the_experts() {
-        let experts = inspect(bundled_model().unwrap(), None).unwrap().0.moe.unwrap().n_experts;
+        let experts =
+            inspect(bundled_model().unwrap(), &OpenOptions::default()).unwrap().0.moe.unwrap().n_experts;
         for k in [1, 2, experts] {
             let (_, _, reading) = measure(k).unwrap();
             let expected = 1.0 - k as f64 / experts as f64;
@@ -90,7 +91,8 @@ mod tests {
 
     #[test]
     fn fewer_experts_than_in_training_know_the_text_less_well() {
-        let trained = inspect(bundled_model().unwrap(), None).unwrap().0.moe.unwrap().top_k;
+        let trained =
+            inspect(bundled_model().unwrap(), &OpenOptions::default()).unwrap().0.moe.unwrap().top_k;
         assert!(measure(1).unwrap().0 < measure(trained).unwrap().0);
         lesson(&mut Vec::new()).unwrap();
     }

@@ -73,17 +73,8 @@ impl Backend for CpuBackend {
 
     /// The kernels know every format, so only sizes can be wrong.
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
-        let (matrices, rows, cols) = match spec {
-            WeightSpec::Linear(spec) => (1, spec.outputs, spec.inputs),
-            WeightSpec::Experts(spec) => (spec.n_experts, spec.intermediate, spec.hidden),
-        };
-        let bytes = spec.format().bytes_for(rows, cols).and_then(|bytes| bytes.checked_mul(matrices));
-        let reason = match bytes {
-            None => "it exceeds the address space",
-            Some(0) => "it has no elements",
-            Some(_) => return Ok(()),
-        };
-        Err(Unsupported { backend: NAME, what: spec.to_string(), reason: reason.into() })
+        let refuse = |reason| Unsupported { backend: NAME, what: spec.to_string(), reason };
+        spec.checked_bytes().map(drop).map_err(refuse)
     }
 
     fn load_linear(

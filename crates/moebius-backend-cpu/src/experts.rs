@@ -23,8 +23,8 @@ pub(crate) struct CpuExperts {
 impl CpuExperts {
     pub(crate) fn load(engine: &Arc<Engine>, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Self> {
         let bank = |projection| {
-            let matrix =
-                |expert| pack(engine, &source.get(expert, projection)?, spec.format, spec.shape(projection));
+            let (held, shape) = (spec.format_of(projection), spec.shape(projection));
+            let matrix = |expert| pack(engine, &source.get(expert, projection)?, held, shape);
             (0..spec.n_experts).map(matrix).collect::<Result<Vec<_>>>()
         };
         let (gate, up, down) = (bank(Projection::Gate)?, bank(Projection::Up)?, bank(Projection::Down)?);

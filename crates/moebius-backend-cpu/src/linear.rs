@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
-use moebius_expert_kernels::PackedMatrix;
+use moebius_expert_kernels::{Formats, PackedMatrix};
 
 use crate::backend::Engine;
 use crate::slices::{filled, kernel, with_f32};
@@ -40,18 +40,18 @@ impl CpuLinear {
     }
 }
 
-/// Packs one stored matrix, which must be `[rows, cols]` in `format`.
+/// Packs one stored matrix, which must be `[rows, cols]`, rounding each row to the format in which it is held.
 pub(crate) fn pack(
     engine: &Engine,
     view: &WeightView<'_>,
-    format: WeightFormat,
+    held: WeightFormat,
     (rows, cols): (usize, usize),
 ) -> Result<PackedMatrix> {
-    if (view.format, view.rows, view.cols) != (format, rows, cols) {
+    if (view.rows, view.cols) != (rows, cols) {
         return Err(Error::Shape {
             what: format!("`{}`", view.name),
-            expected: format!("[{rows}, {cols}] in {format}"),
-            got: format!("[{}, {}] in {}", view.rows, view.cols, view.format),
+            expected: format!("[{rows}, {cols}]"),
+            got: format!("[{}, {}]", view.rows, view.cols),
         });
     }
     let done = |bytes: &[u8]| {
@@ -59,7 +59,8 @@ pub(crate) fn pack(
             view.release(bytes);
         }
     };
-    PackedMatrix::pack_with(&engine.pool, format, (rows, cols), view.bytes, &done)
+    let formats = Formats { stored: view.format, held };
+    PackedMatrix::pack_with(&engine.pool, formats, (rows, cols), &view.bytes, &done)
         .map_err(|error| Error::Weight { name: view.name.clone(), source: Box::new(error) })
 }
 

@@ -61,7 +61,7 @@ pub struct LinearSpec {
     pub inputs: usize,
     /// Width of the output rows.
     pub outputs: usize,
-    /// How the weight is stored.
+    /// How the weight is held, whatever it is stored in.
     pub format: WeightFormat,
 }
 
@@ -88,8 +88,10 @@ pub struct ExpertSpec {
     pub hidden: usize,
     /// Width of one expert.
     pub intermediate: usize,
-    /// How the weights are stored.
+    /// How gate and up are held, whatever they are stored in.
     pub format: WeightFormat,
+    /// How down is held. Its rows are `intermediate` wide, which another block may fit than `hidden`.
+    pub down_format: WeightFormat,
     /// The gate's non-linearity.
     pub activation: Activation,
 }
@@ -103,6 +105,14 @@ impl ExpertSpec {
         }
     }
 
+    /// How one expert's `projection` is held.
+    pub fn format_of(&self, projection: Projection) -> WeightFormat {
+        match projection {
+            Projection::Gate | Projection::Up => self.format,
+            Projection::Down => self.down_format,
+        }
+    }
+
     /// Multiply-adds of one expert for one token.
     pub fn macs_per_token_expert(&self) -> u64 {
         3 * self.hidden as u64 * self.intermediate as u64
@@ -110,8 +120,11 @@ impl ExpertSpec {
 
     /// Bytes of one expert's three matrices.
     pub fn bytes_per_expert(&self) -> u64 {
-        let matrix = self.format.bytes_for(self.intermediate, self.hidden).unwrap_or(usize::MAX) as u64;
-        matrix.saturating_mul(3)
+        Projection::ALL.into_iter().fold(0, |sum: u64, projection| {
+            let (rows, cols) = self.shape(projection);
+            let bytes = self.format_of(projection).bytes_for(rows, cols).unwrap_or(usize::MAX);
+            sum.saturating_add(bytes as u64)
+        })
     }
 
     /// What running `routing` over these experts counts for, when `active_experts` of them got a token.
@@ -138,11 +151,48 @@ pub enum WeightSpec<'a> {
 }
 
 impl WeightSpec<'_> {
-    /// How the weight is stored.
-    pub fn format(&self) -> WeightFormat {
+    /// How the weight is held: every format of a matrix in it, maybe one of them twice.
+    pub fn formats(&self) -> Vec<WeightFormat> {
+        self.matrices().iter().map(|&(format, ..)| format).collect()
+    }
+
+    /// Bytes of the whole weight as held. For [`crate::Backend::supports`].
+    ///
+    /// # Errors
+    /// The reason why there can be no such weight: it has no elements, its rows are no multiple of a block of their
+    /// format, or it exceeds the address space.
+    pub fn checked_bytes(&self) -> Result<usize, String> {
+        let matrices = self.matrices();
+        if let Some((format, _, cols)) =
+            matrices.iter().find(|(format, _, cols)| !cols.is_multiple_of(format.block_len()))
+        {
+            let block = format.block_len();
+            return Err(format!("{format} needs rows of a multiple of {block} columns, got {cols}"));
+        }
+        let copies = match self {
+            WeightSpec::Linear(_) => 1,
+            WeightSpec::Experts(spec) => spec.n_experts,
+        };
+        let bytes = |&(format, rows, cols): &(WeightFormat, usize, usize)| {
+            format.bytes_for(rows, cols)?.checked_mul(copies)
+        };
+        match matrices.iter().try_fold(0usize, |sum, matrix| sum.checked_add(bytes(matrix)?)) {
+            None => Err("it exceeds the address space".into()),
+            Some(0) => Err("it has no elements".into()),
+            Some(bytes) => Ok(bytes),
+        }
+    }
+
+    /// Format, rows and columns of its matrices, for experts of one of them.
+    fn matrices(&self) -> Vec<(WeightFormat, usize, usize)> {
         match self {
-            WeightSpec::Linear(spec) => spec.format,
-            WeightSpec::Experts(spec) => spec.format,
+            WeightSpec::Linear(spec) => vec![(spec.format, spec.outputs, spec.inputs)],
+            WeightSpec::Experts(spec) => Projection::ALL
+                .map(|projection| {
+                    let (rows, cols) = spec.shape(projection);
+                    (spec.format_of(projection), rows, cols)
+                })
+                .to_vec(),
         }
     }
 }
@@ -153,15 +203,11 @@ impl fmt::Display for WeightSpec<'_> {
             WeightSpec::Linear(s) => {
                 write!(f, "`{}` [{}, {}] in {}", s.name, s.outputs, s.inputs, s.format.name())
             }
-            WeightSpec::Experts(s) => write!(
-                f,
-                "{} experts of {} x {} in layer {} in {}",
-                s.n_experts,
-                s.hidden,
-                s.intermediate,
-                s.layer,
-                s.format.name()
-            ),
+            WeightSpec::Experts(s) => {
+                let ExpertSpec { layer, n_experts, hidden, intermediate, format, down_format, .. } = s;
+                write!(f, "{n_experts} experts of {hidden} x {intermediate} in layer {layer} in {format}")?;
+                if down_format == format { Ok(()) } else { write!(f, ", down in {down_format}") }
+            }
         }
     }
 }

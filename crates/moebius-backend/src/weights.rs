@@ -1,7 +1,11 @@
 //! Weights on a device: how they get there and what they then do.
 //!
 //! Shapes: a matrix is `[outputs, inputs]`; activations are `[tokens, width]`, f32, on the backend's device.
+//! A spec's format is what a weight is held in, a view's what it is stored in; a backend that holds a format takes
+//! views in every format and rounds each row to the spec's, so that a device never sees what was stored.
 //! Invariants: stored bytes are borrowed and their pages are given back, so that no weight is held twice.
+
+use std::borrow::Cow;
 
 use candle_core::Tensor;
 use moebius_expert_kernels::WeightFormat;
@@ -15,10 +19,13 @@ pub trait Backend: Send + Sync {
     /// Name, device and resources.
     fn info(&self) -> &BackendInfo;
 
-    /// Whether a weight can be held and multiplied here. Asked before the weight is read.
+    /// Whether a weight can be held and multiplied here, in the formats of its spec and whatever it is stored in.
+    /// Asked before the weight is read.
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported>;
 
-    /// Takes over a dense projection. `bias` has one value per output row.
+    /// Takes over a dense projection. `bias` has one value per output row. A view may come in another format than
+    /// the spec's: the backend rounds each row to the spec's, as [`WeightFormat::encode`] does, or refuses in
+    /// [`Backend::supports`].
     ///
     /// # Errors
     /// [`crate::Error::Weight`] when the bytes do not fit the spec or hold a NaN or an infinity.
@@ -29,7 +36,8 @@ pub trait Backend: Send + Sync {
         bias: Option<Vec<f32>>,
     ) -> Result<Box<dyn Linear>>;
 
-    /// Takes over the experts of one layer, asking `source` for each matrix once.
+    /// Takes over the experts of one layer, asking `source` for each matrix once. Formats of views and spec may
+    /// differ as for [`Backend::load_linear`].
     ///
     /// # Errors
     /// As for [`Backend::load_linear`].
@@ -74,34 +82,36 @@ pub trait MappedPages: Sync {
     fn release(&self, bytes: &[u8]);
 }
 
-/// A stored matrix: row-major `[rows, cols]`, little endian, borrowed from a mapped file.
+/// A stored matrix: row-major `[rows, cols]`, little endian, borrowed from a mapped file where there is one. It may
+/// come in another format than the spec's: the backend rounds each row to the spec's, or refuses in
+/// [`Backend::supports`].
 ///
 /// Dropping the view releases the pages behind it, so that loading a checkpoint does not leave both the
 /// file and its packed copy in memory.
 pub struct WeightView<'a> {
     /// The tensor's name in the checkpoint, for errors.
     pub name: String,
-    /// How each element is stored.
+    /// How the rows are stored; how they are to be held is said by the spec.
     pub format: WeightFormat,
     /// Output rows.
     pub rows: usize,
     /// Input columns.
     pub cols: usize,
     /// The elements.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
     pages: Option<&'a dyn MappedPages>,
 }
 
 impl<'a> WeightView<'a> {
-    /// A view of memory that stays where it is.
+    /// A view of memory that stays where it is, or bytes that were made for the view.
     pub fn new(
         name: impl Into<String>,
         format: WeightFormat,
         shape: (usize, usize),
-        bytes: &'a [u8],
+        bytes: impl Into<Cow<'a, [u8]>>,
     ) -> Self {
         let (rows, cols) = shape;
-        WeightView { name: name.into(), format, rows, cols, bytes, pages: None }
+        WeightView { name: name.into(), format, rows, cols, bytes: bytes.into(), pages: None }
     }
 
     /// Releases `pages` when the view is dropped.
@@ -120,6 +130,6 @@ impl<'a> WeightView<'a> {
 
 impl Drop for WeightView<'_> {
     fn drop(&mut self) {
-        self.release(self.bytes);
+        self.release(&self.bytes);
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants: flags validate and do not act; every flag that a person may want to keep has a `MOEBIUS_*`
 //! variable, over which the flag wins.
 
+mod bench;
 mod model;
 mod run;
 mod score;
@@ -14,7 +15,8 @@ use clap::builder::FalseyValueParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use model::{ExpertsArg, ModelArgs};
+pub(crate) use bench::{BenchArgs, OutputFormat};
+pub(crate) use model::{ExpertsArg, FormatArg, ModelArgs};
 pub(crate) use run::{RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 
@@ -33,6 +35,8 @@ Examples:
   moebius run ./OLMoE-1B-7B \"Hello\" --route  show which experts each layer chooses
   moebius show ./OLMoE-1B-7B                 what a model is, from config.json alone if need be
   moebius score ./OLMoE-1B-7B a.txt b.txt    perplexity of texts, --routing compares them
+  moebius run ./OLMoE-1B-7B --format q4_k_m  hold it in about 4 bits a weight
+  moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
   moebius doctor                             what this machine can do
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 model not found, 4 invalid model,
@@ -97,6 +101,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Log-probability and perplexity of texts or token ids
     Score(ScoreArgs),
+    /// Measure speed: prompts, generation, batches, depth
+    Bench(Box<BenchArgs>),
     /// List the model families that can be run
     Families(ListArgs),
     /// Look at this machine: processor, kernels, memory, default model
@@ -117,6 +123,8 @@ pub(crate) struct ShowArgs {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

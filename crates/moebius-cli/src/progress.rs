@@ -14,8 +14,22 @@ use crate::terminal::{self, printable};
 /// A model that opens faster than this needs no bar.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// Told the bytes loaded so far and in all.
+pub(crate) type Loading<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
 /// Opens the model in `dir` and says how long it took.
 pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Result<(Model, Duration)> {
+    let started = Instant::now();
+    let model = with_bar(output, |progress| Model::open_with_progress(dir, options, progress))?;
+    if !output.quiet {
+        warn_of_unknowns(&model);
+        warn_of_less_context(options.context, &model);
+    }
+    Ok((model, started.elapsed()))
+}
+
+/// Loads something with a bar on the terminal.
+pub(crate) fn with_bar<T>(output: &OutputArgs, load: impl FnOnce(Loading<'_>) -> T) -> T {
     let started = Instant::now();
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let wanted = !output.quiet && !output.no_progress && terminal::can_redraw();
@@ -26,14 +40,18 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Re
             bar.set_position(bytes);
         }
     };
-    let model = Model::open_with_progress(dir, options, &progress);
+    let loaded = load(&progress);
     bar.finish_and_clear();
-    let model = model?;
-    if !output.quiet {
-        warn_of_unknowns(&model);
-        warn_of_less_context(options.context, &model);
+    loaded
+}
+
+/// A line on the terminal that says what is going on.
+pub(crate) fn line(output: &OutputArgs) -> ProgressBar {
+    if output.quiet || output.no_progress || !terminal::can_redraw() {
+        return ProgressBar::hidden();
     }
-    Ok((model, started.elapsed()))
+    let style = ProgressStyle::with_template("{wide_msg}").expect("a valid template");
+    ProgressBar::new_spinner().with_style(style)
 }
 
 /// Names what the model's files hold and nothing used: results may differ from what its authors meant.

@@ -95,6 +95,8 @@ fn wrong_usage_is_code_2() {
         (&["run", "hi", "--repeat-penalty", "0"], "--repeat-penalty"),
         (&["run", "hi", "--stop", ""], "--stop"),
         (&["run", "hi", "--backend", "abacus"], "--backend"),
+        (&["run", "hi", "--format", "q5_k"], "bf16, f16, q8_0, q4_0, q4_k, q6_k, mxfp4, q4_k_m"),
+        (&["bench", "--format", "Q4_0"], "--format"),
         (&["run", "hi", "--experts", "0"], "expected 1 to 16, got 0"),
         (&["run", "hi", "--experts", "17"], "got 17"),
         (&["run", "hi", "--system", "be nice"], "chat template"),
@@ -210,6 +212,53 @@ fn show_works_from_the_configuration_alone_and_says_so() {
     assert_eq!((&bare["total_parameters"], &bare["moe"]), (&full["total_parameters"], &full["moe"]));
     fail(&["run", &path, "hi"], 3, "no weights");
     assert_eq!(json(&["show", &path, "--json", "--experts", "5"])["moe"]["experts_per_token"], 5);
+}
+
+/// What each part of a model is held in.
+fn formats(args: &[&str]) -> Vec<(String, Value)> {
+    let parts = json(args)["parts"].as_array().expect("parts").clone();
+    parts
+        .iter()
+        .map(|part| (part["name"].as_str().expect("a name").into(), part["formats"].clone()))
+        .collect()
+}
+
+#[test]
+fn show_says_what_would_be_held() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::copy(model("moebius-tiny").join("config.json"), dir.path().join("config.json")).expect("a copy");
+    let bare = dir.path().display().to_string();
+    let held = formats(&["show", &bare, "--format", "q4_0", "--json"]);
+    assert_eq!(held, formats(&["show", &tiny(), "--format", "q4_0", "--json"]));
+    for (part, format) in [("experts", "q4_0"), ("embedding", "q6_k"), ("router", "bf16"), ("norms", "f32")] {
+        assert!(held.contains(&(part.into(), Value::from(vec![format]))), "{part}: {held:?}");
+    }
+    let bytes = |args: &[&str]| json(args)["weight_bytes"].as_u64().expect("known");
+    let (small, stored) =
+        (bytes(&["show", &bare, "--json", "--format", "q4_0"]), bytes(&["show", &tiny(), "--json"]));
+    assert!(small * 2 < stored, "{small} of {stored}");
+    let text = succeed(&["show", &bare, "--format", "q4_k_m"]);
+    assert!(text.contains("q4_k") && !text.contains("n/a"), "{text}");
+    assert!(
+        formats(&["show", &bare, "--json"]).iter().all(|(_, formats)| formats == &Value::Array(Vec::new()))
+    );
+}
+
+#[test]
+fn a_model_runs_and_scores_in_the_format_that_is_named() {
+    let ids = ["--ids", "200,300,400,500"];
+    let score =
+        |more: &[&str]| json(&[&["score", "--json"][..], &ids, more].concat())["total"]["logprob"].clone();
+    let (stored, held) = (score(&[]), score(&["--format", "q4_0"]));
+    assert_ne!(stored, held);
+    assert_eq!(score(&["--format", "bf16"]), stored);
+    let output = output(&["run", "-p", "A dog", "-n", "3", "-v", "--format", "q4_0"]);
+    assert!(output.status.success() && stderr(&output).contains(" in q4_0 + q6_k"), "{}", stderr(&output));
+    let from_variable =
+        moebius(&["run", "-p", "A dog", "-n", "1", "-v"]).env("MOEBIUS_FORMAT", "q8_0").output();
+    let said = stderr(&from_variable.expect("the program starts"));
+    assert!(said.contains(" in q8_0"), "{said}");
+    assert!(succeed(&["run", "--help"]).contains("mxfp4, q4_k_m]"));
 }
 
 #[test]

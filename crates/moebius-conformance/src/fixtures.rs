@@ -6,7 +6,7 @@ mod bank;
 mod matrix;
 
 pub(crate) use bank::{Bank, Pages, expert_spec};
-pub(crate) use matrix::{Matrix, linear_spec};
+pub(crate) use matrix::{Matrix, fitted, linear_spec};
 
 use candle_core::{Device, Tensor};
 use moebius_router::{Routing, WeightTarget};

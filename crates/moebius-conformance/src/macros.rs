@@ -78,6 +78,7 @@ macro_rules! __checks {
             some_format_is_supported_for_each_kind_of_weight
             what_is_supported_loads_and_what_is_not_does_not
             impossible_sizes_are_refused_before_loading
+            rows_that_are_no_multiple_of_a_block_are_refused_before_loading
             the_pages_of_a_projection_are_released_once
             each_expert_matrix_is_asked_for_and_released_once
             views_are_released_when_loading_fails
@@ -86,6 +87,7 @@ macro_rules! __checks {
             views_that_contradict_the_spec_are_errors
             a_bias_of_the_wrong_length_is_an_error
             errors_of_the_source_come_back
+            views_in_another_format_are_rounded_to_the_specs
         ] }
     };
     (linear, $then:ident) => {
@@ -101,6 +103,7 @@ macro_rules! __checks {
         $crate::$then! { Experts experts [
             awkward_sizes_agree_with_f64
             weights_on_inputs_agree_with_f64
+            down_may_have_a_format_of_its_own
             strided_inputs_agree_with_f64
             all_tokens_may_visit_one_expert
             tokens_may_visit_every_expert

@@ -1,10 +1,10 @@
 //! A backend of plain candle tensors: the yardstick, and the shortest complete example of the contract.
 //!
-//! Shapes: weights are f32 tensors `[outputs, inputs]`.
+//! Shapes: weights are f32 tensors `[outputs, inputs]`, rounded to the format that they are said to be held in.
 //! Invariants: experts add up in ascending id. Rows may differ in the last bits with their batch, because a
 //! tensor library picks its matrix product by shape; so [`crate::Group::Bitwise`] is not promised.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use moebius_backend::{
     Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Projection,
     Result, Unsupported, WeightFormat, WeightSpec, WeightView, reference,
@@ -50,19 +50,8 @@ impl Backend for ReferenceBackend {
     }
 
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
-        let (sizes, format) = match spec {
-            WeightSpec::Linear(s) => ([1, s.outputs, s.inputs], s.format),
-            WeightSpec::Experts(s) => ([s.n_experts, s.intermediate, s.hidden], s.format),
-        };
-        let bytes = sizes[0].checked_mul(sizes[1]).and_then(|rows| format.bytes_for(rows, sizes[2]));
-        let refuse =
-            |reason: &str| Err(Unsupported { backend: NAME, what: spec.to_string(), reason: reason.into() });
-        match (dtype(format), bytes) {
-            (None, _) => refuse("candle has no such type"),
-            (_, None) => refuse("it exceeds the address space"),
-            (_, Some(0)) => refuse("it has no elements"),
-            _ => Ok(()),
-        }
+        let refuse = |reason| Unsupported { backend: NAME, what: spec.to_string(), reason };
+        spec.checked_bytes().map(drop).map_err(refuse)
     }
 
     fn load_linear(
@@ -80,7 +69,7 @@ impl Backend for ReferenceBackend {
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
         self.supports(&WeightSpec::Experts(spec))?;
         let load = |expert, projection| {
-            decode(&source.get(expert, projection)?, spec.format, spec.shape(projection))
+            decode(&source.get(expert, projection)?, spec.format_of(projection), spec.shape(projection))
         };
         let expert = |expert| {
             Ok([
@@ -160,32 +149,31 @@ fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.matmul(&weight.t()?)?)
 }
 
-/// A stored matrix as f32, once it is known to be what the spec says and finite.
-fn decode(view: &WeightView<'_>, format: WeightFormat, shape: (usize, usize)) -> Result<Tensor> {
+/// A stored matrix as f32, rounded to the format in which it is held, once it is known to be what the spec says and
+/// finite.
+fn decode(view: &WeightView<'_>, held: WeightFormat, shape: (usize, usize)) -> Result<Tensor> {
     let fail = |reason: String| Error::Weight { name: view.name.clone(), source: reason.into() };
-    if (view.format, (view.rows, view.cols)) != (format, shape) {
-        let got = (view.rows, view.cols);
-        return Err(fail(format!("expected {shape:?} in {format}, got {got:?} in {}", view.format)));
+    if (view.rows, view.cols) != shape {
+        return Err(fail(format!("expected {shape:?}, got {:?}", (view.rows, view.cols))));
     }
-    let bytes = format.bytes_for(shape.0, shape.1);
-    let dtype = dtype(format).filter(|_| bytes == Some(view.bytes.len()));
-    let dtype = dtype.ok_or_else(|| fail(format!("expected {bytes:?} bytes, got {}", view.bytes.len())))?;
-    let raw = Tensor::from_raw_buffer(view.bytes, dtype, &[shape.0, shape.1], &Device::Cpu)?;
-    let weight = raw.to_dtype(DType::F32)?;
-    // Zero times anything finite is zero.
-    if (&weight * 0.0)?.sum_all()?.to_scalar::<f32>()? != 0.0 {
+    let (rows, cols) = shape;
+    let bytes = view.format.bytes_for(rows, cols);
+    if bytes != Some(view.bytes.len()) {
+        return Err(fail(format!("expected {bytes:?} bytes in {}, got {}", view.format, view.bytes.len())));
+    }
+    let mut values = vec![0.0; rows * cols];
+    let mut rounded = vec![0; held.bytes_for(1, cols).unwrap_or(0)];
+    for (row, stored) in values.chunks_exact_mut(cols).zip(view.bytes.chunks_exact(view.bytes.len() / rows)) {
+        view.format.decode(stored, row).map_err(|error| fail(error.to_string()))?;
+        if held != view.format && row.iter().all(|value| value.is_finite()) {
+            held.encode(row, &mut rounded).map_err(|error| fail(error.to_string()))?;
+            held.decode(&rounded, row).map_err(|error| fail(error.to_string()))?;
+        }
+    }
+    if values.iter().any(|value| !value.is_finite()) {
         return Err(fail("a weight is not finite".into()));
     }
-    Ok(weight)
-}
-
-fn dtype(format: WeightFormat) -> Option<DType> {
-    match format {
-        WeightFormat::F32 => Some(DType::F32),
-        WeightFormat::Bf16 => Some(DType::BF16),
-        WeightFormat::F16 => Some(DType::F16),
-        _ => None,
-    }
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 fn expect(what: &str, expected: [usize; 2], got: [usize; 2]) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Invariants: a sequence stands in a batch once; prompts are read in the order in which they were submitted,
 //! together at most `chunk` tokens a step; a batch that fails ends its sequences and no others.
 
-use moebius_metering::{Meter, Phase};
+use moebius_metering::{Meter, Phase, Stage};
 use moebius_model::{KvCache, Model, Outputs, Probe, TokenBatch, Watch};
 
 use crate::EngineError;
@@ -81,6 +81,38 @@ impl Engine {
         Ok(id)
     }
 
+    /// As [`Engine::submit`], with the first `filled` tokens of the prompt taken for read: their keys and values
+    /// come from `value`. There is room for the whole sequence then, so that no step makes it grow. For
+    /// measuring at depth.
+    ///
+    /// # Errors
+    /// Those of [`Engine::submit`]; [`EngineError::EmptyPrompt`] when nothing of the prompt is left to read.
+    pub fn submit_filled(
+        &mut self,
+        request: Request,
+        filled: usize,
+        value: impl FnMut() -> f32,
+    ) -> Result<RequestId, EngineError> {
+        if filled >= request.prompt.len() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        let unread_last = request.max_tokens.saturating_sub(1); // nothing follows the last token
+        let positions = request.prompt.len().saturating_add(unread_last).min(self.options.context);
+        let id = self.submit(request)?;
+        let Some(sequence) = self.sequences.last_mut().filter(|sequence| sequence.id == id) else {
+            return Ok(id);
+        };
+        sequence.seen = filled;
+        let reserved = self.cache.reserve(sequence.cache, positions);
+        match reserved.and_then(|()| self.cache.fill(sequence.cache, filled, value)) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.cancel(id);
+                Err(error.into())
+            }
+        }
+    }
+
     /// Ends a request early. One that has ended already is left alone.
     pub fn cancel(&mut self, id: RequestId) {
         self.retire(|sequence| sequence.id == id);
@@ -92,7 +124,9 @@ impl Engine {
     /// # Errors
     /// When the model, the device or the sampler fails; every sequence that was in the batch is then ended.
     pub fn step(&mut self, probe: Option<&mut dyn Probe>) -> Result<Vec<Event>, EngineError> {
+        self.meter.begin_laps();
         let batch = self.next_batch();
+        self.meter.lap(Stage::Other);
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -157,6 +191,7 @@ impl Engine {
                 events.push(sequence.choose(row, self.options.context)?);
             }
         }
+        self.meter.lap(Stage::Sampling);
         Ok(events)
     }
 

@@ -16,6 +16,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Tokens that end the sequence; the one that did is reported.
     pub stop_tokens: Vec<u32>,
+    /// Tokens that the sequence goes on with in place of its first choices; events still tell the choice.
+    pub forced: Vec<u32>,
     /// Ids from here on are padding rows of the output projection and are never chosen.
     pub vocab_limit: Option<usize>,
 }
@@ -24,7 +26,14 @@ impl Request {
     /// Continues `prompt` greedily for up to `max_tokens` tokens.
     pub fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Self {
         let sampling = SamplingParams::default();
-        Request { prompt, max_tokens, sampling, stop_tokens: Vec::new(), vocab_limit: None }
+        Request {
+            prompt,
+            max_tokens,
+            sampling,
+            stop_tokens: Vec::new(),
+            forced: Vec::new(),
+            vocab_limit: None,
+        }
     }
 }
 
@@ -102,9 +111,11 @@ impl Sequence {
             padding.fill(f32::NEG_INFINITY);
         }
         let Choice { token, logprob } = self.sampler.sample(logits, &self.tokens)?;
-        self.tokens.push(token);
-        let generated = self.tokens.len() - self.request.prompt.len();
-        let finish = if self.request.stop_tokens.contains(&token) {
+        let before = self.tokens.len() - self.request.prompt.len();
+        let next = self.request.forced.get(before).copied().unwrap_or(token);
+        self.tokens.push(next);
+        let generated = before + 1;
+        let finish = if self.request.stop_tokens.contains(&next) {
             Some(FinishReason::Stop)
         } else if generated >= self.request.max_tokens {
             Some(FinishReason::Length)

@@ -208,3 +208,27 @@ fn a_score_that_fails_frees_its_sequences() {
     assert_eq!(engine.cache_bytes(), 0);
     assert!(matches!(engine.score(&[vec![]], None, |_| {}), Err(EngineError::EmptyPrompt)));
 }
+
+#[test]
+fn a_forced_sequence_goes_on_with_the_given_tokens_and_tells_its_own_choices() {
+    let mut engine = engine(64);
+    let request = Request { forced: vec![10, 20], ..Request::greedy(vec![3], 4) };
+    let id = engine.submit(request).unwrap();
+    let third = successor(20, 2);
+    let expected = vec![successor(3, 0), successor(10, 1), third, successor(third, 3)];
+    assert_eq!(tokens_of(&run(&mut engine), id), expected);
+}
+
+#[test]
+fn what_was_filled_is_not_read_and_counts_as_positions() {
+    let mut engine = engine(64);
+    let prompt = vec![1, 2, 3, 4, 5, 6];
+    let id = engine.submit_filled(Request::greedy(prompt.clone(), 3), 5, || 0.5).unwrap();
+    let events = run(&mut engine);
+    assert_eq!(tokens_of(&events, id), expected(&prompt, 3));
+    assert_eq!(engine.meter().snapshot().all_tokens(), 3, "one of the prompt, and two that were generated");
+    let nothing_left = engine.submit_filled(Request::greedy(prompt.clone(), 3), 6, || 0.5);
+    assert!(matches!(nothing_left, Err(EngineError::EmptyPrompt)));
+    assert!(engine.submit_filled(Request::greedy(vec![1; CONTEXT + 1], 3), 1, || 0.5).is_err());
+    assert!(engine.is_idle());
+}

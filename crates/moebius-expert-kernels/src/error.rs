@@ -89,6 +89,11 @@ pub enum KernelError {
         /// The name that was passed.
         got: String,
     },
+    /// A name that no weight format carries.
+    UnknownFormat {
+        /// The name that was passed.
+        got: String,
+    },
     /// The system refused to start worker threads.
     Threads {
         /// What the system said.
@@ -130,6 +135,10 @@ impl fmt::Display for KernelError {
             Self::UnknownIsa { got } => {
                 let known = Isa::ALL.map(|isa| format!("`{isa}`")).join(", ");
                 write!(f, "unknown instruction set `{got}`: expected one of {known}")
+            }
+            Self::UnknownFormat { got } => {
+                let known = WeightFormat::ALL.map(|format| format!("`{format}`")).join(", ");
+                write!(f, "unknown weight format `{got}`: expected one of {known}")
             }
             Self::Threads { reason } => write!(f, "cannot start worker threads: {reason}"),
         }

@@ -14,7 +14,8 @@ use crate::{
     arch::{LANES, disjoint::Grid},
     error::{check_len, check_nonzero, rows_in},
     matmul::{panels_of, panels_per_task},
-    tile::{RowBlocks, placed},
+    rows::{InputRows, RowBlocks},
+    tile::placed,
     vector::Glu,
 };
 
@@ -148,13 +149,15 @@ impl Kernels {
             return Ok(());
         }
         let layer = Layer { kernels: *self, pool, bank, rows };
-        let inputs = layer.blocks(hidden, |pair| {
+        let inputs = InputRows::new(*self, pool, bank.format().inputs(), (hidden, x));
+        let inputs = layer.blocks(&inputs, |pair| {
             let factor = if rows.weight_on_input { rows.weights[pair] } else { 1.0 };
-            (&x[rows.rows[pair] as usize * hidden..][..hidden], factor)
+            (rows.rows[pair] as usize, factor)
         });
         let mut inner = vec![0.0; rows.rows.len() * intermediate];
         layer.gate_and_up(&inputs, &mut inner);
-        let inner = layer.blocks(intermediate, |pair| (&inner[pair * intermediate..][..intermediate], 1.0));
+        let inner = InputRows::new(*self, pool, bank.down[0].format().inputs(), (intermediate, &inner));
+        let inner = layer.blocks(&inner, |pair| (pair, 1.0));
         layer.down(&inner, out);
         Ok(())
     }
@@ -169,9 +172,9 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// Copies a row of `cols` values for every pair, grouped by expert.
-    fn blocks<'x>(&self, cols: usize, source: impl Fn(usize) -> (&'x [f32], f32) + Sync) -> RowBlocks {
-        RowBlocks::new(self.pool, self.kernels.tile().max_rows, cols, self.rows.offsets, source)
+    /// Copies a row of inputs for every pair, grouped by expert.
+    fn blocks(&self, inputs: &InputRows<'_>, source: impl Fn(usize) -> (usize, f32) + Sync) -> RowBlocks {
+        RowBlocks::new(&self.kernels, self.pool, inputs, self.rows.offsets, source)
     }
 
     /// Writes `act(gate x) * (up x)` for every pair: inner `[pairs, intermediate]`.

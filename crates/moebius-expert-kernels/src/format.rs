@@ -1,18 +1,33 @@
-//! Weight formats: how one weight is stored, and the sixteen neighbours of a panel that a kernel loads at once.
+//! Weight formats: blocks of a row as files store them, and the same blocks of sixteen rows as kernels read them.
+//!
+//! A format is one module with one [`Unit`]: how a block is encoded and decoded, how sixteen rows' blocks lie side
+//! by side, and how they are multiplied. Block layouts are those of GGUF, so that files can be exchanged.
 
 mod bf16;
 mod f16;
 mod f32;
+mod mxfp4;
+mod q4_0;
+mod q4_k;
+mod q6_k;
+mod q8_0;
+mod rounding;
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
-use self::{bf16::LanesBf16, f16::LanesF16, f32::LanesF32};
-use crate::arch::{LANES, Simd};
+use self::{bf16::LanesBf16, f16::LanesF16, mxfp4::UnitMxfp4, q4_0::UnitQ4_0, q4_k::UnitQ4K, q6_k::UnitQ6K};
+pub(crate) use self::{f32::LanesF32, q8_0::UnitQ8_0};
+use crate::{
+    KernelError, Kernels,
+    arch::{CACHE_LINE, LANES, Op, Simd},
+    rows::{Block, Inputs},
+};
 
-/// Makes everything that has one case for each format from the table of formats: variant, name, lanes.
+/// Makes everything that has one case for each format from the table of formats: variant, name, unit.
 macro_rules! formats {
-    ($($(#[$doc:meta])+ $format:ident $name:literal $lanes:ty;)+) => {
-        /// How weights are stored. Activations are always `f32`.
+    ($($(#[$doc:meta])+ $format:ident $name:literal $unit:ty;)+) => {
+        /// How weights are stored. Activations are always `f32`; block formats quantise them to eight bits as
+        /// they compute.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum WeightFormat {
@@ -23,28 +38,19 @@ macro_rules! formats {
             /// Every format.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$format),+];
 
-            /// The name, as in `f32`.
+            /// The name, as in `f32`; [`FromStr`] reads it.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$format => $name,)+
                 }
             }
-
-            /// The bytes of a row-major matrix in this format, or `None` if they exceed the address space.
-            #[must_use]
-            pub fn bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
-                let element_bytes = match self {
-                    $(Self::$format => <$lanes>::ELEMENT_BYTES,)+
-                };
-                rows.checked_mul(cols)?.checked_mul(element_bytes)
-            }
         }
 
-        /// `[ceil(rows / 16), cols]` groups of sixteen weights, in the type of the format.
+        /// `[ceil(rows / 16), cols / block]` units, in the type of the format.
         #[derive(Debug, Clone)]
         pub(crate) enum Panels {
-            $($format(Vec<$lanes>),)+
+            $($format(Vec<$unit>),)+
         }
 
         impl Panels {
@@ -55,7 +61,19 @@ macro_rules! formats {
             }
         }
 
-        /// The panels of a format, whose lanes `$pack` makes.
+        /// `$body` with the unit of a format as the type `$unit_name`.
+        macro_rules! with_unit {
+            ($wanted:expr, $unit_name:ident => $body:expr) => {
+                match $wanted {
+                    $(WeightFormat::$format => {
+                        type $unit_name = $unit;
+                        $body
+                    })+
+                }
+            };
+        }
+
+        /// The panels of a format, whose units `$pack` makes.
         macro_rules! panels_of_format {
             ($wanted:expr, $pack:expr) => {
                 match $wanted {
@@ -64,8 +82,8 @@ macro_rules! formats {
             };
         }
 
-        /// `$body` with the lanes of whichever format the panels have, as `$slice`.
-        macro_rules! with_lanes {
+        /// `$body` with the units of whichever format the panels have, as `$slice`.
+        macro_rules! with_units {
             ($panels:expr, $slice:ident => $body:expr) => {
                 match $panels {
                     $(Panels::$format($slice) => $body,)+
@@ -73,7 +91,7 @@ macro_rules! formats {
             };
         }
 
-        pub(crate) use {panels_of_format, with_lanes};
+        pub(crate) use {panels_of_format, with_units};
     };
 }
 
@@ -84,6 +102,81 @@ formats! {
     Bf16 "bf16" LanesBf16;
     /// IEEE 754 half precision, 2 bytes.
     F16 "f16" LanesF16;
+    /// Blocks of 32: 8 bits a weight and one scale, 8.5 bits in all.
+    Q8_0 "q8_0" UnitQ8_0;
+    /// Blocks of 32: 4 bits a weight and one scale, 4.5 bits in all.
+    Q4_0 "q4_0" UnitQ4_0;
+    /// Blocks of 256: 4 bits a weight, a scale and a minimum for every 32, 4.5 bits in all.
+    Q4K "q4_k" UnitQ4K;
+    /// Blocks of 256: 6 bits a weight, a scale for every 16, 6.5625 bits in all.
+    Q6K "q6_k" UnitQ6K;
+    /// Blocks of 32: a 4-bit float a weight and a power of two, 4.25 bits in all (OCP Microscaling, arXiv 2310.10537).
+    Mxfp4 "mxfp4" UnitMxfp4;
+}
+
+impl WeightFormat {
+    /// How many neighbours of a row are stored together; rows are a multiple of it.
+    #[must_use]
+    pub fn block_len(self) -> usize {
+        with_unit!(self, U => U::COLS)
+    }
+
+    /// The bytes of a block in a file.
+    #[must_use]
+    pub fn block_bytes(self) -> usize {
+        with_unit!(self, U => U::BYTES)
+    }
+
+    /// Bits of a weight in a file, its share of scales included.
+    #[must_use]
+    pub fn bits_per_weight(self) -> f64 {
+        self.block_bytes() as f64 * 8.0 / self.block_len() as f64
+    }
+
+    /// The bytes of a row-major matrix in this format, or `None` if its rows are no multiple of a block or it
+    /// exceeds the address space.
+    #[must_use]
+    pub fn bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
+        let blocks = cols.is_multiple_of(self.block_len()).then_some(cols / self.block_len())?;
+        rows.checked_mul(blocks)?.checked_mul(self.block_bytes())
+    }
+
+    /// Rounds a row to this format, as a file stores it. The values are finite.
+    ///
+    /// # Errors
+    /// [`KernelError::NotAMultiple`] if the row is no multiple of a block, [`KernelError::Length`] for `bytes`.
+    pub fn encode(self, values: &[f32], bytes: &mut [u8]) -> Result<(), KernelError> {
+        self.check_row(values.len(), bytes.len())?;
+        Kernels::detect().run(Encode { format: self, values, bytes });
+        Ok(())
+    }
+
+    /// Reads a row as a file stores it.
+    ///
+    /// # Errors
+    /// As for [`WeightFormat::encode`].
+    pub fn decode(self, bytes: &[u8], values: &mut [f32]) -> Result<(), KernelError> {
+        self.check_row(values.len(), bytes.len())?;
+        with_unit!(self, U => {
+            for (values, bytes) in values.chunks_exact_mut(U::COLS).zip(bytes.chunks_exact(U::BYTES)) {
+                U::decode(bytes, values);
+            }
+        });
+        Ok(())
+    }
+
+    /// The form of activations that the kernels of this format read.
+    pub(crate) fn inputs(self) -> Inputs {
+        with_unit!(self, U => U::INPUTS)
+    }
+
+    fn check_row(self, values: usize, bytes: usize) -> Result<(), KernelError> {
+        let of = self.block_len();
+        if !values.is_multiple_of(of) {
+            return Err(KernelError::NotAMultiple { what: "values", got: values, of });
+        }
+        crate::error::check_len("bytes", values / of * self.block_bytes(), bytes)
+    }
 }
 
 impl fmt::Display for WeightFormat {
@@ -92,27 +185,127 @@ impl fmt::Display for WeightFormat {
     }
 }
 
-/// The weights of sixteen output rows at one input column, aligned so that a load never crosses a cache line.
-pub(crate) trait Lanes: Copy + Send + Sync {
-    /// Bytes of one weight in a checkpoint.
-    const ELEMENT_BYTES: usize;
+impl FromStr for WeightFormat {
+    type Err = KernelError;
 
-    /// Takes column `col` of sixteen rows of little-endian bytes.
-    fn gather(rows: &[&[u8]; LANES], col: usize) -> Self;
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        let format = Self::ALL.into_iter().find(|format| format.name() == name);
+        format.ok_or_else(|| KernelError::UnknownFormat { got: name.to_owned() })
+    }
+}
+
+/// Rounds a row of whole blocks.
+struct Encode<'a> {
+    format: WeightFormat,
+    values: &'a [f32],
+    bytes: &'a mut [u8],
+}
+
+impl Op for Encode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        with_unit!(self.format, U => {
+            for (values, bytes) in self.values.chunks_exact(U::COLS).zip(self.bytes.chunks_exact_mut(U::BYTES)) {
+                U::encode(values, bytes);
+            }
+        });
+    }
+}
+
+/// The blocks of sixteen rows at the same columns, as one piece that a kernel reads front to back.
+pub(crate) trait Unit: Copy + Send + Sync {
+    /// Columns of a block.
+    const COLS: usize;
+    /// Bytes of one row's block in a file.
+    const BYTES: usize;
+    /// The form of the activations it is multiplied with.
+    const INPUTS: Inputs;
+
+    /// Rounds finite values to a block. Always inline, so that it uses the instruction set of its caller.
+    fn encode(values: &[f32], bytes: &mut [u8]);
+    /// The values of a block.
+    fn decode(bytes: &[u8], values: &mut [f32]);
+    /// Takes the blocks of sixteen rows.
+    fn gather(blocks: &[&[u8]; LANES]) -> Self;
     /// Whether no weight is NaN or infinite.
     fn is_finite(&self) -> bool;
-    /// The weight of one of the sixteen rows, exactly.
-    fn get(&self, lane: usize) -> f32;
+    /// The weight of one of the sixteen rows, the same that [`Unit::decode`] gives.
+    fn get(&self, lane: usize, col: usize) -> f32;
+    /// Multiplies panels `[n, cols / COLS]` with a block of rows; `sums` is `[n, rows, 16]`.
+    fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]);
+}
+
+/// Rows up to which a tile waits for memory rather than for arithmetic.
+const PREFETCH_ROWS: usize = 2;
+
+/// How far ahead of its use memory is asked for.
+const PREFETCH_BYTES: usize = 512;
+
+/// A unit of one column: sixteen plain numbers.
+pub(crate) trait Lanes: Unit {
     /// All sixteen, exactly.
     fn widen<S: Simd>(&self, simd: S) -> S::V;
 }
 
-/// Column `col` of sixteen rows of `N`-byte elements.
+/// A unit whose products with quantised inputs are exact whole numbers until they are scaled.
+pub(crate) trait Dot: Unit {
+    /// Adds the products of `P` panels with one step of inputs for `R` rows to their sums. Panels take turns within
+    /// long units, because processors fetch several short runs of memory sooner than one long one.
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P];
+}
+
+/// Asks for one of several parts of the memory a while after a unit, which a tile of few rows waits for.
+#[inline(always)]
+fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: usize) {
+    if R <= PREFETCH_ROWS {
+        let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
+        let first =
+            std::ptr::from_ref(unit).cast::<u8>().wrapping_add(PREFETCH_BYTES + part * lines * CACHE_LINE);
+        for line in 0..lines {
+            simd.prefetch(first.wrapping_add(line * CACHE_LINE));
+        }
+    }
+}
+
+/// The only block of `N`-byte elements in each of sixteen rows.
 #[inline]
-fn gather_bytes<const N: usize>(rows: &[&[u8]; LANES], col: usize) -> [[u8; N]; LANES] {
+fn gather_elements<const N: usize>(blocks: &[&[u8]; LANES]) -> [[u8; N]; LANES] {
     let mut elements = [[0; N]; LANES];
-    for (element, row) in elements.iter_mut().zip(rows) {
-        *element = row.as_chunks::<N>().0[col];
+    for (element, block) in elements.iter_mut().zip(blocks) {
+        element.copy_from_slice(block);
     }
     elements
+}
+
+/// Bytes of sixteen rows, four neighbours of a row at a time: `quads[j][4 lane + b] = bytes(lane)[4 j + b]`.
+fn gather_quads<const N: usize>(blocks: &[&[u8]; LANES], first: usize) -> [[u8; crate::arch::QUAD_BYTES]; N] {
+    let mut quads = [[0; crate::arch::QUAD_BYTES]; N];
+    for (lane, block) in blocks.iter().enumerate() {
+        for (quads, bytes) in quads.iter_mut().zip(block[first..].as_chunks::<4>().0) {
+            quads[4 * lane..4 * lane + 4].copy_from_slice(bytes);
+        }
+    }
+    quads
+}
+
+/// The `f16` at a place of each of sixteen blocks, as bits.
+fn gather_halves(blocks: &[&[u8]; LANES], at: usize) -> [u16; LANES] {
+    blocks.map(|block| u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// Whether no `f16` is NaN or infinite.
+fn halves_are_finite(bits: &[u16; LANES]) -> bool {
+    bits.iter().all(|bits| bits & 0x7c00 != 0x7c00)
+}
+
+/// The value of an `f16` at a place of a block.
+fn half_at(bytes: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }

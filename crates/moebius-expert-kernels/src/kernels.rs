@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     KernelError,
-    arch::{Arch, Op, Simd},
+    arch::{Arch, Op},
 };
 
 /// An instruction set that kernels are compiled for.
@@ -15,7 +15,7 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 (foundation).
+    /// x86-64 with AVX-512 (F, BW, VNNI).
     Avx512,
     /// 64-bit Arm with NEON.
     Neon,
@@ -92,7 +92,7 @@ impl Kernels {
         match self.isa() {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2+fma+f16c",
-            Isa::Avx512 => "avx512f",
+            Isa::Avx512 => "avx512f+bw+vnni",
             Isa::Neon => "neon",
         }
     }
@@ -101,30 +101,5 @@ impl Kernels {
     #[inline]
     pub(crate) fn run<O: Op>(&self, op: O) -> O::Output {
         self.arch.run(op)
-    }
-
-    /// The register tiles of the instruction set.
-    pub(crate) fn tile(&self) -> TileShape {
-        self.run(TileShapeOp)
-    }
-}
-
-/// How large the register tiles of an instruction set are.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TileShape {
-    /// Rows of the tallest tile.
-    pub(crate) max_rows: usize,
-    /// Accumulators that fit into registers: rows times panels of a tile.
-    pub(crate) accumulators: usize,
-}
-
-struct TileShapeOp;
-
-impl Op for TileShapeOp {
-    type Output = TileShape;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> TileShape {
-        TileShape { max_rows: S::TILE_ROWS, accumulators: S::ACCUMULATORS }
     }
 }

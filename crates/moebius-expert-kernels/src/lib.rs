@@ -35,6 +35,7 @@ mod kernels;
 mod matmul;
 mod pack;
 mod pool;
+mod rows;
 mod tile;
 mod vector;
 
@@ -43,6 +44,6 @@ pub use error::KernelError;
 pub use experts::{ExpertRows, PackedExperts};
 pub use format::WeightFormat;
 pub use kernels::{Isa, Kernels};
-pub use pack::{Done, PackedMatrix};
+pub use pack::{Done, Formats, PackedMatrix};
 pub use pool::Pool;
 pub use vector::{Activation, RotaryLayout, RotaryTables};

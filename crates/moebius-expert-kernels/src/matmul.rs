@@ -9,7 +9,8 @@ use crate::{
     KernelError, Kernels, PackedMatrix, Pool,
     arch::{LANES, disjoint::Grid},
     error::{check_len, rows_in},
-    tile::{RowBlocks, placed},
+    rows::{InputRows, RowBlocks},
+    tile::placed,
 };
 
 /// Tasks for each thread, so that a slow one does not keep the others waiting for long.
@@ -40,8 +41,8 @@ impl Kernels {
         if tokens == 0 {
             return Ok(());
         }
-        let source = |token: usize| (&x[token * w.cols()..][..w.cols()], 1.0);
-        let rows = RowBlocks::new(pool, self.tile().max_rows, w.cols(), &[0, tokens], source);
+        let inputs = InputRows::new(*self, pool, w.format().inputs(), (w.cols(), x));
+        let rows = RowBlocks::new(self, pool, &inputs, &[0, tokens], |token| (token, 1.0));
         let columns = panels_per_task(pool, w.rows().div_ceil(LANES)) * LANES;
         let down = (pool.threads() * TASKS_PER_THREAD).div_ceil(w.rows().div_ceil(columns));
         let (bounds, n_blocks) = (rows.bounds(), rows.group(0).len());

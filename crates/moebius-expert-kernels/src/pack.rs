@@ -1,22 +1,43 @@
 //! Packing: a weight matrix as panels of sixteen output rows.
 //!
-//! Panel `p` holds, for each input column `k` in ascending order, the weights `w[16 p .. 16 p + 16][k]` side by
-//! side: a kernel reads it front to back and adds sixteen outputs at once. The last panel is padded with zeros.
+//! Panel `p` holds, for each block of input columns in ascending order, the weights of rows `16 p .. 16 p + 16` side
+//! by side: a kernel reads it front to back and adds sixteen outputs at once. The last panel is padded with zeros.
 //!
-//! Shapes: source `[rows, cols]` row-major; packed `[ceil(rows / 16), cols, 16]`.
-//! Invariants: every weight is finite; values are kept exactly.
+//! Shapes: source `[rows, cols]` row-major; packed `[ceil(rows / 16), cols / block]` units of sixteen blocks.
+//! Invariants: every weight is finite; a matrix held as it was stored keeps its values exactly, otherwise each row is
+//! rounded by itself.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use crate::{
     KernelError, Pool, WeightFormat,
-    arch::{LANES, disjoint::collect_rows},
+    arch::{CACHE_LINE, LANES, disjoint::collect_rows},
     error::{check_len, check_nonzero},
-    format::{Lanes, Panels, panels_of_format, with_lanes},
+    format::{Panels, Unit, panels_of_format, with_units},
 };
 
 /// Told of bytes that were read and will not be again.
 pub type Done<'a> = &'a (dyn Fn(&[u8]) + Sync);
+
+/// How a matrix comes and how it is to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Formats {
+    /// The format of the bytes.
+    pub stored: WeightFormat,
+    /// The format of the packed weights.
+    pub held: WeightFormat,
+}
+
+impl From<WeightFormat> for Formats {
+    /// Held as stored.
+    fn from(format: WeightFormat) -> Self {
+        Self { stored: format, held: format }
+    }
+}
 
 /// A weight matrix `[rows, cols]`, read-only, laid out for the kernels; it maps `cols` inputs to `rows` outputs.
 #[derive(Debug, Clone)]
@@ -30,17 +51,17 @@ impl PackedMatrix {
     /// Packs the little-endian bytes of a row-major matrix `[rows, cols]`, in parallel over panels.
     ///
     /// # Errors
-    /// [`KernelError::ZeroDimension`], [`KernelError::SizeOverflow`] and [`KernelError::OutOfMemory`] for the
-    /// shape, [`KernelError::Length`] if `bytes` has another size than the shape and format give, and
-    /// [`KernelError::NonFinite`] for the first weight that is NaN or infinite.
+    /// [`KernelError::ZeroDimension`], [`KernelError::NotAMultiple`], [`KernelError::SizeOverflow`] and
+    /// [`KernelError::OutOfMemory`] for the shape, [`KernelError::Length`] if `bytes` has another size than the
+    /// shape and format give, and [`KernelError::NonFinite`] for the first weight that is NaN or infinite.
     pub fn pack(
         pool: &Pool,
-        format: WeightFormat,
+        formats: impl Into<Formats>,
         rows: usize,
         cols: usize,
         bytes: &[u8],
     ) -> Result<Self, KernelError> {
-        Self::pack_with(pool, format, (rows, cols), bytes, &|_| {})
+        Self::pack_with(pool, formats, (rows, cols), bytes, &|_| {})
     }
 
     /// As [`PackedMatrix::pack`]; `done` is told of each part of `bytes` that was read and will not be again,
@@ -50,16 +71,25 @@ impl PackedMatrix {
     /// Those of [`PackedMatrix::pack`].
     pub fn pack_with(
         pool: &Pool,
-        format: WeightFormat,
+        formats: impl Into<Formats>,
         (rows, cols): (usize, usize),
         bytes: &[u8],
         done: Done<'_>,
     ) -> Result<Self, KernelError> {
+        let formats = formats.into();
         check_nonzero("rows", rows)?;
         check_nonzero("cols", cols)?;
-        let expected = format.bytes_for(rows, cols).ok_or(KernelError::SizeOverflow { rows, cols })?;
+        for format in [formats.stored, formats.held] {
+            let of = format.block_len();
+            if !cols.is_multiple_of(of) {
+                return Err(KernelError::NotAMultiple { what: "cols", got: cols, of });
+            }
+        }
+        let overflow = KernelError::SizeOverflow { rows, cols };
+        let expected = formats.stored.bytes_for(rows, cols).ok_or(overflow)?;
         check_len("bytes", expected, bytes.len())?;
-        let panels = panels_of_format!(format, pack_panels(pool, (rows, cols), bytes, done)?);
+        let source = Source { formats, rows, cols, bytes };
+        let panels = panels_of_format!(formats.held, source.pack(pool, done)?);
         Ok(Self { rows, cols, panels })
     }
 
@@ -72,7 +102,7 @@ impl PackedMatrix {
             return Err(KernelError::OutOfRange { what: "row", limit: self.rows, got: row });
         }
         check_len("out", self.cols, out.len())?;
-        with_lanes!(&self.panels, lanes => self.unpack_row(lanes, row, out));
+        with_units!(&self.panels, units => unpack_row(units, row, out));
         Ok(())
     }
 
@@ -88,7 +118,7 @@ impl PackedMatrix {
         self.cols
     }
 
-    /// How a weight is stored.
+    /// How a weight is held.
     #[must_use]
     pub fn format(&self) -> WeightFormat {
         self.panels.format()
@@ -97,52 +127,131 @@ impl PackedMatrix {
     /// The memory of the packed weights in bytes, padding included.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
-        with_lanes!(&self.panels, lanes => size_of_val(lanes.as_slice()))
+        with_units!(&self.panels, units => size_of_val(units.as_slice()))
     }
 
     pub(crate) fn panels(&self) -> &Panels {
         &self.panels
     }
+}
 
-    fn unpack_row<L: Lanes>(&self, panels: &[L], row: usize, out: &mut [f32]) {
-        let panel = &panels[row / LANES * self.cols..][..self.cols];
-        for (out, lanes) in out.iter_mut().zip(panel) {
-            *out = lanes.get(row % LANES);
+fn unpack_row<U: Unit>(units: &[U], row: usize, out: &mut [f32]) {
+    let per_panel = out.len() / U::COLS;
+    let panel = &units[row / LANES * per_panel..][..per_panel];
+    for (out, unit) in out.chunks_exact_mut(U::COLS).zip(panel) {
+        for (col, out) in out.iter_mut().enumerate() {
+            *out = unit.get(row % LANES, col);
         }
     }
 }
 
-fn pack_panels<L: Lanes>(
-    pool: &Pool,
-    (rows, cols): (usize, usize),
-    bytes: &[u8],
-    done: Done<'_>,
-) -> Result<Vec<L>, KernelError> {
-    let row_bytes = cols * L::ELEMENT_BYTES;
-    let first_bad = AtomicUsize::new(usize::MAX);
-    let padding = vec![0; row_bytes];
-    let lanes = collect_rows(pool, (rows.div_ceil(LANES), cols), |panel| {
-        let first_row = panel * LANES;
-        let mut sources = [padding.as_slice(); LANES];
-        let panel_bytes = &bytes[first_row * row_bytes..rows.min(first_row + LANES) * row_bytes];
-        for (source, row) in sources.iter_mut().zip(panel_bytes.chunks_exact(row_bytes)) {
-            *source = row;
+/// Some blocks of sixteen rows, copied near each other: in the source, rows of a round length would push each other
+/// out of the cache.
+struct Piece([[u8; PIECE_BYTES + CACHE_LINE]; LANES]);
+
+/// Bytes of a row in a [`Piece`].
+const PIECE_BYTES: usize = 1024;
+
+impl Piece {
+    /// How many blocks of a row fit.
+    const fn blocks<U: Unit>() -> usize {
+        PIECE_BYTES / U::BYTES
+    }
+
+    fn copy<U: Unit>(&mut self, rows: &[&[u8]; LANES], blocks: &Range<usize>) {
+        for (piece, row) in self.0.iter_mut().zip(rows) {
+            let row = &row[blocks.start * U::BYTES..blocks.end * U::BYTES];
+            piece[..row.len()].copy_from_slice(row);
         }
-        let first_bad = &first_bad;
-        move |col| {
-            let lanes = L::gather(&sources, col);
-            if !lanes.is_finite() {
-                let lane = (0..LANES).find(|&lane| !lanes.get(lane).is_finite()).expect("one is not");
-                first_bad.fetch_min((first_row + lane) * cols + col, Ordering::Relaxed);
+    }
+
+    /// A block of each row.
+    #[inline(always)]
+    fn blocks_at<U: Unit>(&self, index: usize) -> [&[u8]; LANES] {
+        self.0.each_ref().map(|row| &row[index * U::BYTES..][..U::BYTES])
+    }
+}
+
+/// A row-major matrix to be packed; sizes are checked.
+struct Source<'a> {
+    formats: Formats,
+    rows: usize,
+    cols: usize,
+    bytes: &'a [u8],
+}
+
+impl Source<'_> {
+    fn pack<U: Unit>(&self, pool: &Pool, done: Done<'_>) -> Result<Vec<U>, KernelError> {
+        let per_panel = self.cols / U::COLS;
+        let row_bytes = per_panel * U::BYTES;
+        let first_bad = &AtomicUsize::new(usize::MAX);
+        let padding = &vec![0; row_bytes];
+        let units = collect_rows(pool, (self.rows.div_ceil(LANES), per_panel), |panel, units| {
+            let stored = self.rows_of(panel);
+            let held = self.hold::<U>(stored, panel * LANES, first_bad);
+            let mut rows = [padding.as_slice(); LANES];
+            for (row, held) in rows.iter_mut().zip(held.chunks_exact(row_bytes)) {
+                *row = held;
             }
-            if col + 1 == cols {
-                done(panel_bytes);
+            let mut piece = Piece([[0; PIECE_BYTES + CACHE_LINE]; LANES]);
+            for first in (0..per_panel).step_by(Piece::blocks::<U>()) {
+                let blocks = first..per_panel.min(first + Piece::blocks::<U>());
+                piece.copy::<U>(&rows, &blocks);
+                for index in blocks {
+                    let unit = U::gather(&piece.blocks_at::<U>(index - first));
+                    if !unit.is_finite() {
+                        self.report(&unit, (panel * LANES, index * U::COLS), first_bad);
+                    }
+                    units.push(unit);
+                }
             }
-            lanes
+            done(stored);
+        })?;
+        match first_bad.load(Ordering::Relaxed) {
+            usize::MAX => Ok(units),
+            index => Err(KernelError::NonFinite { row: index / self.cols, col: index % self.cols }),
         }
-    })?;
-    match first_bad.into_inner() {
-        usize::MAX => Ok(lanes),
-        index => Err(KernelError::NonFinite { row: index / cols, col: index % cols }),
+    }
+
+    /// The stored bytes of a panel's rows.
+    fn rows_of(&self, panel: usize) -> &[u8] {
+        let row_bytes = self.bytes.len() / self.rows;
+        let rows = panel * LANES..self.rows.min((panel + 1) * LANES);
+        &self.bytes[rows.start * row_bytes..rows.end * row_bytes]
+    }
+
+    /// The rows in the format in which they will be held.
+    fn hold<'b, U: Unit>(
+        &self,
+        stored: &'b [u8],
+        first_row: usize,
+        first_bad: &AtomicUsize,
+    ) -> Cow<'b, [u8]> {
+        if self.formats.stored == self.formats.held {
+            return Cow::Borrowed(stored);
+        }
+        let row_bytes = self.bytes.len() / self.rows;
+        let mut held = vec![0; stored.len() / row_bytes * (self.cols / U::COLS * U::BYTES)];
+        let mut values = vec![0.0; self.cols];
+        let rows = stored.chunks_exact(row_bytes).zip(held.chunks_exact_mut(self.cols / U::COLS * U::BYTES));
+        for (row, (stored, held)) in (first_row..).zip(rows) {
+            self.formats.stored.decode(stored, &mut values).expect("a row has whole blocks");
+            if let Some(col) = values.iter().position(|value| !value.is_finite()) {
+                first_bad.fetch_min(row * self.cols + col, Ordering::Relaxed);
+                continue;
+            }
+            self.formats.held.encode(&values, held).expect("a row has whole blocks");
+        }
+        Cow::Owned(held)
+    }
+
+    /// Notes the first weight of a unit that is not finite.
+    fn report<U: Unit>(&self, unit: &U, (first_row, first_col): (usize, usize), first_bad: &AtomicUsize) {
+        for lane in 0..LANES {
+            if let Some(col) = (0..U::COLS).find(|&col| !unit.get(lane, col).is_finite()) {
+                first_bad.fetch_min((first_row + lane) * self.cols + first_col + col, Ordering::Relaxed);
+                return;
+            }
+        }
     }
 }

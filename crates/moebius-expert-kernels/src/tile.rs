@@ -1,49 +1,127 @@
-//! The one loop that multiplies: a panel group times a block of input rows, held in registers.
+//! The loops that multiply: a panel group times a block of input rows, held in registers.
 //!
 //! ```text
 //! sums[panel][row][lane] = sum over k of panels[panel][k][lane] * block[k][row]
 //! ```
+//! Plain weights go column by column. Blocks of weights go 32 or 256 columns at a time: their products with
+//! quantised inputs are whole numbers, added exactly, then scaled and added to the sums.
 //!
-//! Shapes: a block of `rows` input rows is stored `[cols, rows]`, so that one step reads neighbours.
-//! Invariants: each sum is one chain of fused multiply-adds over `k` ascending from zero. Which tile a row falls
-//! into, and what else is in it, does not change its bits.
+//! Shapes: a block of `rows` input rows is stored `[words, rows]`, so that one step reads neighbours.
+//! Invariants: each sum is one chain of fused multiply-adds, ascending from zero. Which tile a row falls into, and
+//! what else is in it, does not change its bits.
 
-use std::{ops::Range, sync::Mutex};
+use std::{marker::PhantomData, ops::Range};
 
 use crate::{
-    Kernels, PackedMatrix, Pool,
+    Kernels, PackedMatrix,
     arch::{LANES, Op, Simd},
-    format::{Lanes, Panels, with_lanes},
+    format::{Dot, Lanes, Panels, Unit, with_units},
+    rows::{Block, Inputs, RowBlocks},
 };
 
-/// Tile heights that exist; each is used by the instruction sets whose registers it fits.
-const HEIGHTS: [usize; 7] = [12, 8, 6, 4, 3, 2, 1];
+/// Input rows that stay in the second-level cache while the panels of a task pass by.
+const CHUNK_BYTES: usize = 256 << 10;
 
-/// Blocks that one task copies: enough that a few decoded tokens stay on the calling thread.
-const BLOCKS_PER_TASK: usize = 16;
+/// How large the register tiles of an instruction set are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileShape {
+    /// Rows of the tallest tile.
+    pub(crate) max_rows: usize,
+    /// Accumulators that fit into registers: rows times panels of a tile.
+    pub(crate) accumulators: usize,
+}
+
+/// One way to multiply `P` panels with `R` rows.
+trait Tile<U> {
+    fn shape<S: Simd>() -> TileShape;
+
+    fn multiply<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        streams: [&[U]; P],
+        words: &[[i32; R]],
+    ) -> [[S::V; R]; P];
+}
+
+/// Column by column.
+struct ByLanes;
+
+impl<U: Lanes> Tile<U> for ByLanes {
+    #[inline(always)]
+    fn shape<S: Simd>() -> TileShape {
+        TileShape { max_rows: S::TILE_ROWS, accumulators: S::ACCUMULATORS }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        streams: [&[U]; P],
+        words: &[[i32; R]],
+    ) -> [[S::V; R]; P] {
+        let mut sums = [[simd.splat(0.0); R]; P];
+        for (k, inputs) in words.iter().enumerate() {
+            let mut weights = [simd.splat(0.0); P];
+            for (weight, stream) in weights.iter_mut().zip(&streams) {
+                *weight = stream[k].widen(simd);
+            }
+            for row in 0..R {
+                let input = simd.splat(f32::from_bits(inputs[row] as u32));
+                for panel in 0..P {
+                    sums[panel][row] = simd.fma(weights[panel], input, sums[panel][row]);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Block by block.
+struct ByDots;
+
+impl<U: Dot> Tile<U> for ByDots {
+    #[inline(always)]
+    fn shape<S: Simd>() -> TileShape {
+        TileShape { max_rows: S::DOT_ROWS, accumulators: S::DOT_ACCUMULATORS }
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        streams: [&[U]; P],
+        words: &[[i32; R]],
+    ) -> [[S::V; R]; P] {
+        let (_, step_words) = U::INPUTS.step();
+        let mut sums = [[simd.splat(0.0); R]; P];
+        for (k, step) in words.chunks_exact(step_words).enumerate() {
+            sums = U::add(simd, streams.map(|stream| &stream[k]), step, sums);
+        }
+        sums
+    }
+}
 
 /// Multiplies a group of panels with one block of rows.
-struct TileOp<'a, L> {
-    /// `[n_panels, cols]`
-    panels: &'a [L],
-    /// `[cols, height]`
-    block: &'a [f32],
+struct TileOp<'a, U, T> {
+    /// `[n_panels, units]`
+    panels: &'a [U],
+    /// `[words, height]`
+    words: &'a [i32],
     height: usize,
     /// `[n_panels, height, 16]`, overwritten.
     sums: &'a mut [[f32; LANES]],
+    tile: PhantomData<T>,
 }
 
-impl<L: Lanes> Op for TileOp<'_, L> {
+impl<U: Unit, T: Tile<U>> Op for TileOp<'_, U, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        let tallest = T::shape::<S>().max_rows;
         match self.height {
-            12 if S::TILE_ROWS >= 12 => self.run_height::<S, 12>(simd),
-            8 if S::TILE_ROWS >= 8 => self.run_height::<S, 8>(simd),
-            6 if S::TILE_ROWS >= 6 => self.run_height::<S, 6>(simd),
-            4 if S::TILE_ROWS >= 4 => self.run_height::<S, 4>(simd),
-            3 if S::TILE_ROWS >= 3 => self.run_height::<S, 3>(simd),
+            12 if tallest >= 12 => self.run_height::<S, 12>(simd),
+            8 if tallest >= 8 => self.run_height::<S, 8>(simd),
+            6 if tallest >= 6 => self.run_height::<S, 6>(simd),
+            4 if tallest >= 4 => self.run_height::<S, 4>(simd),
+            3 if tallest >= 3 => self.run_height::<S, 3>(simd),
             2 => self.run_height::<S, 2>(simd),
             1 => self.run_height::<S, 1>(simd),
             height => unreachable!("a block has the height of a tile, not {height}"),
@@ -51,68 +129,100 @@ impl<L: Lanes> Op for TileOp<'_, L> {
     }
 }
 
-impl<L: Lanes> TileOp<'_, L> {
+impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
     /// Takes as many panels at a time as their accumulators fit into registers.
     #[inline(always)]
     fn run_height<S: Simd, const R: usize>(self, simd: S) {
-        let (steps, rest) = self.block.as_chunks::<R>();
+        let (words, rest) = self.words.as_chunks::<R>();
         debug_assert!(rest.is_empty());
+        let fits = |panels: usize| R * panels <= T::shape::<S>().accumulators;
         let mut panels = self.panels;
         let mut sums = self.sums;
-        let cols = steps.len();
+        let n_panels = sums.len() / R;
+        let units = panels.len() / n_panels;
         while !panels.is_empty() {
-            let left = panels.len() / cols;
-            let taken = if R * 4 <= S::ACCUMULATORS && left >= 4 {
-                tile::<S, L, 4, R>(simd, panels, steps, sums);
+            let left = panels.len() / units;
+            let taken = if fits(4) && left >= 4 {
+                tile::<S, U, T, 4, R>(simd, panels, words, sums);
                 4
-            } else if R * 2 <= S::ACCUMULATORS && left >= 2 {
-                tile::<S, L, 2, R>(simd, panels, steps, sums);
+            } else if fits(2) && left >= 2 {
+                tile::<S, U, T, 2, R>(simd, panels, words, sums);
                 2
             } else {
-                tile::<S, L, 1, R>(simd, panels, steps, sums);
+                tile::<S, U, T, 1, R>(simd, panels, words, sums);
                 1
             };
-            panels = &panels[taken * cols..];
+            panels = &panels[taken * units..];
             sums = &mut sums[taken * R..];
         }
     }
 }
 
 #[inline(always)]
-fn tile<S: Simd, L: Lanes, const P: usize, const R: usize>(
+fn tile<S: Simd, U: Unit, T: Tile<U>, const P: usize, const R: usize>(
     simd: S,
-    panels: &[L],
-    steps: &[[f32; R]],
+    panels: &[U],
+    words: &[[i32; R]],
     sums: &mut [[f32; LANES]],
 ) {
-    let cols = steps.len();
+    let units = words.len() / U::INPUTS.step().1;
     let mut streams = [panels; P];
     for (index, stream) in streams.iter_mut().enumerate() {
-        *stream = &panels[index * cols..][..cols];
+        *stream = &panels[index * units..][..units];
     }
-    let mut accumulators = [[simd.splat(0.0); R]; P];
-    for (k, inputs) in steps.iter().enumerate() {
-        let mut weights = [simd.splat(0.0); P];
-        for (weight, stream) in weights.iter_mut().zip(&streams) {
-            *weight = stream[k].widen(simd);
-        }
-        for row in 0..R {
-            let input = simd.splat(inputs[row]);
-            for panel in 0..P {
-                accumulators[panel][row] = simd.fma(weights[panel], input, accumulators[panel][row]);
-            }
+    let totals = T::multiply::<S, P, R>(simd, streams, words);
+    for (totals, sums) in totals.iter().zip(sums.chunks_exact_mut(R)) {
+        for (total, sum) in totals.iter().zip(sums) {
+            simd.store(*total, sum);
         }
     }
-    for (panel, sums) in sums.chunks_exact_mut(R).take(P).enumerate() {
-        for (row, sum) in sums.iter_mut().enumerate() {
-            simd.store(accumulators[panel][row], sum);
+}
+
+/// [`Unit::multiply`] for plain weights.
+pub(crate) fn multiply_lanes<U: Lanes>(
+    kernels: Kernels,
+    panels: &[U],
+    block: &Block<'_>,
+    sums: &mut [[f32; LANES]],
+) {
+    let height = block.rows.len();
+    kernels.run(TileOp { panels, words: block.words, height, sums, tile: PhantomData::<ByLanes> });
+}
+
+/// [`Unit::multiply`] for blocks of weights.
+pub(crate) fn multiply_dots<U: Dot>(
+    kernels: Kernels,
+    panels: &[U],
+    block: &Block<'_>,
+    sums: &mut [[f32; LANES]],
+) {
+    let height = block.rows.len();
+    kernels.run(TileOp { panels, words: block.words, height, sums, tile: PhantomData::<ByDots> });
+}
+
+struct ShapeOp(Inputs);
+
+impl Op for ShapeOp {
+    type Output = TileShape;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> TileShape {
+        match self.0 {
+            Inputs::Floats => <ByLanes as Tile<crate::format::LanesF32>>::shape::<S>(),
+            Inputs::Blocks32 | Inputs::Blocks256 => <ByDots as Tile<crate::format::UnitQ8_0>>::shape::<S>(),
         }
     }
 }
 
 impl Kernels {
-    /// Visits every tile of a task: panel groups outside, so that their weights stay in the cache over all
-    /// blocks of rows. A group has as many panels as the tallest block allows in registers.
+    /// The register tiles of the instruction set for a form of inputs.
+    pub(crate) fn tile(&self, inputs: Inputs) -> TileShape {
+        self.run(ShapeOp(inputs))
+    }
+
+    /// Visits every tile of a task: chunks of blocks that stay in a cache, in each of them all panel groups, whose
+    /// weights stay in a nearer cache, with all blocks of the chunk. A group has as many panels as the tallest
+    /// block allows in registers.
     pub(crate) fn for_each_tile(
         &self,
         panels: Range<usize>,
@@ -121,14 +231,17 @@ impl Kernels {
         mut visit: impl FnMut(Range<usize>, Block<'_>),
     ) {
         let tallest = blocks.clone().map(|block| rows.block(block).rows.len()).max().unwrap_or(1);
-        let group = match self.tile().accumulators / tallest {
+        let group = match self.tile(rows.form()).accumulators / tallest {
             0 | 1 => 1,
             2 | 3 => 2,
             _ => 4,
         };
-        for first in panels.clone().step_by(group) {
-            for block in blocks.clone() {
-                visit(first..(first + group).min(panels.end), rows.block(block));
+        let chunk = (CHUNK_BYTES / (tallest * rows.row_bytes())).max(1);
+        for first_block in blocks.clone().step_by(chunk) {
+            for first in panels.clone().step_by(group) {
+                for block in first_block..(first_block + chunk).min(blocks.end) {
+                    visit(first..(first + group).min(panels.end), rows.block(block));
+                }
             }
         }
     }
@@ -141,11 +254,10 @@ impl Kernels {
         block: &Block<'_>,
         sums: &mut Vec<[f32; LANES]>,
     ) {
-        let height = block.rows.len();
-        sums.resize(panels.len() * height, [0.0; LANES]);
-        let group = panels.start * w.cols()..panels.end * w.cols();
-        let block = block.values;
-        with_lanes!(w.panels(), lanes => self.run(TileOp { panels: &lanes[group], block, height, sums }));
+        sums.resize(panels.len() * block.rows.len(), [0.0; LANES]);
+        let units = w.cols() / w.format().block_len();
+        let group = panels.start * units..panels.end * units;
+        with_units!(w.panels(), all => Unit::multiply(*self, &all[group], block, sums));
     }
 }
 
@@ -158,93 +270,4 @@ pub(crate) fn placed<'a>(
     let rows = rows.clone();
     let places = panels.flat_map(move |panel| rows.clone().map(move |row| (panel, row)));
     places.zip(sums).map(|((panel, row), sum)| (panel, row, sum))
-}
-
-/// Input rows cut into blocks of tile heights, each block stored `[cols, rows]`.
-pub(crate) struct RowBlocks {
-    cols: usize,
-    values: Vec<f32>,
-    /// The first row of each block, and the end.
-    bounds: Vec<usize>,
-    /// The first block of each group, and the end.
-    groups: Vec<usize>,
-}
-
-/// Some rows that one tile takes.
-pub(crate) struct Block<'a> {
-    /// The rows, by number.
-    pub(crate) rows: Range<usize>,
-    /// `[cols, rows]`
-    values: &'a [f32],
-}
-
-impl RowBlocks {
-    /// Copies rows of `cols` values. Rows `offsets[g]..offsets[g + 1]` form group `g`; no block crosses groups.
-    /// `source` gives the values of a row and a factor for them.
-    pub(crate) fn new<'a>(
-        pool: &Pool,
-        max_height: usize,
-        cols: usize,
-        offsets: &[usize],
-        source: impl Fn(usize) -> (&'a [f32], f32) + Sync,
-    ) -> Self {
-        let (bounds, groups) = cut(max_height, offsets);
-        let mut values = vec![0.0; bounds[bounds.len() - 1] * cols];
-        let mut parts = Vec::with_capacity(bounds.len().div_ceil(BLOCKS_PER_TASK));
-        let mut rest = values.as_mut_slice();
-        for first in (0..bounds.len() - 1).step_by(BLOCKS_PER_TASK) {
-            let blocks = &bounds[first..bounds.len().min(first + BLOCKS_PER_TASK + 1)];
-            let (part, tail) = rest.split_at_mut((blocks[blocks.len() - 1] - blocks[0]) * cols);
-            parts.push((blocks, Mutex::new(part)));
-            rest = tail;
-        }
-        pool.for_each(parts.len(), |part| {
-            let (blocks, part) = &parts[part];
-            let mut part = part.lock().expect("no task panics while it copies");
-            for block in blocks.windows(2) {
-                let height = block[1] - block[0];
-                let start = (block[0] - blocks[0]) * cols;
-                let block_values = &mut part[start..start + height * cols];
-                for row in 0..height {
-                    let (values, factor) = source(block[0] + row);
-                    for (step, value) in block_values.chunks_exact_mut(height).zip(values) {
-                        step[row] = factor * value;
-                    }
-                }
-            }
-        });
-        Self { cols, values, bounds, groups }
-    }
-
-    /// The blocks of a group, by number.
-    pub(crate) fn group(&self, group: usize) -> Range<usize> {
-        self.groups[group]..self.groups[group + 1]
-    }
-
-    /// A block by number.
-    pub(crate) fn block(&self, block: usize) -> Block<'_> {
-        let rows = self.bounds[block]..self.bounds[block + 1];
-        Block { values: &self.values[rows.start * self.cols..rows.end * self.cols], rows }
-    }
-
-    /// The first row of every block, and the end.
-    pub(crate) fn bounds(&self) -> &[usize] {
-        &self.bounds
-    }
-}
-
-/// Cuts each group of rows into tile heights, tallest first; returns the bounds of blocks and of groups.
-fn cut(max_height: usize, offsets: &[usize]) -> (Vec<usize>, Vec<usize>) {
-    let (mut bounds, mut groups) = (vec![0], vec![0]);
-    for group in offsets.windows(2) {
-        let mut row = group[0];
-        for height in HEIGHTS.into_iter().filter(|&height| height <= max_height) {
-            while row + height <= group[1] {
-                row += height;
-                bounds.push(row);
-            }
-        }
-        groups.push(bounds.len() - 1);
-    }
-    (bounds, groups)
 }

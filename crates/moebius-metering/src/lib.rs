@@ -39,11 +39,13 @@
 pub mod format;
 
 mod counts;
+mod laps;
 mod meter;
 mod window;
 mod work;
 
 pub use counts::{Counts, ExpertCounts};
+pub use laps::{Stage, StageTimes};
 pub use meter::Meter;
 pub use window::{Reading, Window};
 pub use work::{ExpertWork, Part, Phase, Work};

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::counts::{Counts, ExpertCounts};
+use crate::laps::Stopwatch;
 use crate::work::{ExpertWork, Part, Phase, Work, widen};
 
 /// Counts work since it was made. It only grows: what happened in between is the difference of two snapshots.
@@ -18,6 +19,7 @@ pub struct Meter {
     parts: [WorkCell; Part::ALL.len()],
     tokens: [AtomicU64; Phase::ALL.len()],
     layers: Mutex<BTreeMap<usize, ExpertCounts>>,
+    pub(crate) stopwatch: Stopwatch,
 }
 
 #[derive(Debug, Default)]

@@ -151,6 +151,26 @@ impl KvCache {
         Ok(())
     }
 
+    /// Fills the first `positions` of an empty sequence with numbers from `value`, as if that many tokens had
+    /// been read: what follows costs what it costs at that depth. There must be room: see
+    /// [`KvCache::reserve`].
+    pub fn fill(&mut self, id: SequenceId, positions: usize, mut value: impl FnMut() -> f32) -> Result<()> {
+        if positions == 0 {
+            return Ok(());
+        }
+        for layer in 0..self.spec.layers.len() {
+            let LayerCacheSpec { kv_heads, head_dim, value_dim } = self.spec.layers[layer];
+            let mut tensor = |width: usize| {
+                let values: Vec<f32> = (0..positions * kv_heads * width).map(|_| value()).collect();
+                Tensor::from_vec(values, (positions, kv_heads, width), &self.device)
+            };
+            let (keys, values) = (tensor(head_dim)?, tensor(value_dim)?);
+            self.write(id, layer, 0, (&keys, &values))?;
+        }
+        self.commit(id, positions);
+        Ok(())
+    }
+
     /// Keys and values of one layer, unfilled capacity included.
     pub fn layer(&self, id: SequenceId, layer: usize) -> (&Tensor, &Tensor) {
         let state = &self.state(id).layers[layer];
@@ -196,6 +216,26 @@ mod tests {
         let kept = kept.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(kept, keys.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         assert_eq!(cache.allocated_bytes(), 128 * 2 * 2 * 4 * 4);
+    }
+
+    #[test]
+    fn a_sequence_that_was_filled_has_that_length_and_no_zeros() {
+        let mut cache = KvCache::new(spec(), &Device::Cpu);
+        let id = cache.open();
+        cache.reserve(id, 100).unwrap();
+        let mut next = 0.0;
+        let count = || {
+            next += 1.0;
+            next
+        };
+        cache.fill(id, 70, count).unwrap();
+        assert_eq!((cache.len(id), next), (70, 2.0 * 70.0 * 2.0 * 4.0));
+        let (keys, values) = cache.layer(id, 1);
+        for tensor in [keys, values] {
+            let filled = tensor.narrow(1, 0, 70).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(filled.iter().all(|&v| v > 0.0));
+        }
+        cache.fill(id, 0, || unreachable!()).unwrap();
     }
 
     #[test]

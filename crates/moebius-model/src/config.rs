@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -58,6 +58,33 @@ impl Config {
                 reason: format!("expected a JSON object, got {}", kind(&other)),
             }),
         }
+    }
+
+    /// Reads the text of a config.json.
+    ///
+    /// # Errors
+    /// [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let path = || PathBuf::from("config.json");
+        match serde_json::from_str(text).map_err(|source| Error::Json { path: path(), source })? {
+            Value::Object(values) => Ok(Config::from_map(values)),
+            other => {
+                let reason = format!("expected a JSON object, got {}", kind(&other));
+                Err(Error::InvalidFile { path: path(), reason })
+            }
+        }
+    }
+
+    /// Says `size` under `key`, whatever the file says.
+    pub(crate) fn with_size(mut self, key: &str, size: usize) -> Self {
+        self.values.insert(key.into(), size.into());
+        self
+    }
+
+    /// Says at least `size` under `key`.
+    pub(crate) fn with_at_least(self, key: &str, size: usize) -> Self {
+        let own = self.values.get(key).and_then(Value::as_u64);
+        if own.is_some_and(|own| own >= size as u64) { self } else { self.with_size(key, size) }
     }
 
     /// Wraps an object that is already parsed.

@@ -67,6 +67,14 @@ pub enum Error {
         /// The names that are known, for people.
         known: String,
     },
+    /// No weight format or mix of them has this name.
+    #[error("unknown weight format `{got}`: expected one of {expected}")]
+    UnknownFormat {
+        /// The name.
+        got: String,
+        /// The names that are known, for people.
+        expected: String,
+    },
     /// Tensors are missing, or have a wrong shape or type. All of them, not only the first.
     #[error("{}", list_problems(.0))]
     Tensors(Vec<TensorProblem>),

@@ -9,6 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
+use crate::formats::HeldFormats;
 use crate::info::ModelInfo;
 use crate::loader::{Loader, Progress};
 use crate::model::Model;
@@ -20,7 +21,19 @@ pub struct ModelFiles {
     family: Family,
     architecture: Box<dyn Architecture>,
     checkpoint: Option<Checkpoint>,
+    held: HeldFormats,
     unknown_keys: Vec<String>,
+}
+
+/// Weights that are made up, to measure a shape without its checkpoint: bf16, roughly normal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RandomWeights {
+    /// Decoder layers in place of the configured number.
+    pub layers: Option<usize>,
+    /// A sequence may have this many positions, or more if the configuration says so.
+    pub context: usize,
+    /// The same seed gives the same weights.
+    pub seed: u64,
 }
 
 impl ModelFiles {
@@ -40,15 +53,48 @@ impl ModelFiles {
             Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
             Err(error) => return Err(error),
         };
-        Ok(ModelFiles { dir, family, architecture, checkpoint, unknown_keys: config.unused() })
+        let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
+        Ok(ModelFiles { dir, family, architecture, checkpoint, held, unknown_keys })
     }
 
-    /// The directory that the files are in.
+    /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
+    /// loaded: nothing is read or written. `backend` is asked what it can hold.
+    ///
+    /// # Errors
+    /// Errors of the configuration.
+    pub fn random(
+        config: &str,
+        weights: &RandomWeights,
+        top_k: Option<usize>,
+        backend: &Arc<dyn Backend>,
+    ) -> Result<Self> {
+        let config = Config::parse(config)?.with_top_k(top_k);
+        let config = config.with_at_least("max_position_embeddings", weights.context.max(1));
+        let config = match weights.layers {
+            Some(layers) => config.with_size("num_hidden_layers", layers),
+            None => config,
+        };
+        let family = families::find(&config)?;
+        let architecture = (family.read)(&config)?;
+        let inventory = Loader::inventory(backend);
+        architecture.load(&inventory)?;
+        let checkpoint = Some(Checkpoint::random(inventory.into_inventory(), weights.seed)?);
+        let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
+        Ok(ModelFiles { dir: PathBuf::new(), family, architecture, checkpoint, held, unknown_keys })
+    }
+
+    /// Chooses what weights are held in; without this, as they are stored.
+    #[must_use]
+    pub fn hold(self, formats: HeldFormats) -> Self {
+        ModelFiles { held: formats, ..self }
+    }
+
+    /// The directory that the files are in; empty for random weights.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Bytes of the checkpoint, if one lies beside the configuration.
+    /// Bytes of the checkpoint as stored, if one lies beside the configuration.
     pub fn checkpoint_bytes(&self) -> Option<u64> {
         self.checkpoint.as_ref().map(Checkpoint::size_bytes)
     }
@@ -58,7 +104,7 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::Tensors`] when the checkpoint does not fit the configuration; a backend that cannot hold it.
     pub fn info(&self, backend: &Arc<dyn Backend>) -> Result<ModelInfo> {
-        let loader = Loader::plan(backend, self.checkpoint.as_ref());
+        let loader = Loader::plan(backend, self.checkpoint.as_ref(), self.held);
         self.architecture.load(&loader)?;
         loader.check()?;
         let outline = self.architecture.outline();
@@ -81,7 +127,8 @@ impl ModelFiles {
         })
     }
 
-    /// Gives the weights to `backend`. `progress` is told how many bytes were loaded so far, from any thread.
+    /// Gives the weights to `backend`. `progress` is told how many stored bytes were loaded so far, from any
+    /// thread.
     ///
     /// # Errors
     /// Those of [`ModelFiles::info`]; [`Error::Tensors`] naming everything when there is no checkpoint; a
@@ -91,10 +138,10 @@ impl ModelFiles {
             let name = "model.safetensors".into();
             return Err(Error::Tensors(vec![TensorProblem::Missing { name, shape: Vec::new() }]));
         };
-        let plan = Loader::plan(backend, Some(checkpoint));
+        let plan = Loader::plan(backend, Some(checkpoint), self.held);
         self.architecture.load(&plan)?;
         plan.check()?;
-        self.architecture.load(&Loader::real(backend, checkpoint, progress))
+        self.architecture.load(&Loader::real(backend, checkpoint, self.held, progress))
     }
 
     /// Tensors that nothing asked for: those known not to matter, and the rest.

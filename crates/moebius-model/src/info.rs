@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use moebius_backend::WeightFormat;
 use moebius_router::RouterConfig;
 
 /// Where in a model a weight works.
@@ -42,14 +43,33 @@ impl Place {
 }
 
 /// Parameters and bytes of one [`Place`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// All parameters.
     pub total: u64,
     /// Parameters that one token uses.
     pub active: u64,
-    /// Bytes as stored; `None` when only the configuration is known.
+    /// Bytes as held; `None` when neither weights nor a format to hold them in are known.
     pub bytes: Option<u64>,
+    /// Formats that weights are held in and the bytes in each, most bytes first. Empty where bytes are `None`.
+    pub formats: Vec<(WeightFormat, u64)>,
+}
+
+impl Tally {
+    /// The format that most bytes are held in.
+    pub fn format(&self) -> Option<WeightFormat> {
+        self.formats.first().map(|&(format, _)| format)
+    }
+
+    /// Counts `bytes` that are held in `format`.
+    pub(crate) fn hold(&mut self, format: WeightFormat, bytes: u64) {
+        self.bytes = Some(self.bytes.unwrap_or(0).saturating_add(bytes));
+        match self.formats.iter_mut().find(|(known, _)| *known == format) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => self.formats.push((format, bytes)),
+        }
+        self.formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+    }
 }
 
 /// The routed experts of a model. Layers without a router are not counted here.
@@ -127,7 +147,21 @@ impl ModelInfo {
         self.tally.values().map(|t| t.active).sum()
     }
 
-    /// Bytes of all weights as stored, if known.
+    /// How most weights are held: the experts', or else the dense layers'. `None` if not known.
+    pub fn weight_format(&self) -> Option<WeightFormat> {
+        let format = |place| self.tally.get(&place).and_then(Tally::format);
+        format(Place::Experts).or_else(|| format(Place::Dense))
+    }
+
+    /// Formats that weights are held in and the bytes in each, most bytes first. Empty if not known.
+    pub fn formats(&self) -> Vec<(WeightFormat, u64)> {
+        let mut whole = Tally::default();
+        let parts = self.tally.values().flat_map(|tally| &tally.formats);
+        parts.for_each(|&(format, bytes)| whole.hold(format, bytes));
+        whole.formats
+    }
+
+    /// Bytes of all weights as held, if known.
     pub fn weight_bytes(&self) -> Option<u64> {
         self.tally.values().map(|t| t.bytes).sum()
     }

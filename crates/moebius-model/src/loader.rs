@@ -4,6 +4,9 @@
 //! checked against the checkpoint's headers if there is one, and answered with a weight that cannot
 //! compute. That gives the parameter counts of `moebius show` from a configuration alone, and one list of
 //! everything that is missing or misshapen before a single byte is packed.
+//!
+//! Invariants: what a weight is held in is decided here, from its place, its stored format and its columns, and is
+//! the same in the plan; bytes are counted as held.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +21,7 @@ use moebius_backend::{
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::TensorProblem;
+use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
 use crate::planned::{PlannedExperts, PlannedLinear};
 use crate::{Error, Result};
@@ -60,20 +64,20 @@ impl ExpertLayout {
         }
     }
 
-    /// Every tensor of the layout with its shape.
-    fn tensors(&self, spec: &ExpertSpec) -> Vec<(String, Vec<usize>)> {
+    /// Every tensor of the layout with its shape and a projection that is in it.
+    fn tensors(&self, spec: &ExpertSpec) -> Vec<(String, Vec<usize>, Projection)> {
         let (experts, hidden, width) = (spec.n_experts, spec.hidden, spec.intermediate);
         match self {
             ExpertLayout::PerExpert { .. } => (0..experts)
                 .flat_map(|expert| Projection::ALL.map(|projection| (expert, projection)))
                 .map(|(expert, projection)| {
                     let (rows, cols) = spec.shape(projection);
-                    (self.locate(expert, projection).0, vec![rows, cols])
+                    (self.locate(expert, projection).0, vec![rows, cols], projection)
                 })
                 .collect(),
             ExpertLayout::Fused { gate_up, down } => vec![
-                (gate_up.clone(), vec![experts, 2 * width, hidden]),
-                (down.clone(), vec![experts, hidden, width]),
+                (gate_up.clone(), vec![experts, 2 * width, hidden], Projection::Gate),
+                (down.clone(), vec![experts, hidden, width], Projection::Down),
             ],
         }
     }
@@ -82,7 +86,7 @@ impl ExpertLayout {
 /// The experts that a family asks for.
 #[derive(Clone, Debug)]
 pub(crate) struct ExpertRequest {
-    /// What they are; the format is found in the checkpoint.
+    /// What they are; the loader decides on the formats.
     pub(crate) spec: ExpertSpec,
     /// Experts that a token goes through.
     pub(crate) top_k: usize,
@@ -94,35 +98,51 @@ pub(crate) struct ExpertRequest {
 pub(crate) struct Loader<'a> {
     backend: &'a Arc<dyn Backend>,
     checkpoint: Option<&'a Checkpoint>,
+    held: HeldFormats,
     /// `None` while planning.
     progress: Option<Progress<'a>>,
     loaded_bytes: AtomicU64,
     tally: RefCell<BTreeMap<Place, Tally>>,
+    /// Names that were asked for and found.
     asked: RefCell<BTreeSet<String>>,
+    /// Every tensor that was asked for, with its shape: in an inventory only, for a family may ask for millions.
+    inventory: Option<RefCell<BTreeMap<String, Vec<usize>>>>,
     problems: RefCell<Vec<TensorProblem>>,
 }
 
 impl<'a> Loader<'a> {
     /// A loader that only plans; without a checkpoint nothing is known but the configuration.
-    pub(crate) fn plan(backend: &'a Arc<dyn Backend>, checkpoint: Option<&'a Checkpoint>) -> Self {
+    pub(crate) fn plan(
+        backend: &'a Arc<dyn Backend>,
+        checkpoint: Option<&'a Checkpoint>,
+        held: HeldFormats,
+    ) -> Self {
         Loader {
             backend,
             checkpoint,
+            held,
             progress: None,
             loaded_bytes: AtomicU64::new(0),
             tally: RefCell::default(),
             asked: RefCell::default(),
+            inventory: None,
             problems: RefCell::default(),
         }
+    }
+
+    /// A plan from the configuration alone that lists all tensors.
+    pub(crate) fn inventory(backend: &'a Arc<dyn Backend>) -> Self {
+        Loader { inventory: Some(RefCell::default()), ..Loader::plan(backend, None, HeldFormats::AsStored) }
     }
 
     /// A loader that reads a checkpoint which a plan has found whole.
     pub(crate) fn real(
         backend: &'a Arc<dyn Backend>,
         checkpoint: &'a Checkpoint,
+        held: HeldFormats,
         progress: Progress<'a>,
     ) -> Self {
-        Loader { progress: Some(progress), ..Loader::plan(backend, Some(checkpoint)) }
+        Loader { progress: Some(progress), ..Loader::plan(backend, Some(checkpoint), held) }
     }
 
     /// The backend that weights go to.
@@ -141,8 +161,9 @@ impl<'a> Loader<'a> {
         let name = format!("{prefix}.weight");
         self.note(place, &name, &[outputs, inputs]);
         let bias = if bias { Some(self.values(place, &format!("{prefix}.bias"), outputs)?) } else { None };
-        let format = self.format_of(&name);
+        let format = self.held_format(place, &name, inputs);
         let spec = LinearSpec { name, inputs, outputs, format };
+        self.count_held(place, format, spec.weight_bytes());
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Linear(&spec)).map_err(moebius_backend::Error::from)?;
             return Ok(Arc::new(PlannedLinear(spec)));
@@ -161,6 +182,7 @@ impl<'a> Loader<'a> {
     /// A vector as plain numbers; empty while planning.
     pub(crate) fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
         self.note(place, name, &[len]);
+        self.count_held(place, WeightFormat::F32, (len * size_of::<f32>()) as u64);
         if self.progress.is_none() {
             return Ok(Vec::new());
         }
@@ -186,13 +208,26 @@ impl<'a> Loader<'a> {
             self.checkpoint.is_some_and(|c| c.get(&name).is_some())
         };
         let layout = layouts.iter().find(present).or(layouts.first()).expect("a family names a layout");
-        spec.format = self.format_of(&layout.locate(0, Projection::Gate).0);
+        let held = |projection| {
+            let name = layout.locate(0, projection).0;
+            self.held_format(Place::Experts, &name, spec.shape(projection).1)
+        };
+        (spec.format, spec.down_format) = (held(Projection::Gate), held(Projection::Down));
         let expert = spec.macs_per_token_expert(); // a parameter is one multiply-add
         self.count(Place::Experts, expert * spec.n_experts as u64, expert * top_k as u64);
-        if self.checkpoint.is_some() {
-            for (name, shape) in &layout.tensors(&spec) {
-                self.find(Place::Experts, name, shape);
-                self.require_format(name, spec.format);
+        for projection in Projection::ALL {
+            let (format, (rows, cols)) = (spec.format_of(projection), spec.shape(projection));
+            let rows = rows.saturating_mul(spec.n_experts);
+            self.count_held(
+                Place::Experts,
+                format,
+                format.bytes_for(rows, cols).unwrap_or(usize::MAX) as u64,
+            );
+        }
+        if self.checkpoint.is_some() || self.inventory.is_some() {
+            for (name, shape, projection) in &layout.tensors(&spec) {
+                self.find(name, shape);
+                self.require_format(name, &spec, *projection);
             }
         }
         if self.progress.is_none() {
@@ -219,9 +254,14 @@ impl<'a> Loader<'a> {
         self.tally.borrow().clone()
     }
 
-    /// Names that were asked for.
+    /// Names that were asked for and found.
     pub(crate) fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
+    }
+
+    /// All tensors with their shapes, if this is an inventory.
+    pub(crate) fn into_inventory(self) -> BTreeMap<String, Vec<usize>> {
+        self.inventory.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// Everything that a plan found wrong, as one error.
@@ -233,7 +273,7 @@ impl<'a> Loader<'a> {
     fn note(&self, place: Place, name: &str, shape: &[usize]) {
         let elements = shape.iter().map(|&n| n as u64).product();
         self.count(place, elements, elements);
-        self.find(place, name, shape);
+        self.find(name, shape);
     }
 
     /// Counts parameters, and of these the ones that a token uses.
@@ -244,13 +284,20 @@ impl<'a> Loader<'a> {
         tally.active += active;
     }
 
+    /// Counts bytes as held, where they are known.
+    fn count_held(&self, place: Place, format: WeightFormat, bytes: u64) {
+        if self.checkpoint.is_some() || self.held != HeldFormats::AsStored {
+            self.tally.borrow_mut().entry(place).or_default().hold(format, bytes);
+        }
+    }
+
     /// Looks a tensor up, and notes what is wrong with it.
-    fn find(&self, place: Place, name: &str, shape: &[usize]) {
+    fn find(&self, name: &str, shape: &[usize]) {
+        if let Some(inventory) = &self.inventory {
+            inventory.borrow_mut().insert(name.to_owned(), shape.to_vec());
+        }
         let Some(checkpoint) = self.checkpoint else { return };
         let entry = checkpoint.get(name);
-        let mut tallies = self.tally.borrow_mut();
-        let bytes = &mut tallies.entry(place).or_default().bytes;
-        *bytes = Some(bytes.unwrap_or(0) + entry.map_or(0, |e| e.size_bytes() as u64));
         if entry.is_some() {
             self.asked.borrow_mut().insert(name.to_owned());
         }
@@ -259,21 +306,29 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Notes a problem when `name` is stored in another format than its bank.
-    fn require_format(&self, name: &str, format: WeightFormat) {
+    /// Notes a problem when a tensor of `spec` would be held in another format than the bank.
+    fn require_format(&self, name: &str, spec: &ExpertSpec, projection: Projection) {
         let Some(got) = self.checkpoint.and_then(|c| c.get(name)).and_then(TensorEntry::format) else {
             return;
         };
-        if got != format {
+        let format = spec.format_of(projection);
+        if self.held.held(Place::Experts, got, spec.shape(projection).1) != format {
             let expected = format!("{} like the other experts of the layer", format.name());
             let problem = TensorProblem::Dtype { name: name.into(), expected, got: got.name().into() };
             self.problems.borrow_mut().push(problem);
         }
     }
 
-    fn format_of(&self, name: &str) -> WeightFormat {
-        let entry = self.checkpoint.and_then(|c| c.get(name));
-        entry.and_then(TensorEntry::format).unwrap_or(WeightFormat::F32)
+    /// What a matrix is held in. Without a checkpoint it counts as stored in bf16, as most are published.
+    fn held_format(&self, place: Place, name: &str, cols: usize) -> WeightFormat {
+        let stored = match self.checkpoint {
+            Some(checkpoint) => {
+                checkpoint.get(name).and_then(TensorEntry::format).unwrap_or(WeightFormat::F32)
+            }
+            None if self.held == HeldFormats::AsStored => WeightFormat::F32,
+            None => WeightFormat::Bf16,
+        };
+        self.held.held(place, stored, cols)
     }
 
     fn view(&self, name: &str, index: usize, shape: (usize, usize)) -> Result<WeightView<'a>> {

@@ -22,6 +22,13 @@ pub fn cpu_features() -> Vec<&'static str> {
     features.map(|(name, _)| name).collect()
 }
 
+/// What the processor calls itself; `None` where the system does not tell.
+pub fn cpu_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
 /// The CPU kernels that will be used, such as `avx512f`.
 ///
 /// # Errors

@@ -36,6 +36,18 @@ pub struct Health {
     pub findings: Vec<Finding>,
 }
 
+/// Bytes per second that `threads` threads together read from memory; `None` when there is no room to measure.
+/// Takes a second or two.
+///
+/// # Errors
+/// Those of [`doctor`].
+pub fn read_bandwidth(threads: usize) -> Result<Option<f64>> {
+    let kernels = cpu::kernels()?;
+    let pool = Pool::new(threads).map_err(cpu::startup)?;
+    let room = memory::available_bytes().is_none_or(|bytes| bytes > 2 * BANDWIDTH_BYTES as u64);
+    Ok(room.then(|| kernels.measure_read_bandwidth(&pool, BANDWIDTH_BYTES, BANDWIDTH_REPETITIONS)))
+}
+
 /// Looks at this machine. Takes a second or two to measure the memory.
 ///
 /// # Errors
@@ -44,11 +56,8 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
     let kernels = cpu::kernels()?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or(cores);
-    let pool = Pool::new(threads).map_err(cpu::startup)?;
     let available_bytes = memory::available_bytes();
-    let room = available_bytes.is_none_or(|bytes| bytes > 2 * BANDWIDTH_BYTES as u64);
-    let read_bytes_per_second =
-        room.then(|| kernels.measure_read_bandwidth(&pool, BANDWIDTH_BYTES, BANDWIDTH_REPETITIONS));
+    let read_bytes_per_second = read_bandwidth(threads)?;
     let named = locate::bundled_model().ok();
     let default_model = named.clone().filter(|dir| dir.exists());
     let mut findings = Vec::new();

@@ -144,7 +144,9 @@ impl Error {
             Error::NoWeights(_) => {
                 "`moebius show` works from config.json alone; to run, add model.safetensors"
             }
-            Error::Memory { .. } => "close other programs, or use a smaller model",
+            Error::Memory { .. } => {
+                "close other programs, hold the weights in fewer bits with --format, or use a smaller model"
+            }
             Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
             Error::NoChatTemplate => "give a prompt: the text will be continued",
             Error::NothingToScore(_) => "give a longer text",
@@ -178,7 +180,10 @@ fn text_kind(error: &TextError) -> ErrorKind {
 fn model_kind(error: &ModelError) -> ErrorKind {
     match error {
         ModelError::NotFound { .. } => ErrorKind::NotFound,
-        ModelError::TokenId { .. } | ModelError::TopK { .. } | ModelError::Context { .. } => ErrorKind::Usage,
+        ModelError::TokenId { .. }
+        | ModelError::TopK { .. }
+        | ModelError::Context { .. }
+        | ModelError::UnknownFormat { .. } => ErrorKind::Usage,
         ModelError::Io { .. } => ErrorKind::Runtime,
         ModelError::Backend(moebius_backend::Error::Weight { .. }) => ErrorKind::InvalidModel,
         ModelError::Backend(moebius_backend::Error::Startup { .. }) => ErrorKind::Usage,
@@ -200,6 +205,7 @@ fn model_hint(error: &ModelError) -> Option<String> {
         ModelError::Tensors(_) => {
             "config.json and the weights must come from the same model, and every shard must be there"
         }
+        ModelError::UnknownFormat { .. } => "use one of these names, or leave it out",
         ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
         ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",
         ModelError::Context { .. } => "use a shorter prompt or fewer tokens",

@@ -112,6 +112,7 @@ impl Model {
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             sampling,
             stop_tokens: if options.ignore_eos { Vec::new() } else { self.stop_tokens() },
+            forced: Vec::new(),
             vocab_limit,
         };
         let windows = Windows { open: Some(Window::open(self.engine.meter())), prefill: None, decode: None };

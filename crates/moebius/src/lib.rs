@@ -39,11 +39,12 @@ mod observer;
 mod route;
 mod score;
 
+pub mod bench;
 pub mod text;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
-pub use cpu::{cpu_features, kernel_name};
-pub use doctor::{Finding, Health, doctor};
+pub use cpu::{cpu_features, cpu_name, kernel_name};
+pub use doctor::{Finding, Health, doctor, read_bandwidth};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
 pub use knobs::{KNOBS, Knob};
@@ -54,7 +55,8 @@ pub use route::{LayerRoute, RouteRecorder};
 pub use score::{Score, ScoreOptions, perplexity};
 
 pub use moebius_backend as backend_contract;
+pub use moebius_backend::WeightFormat;
 pub use moebius_engine::{FinishReason, SamplingParams};
 pub use moebius_metering as metering;
-pub use moebius_model::{FAMILIES, Family, ModelInfo, MoeInfo, Place, Tally};
+pub use moebius_model::{FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};
 pub use moebius_router as router;

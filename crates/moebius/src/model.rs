@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use moebius_backend::Backend;
 use moebius_engine::{Engine, EngineOptions, SamplingParams};
-use moebius_model::{ModelFiles, ModelInfo};
+use moebius_model::{HeldFormats, ModelFiles, ModelInfo};
 
 use crate::backend::{BackendOptions, open_backend};
 use crate::generation_config::GenerationConfig;
@@ -23,10 +23,19 @@ pub struct OpenOptions {
     pub backend: BackendOptions,
     /// Experts per token in place of the configured number.
     pub experts: Option<usize>,
+    /// What weights are held in, whatever they are stored in; each is rounded while it is loaded.
+    pub format: HeldFormats,
     /// Most positions of a sequence; at most the model's own.
     pub context: Option<usize>,
     /// Most prompt tokens of one pass. Results do not depend on it.
     pub chunk: Option<usize>,
+}
+
+impl OpenOptions {
+    /// Most prompt tokens of one pass.
+    pub(crate) fn chunk(&self) -> usize {
+        self.chunk.unwrap_or(CHUNK).max(1)
+    }
 }
 
 /// A model that is ready to run.
@@ -58,22 +67,10 @@ impl Model {
         options: &OpenOptions,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
-        let path = path.as_ref();
-        if let Some(got @ 0) = options.context {
-            return Err(Error::InvalidOption { name: "context", expected: "at least 1 token", got });
-        }
-        let files = ModelFiles::open(path, options.experts)?;
-        let Some(total_bytes) = files.checkpoint_bytes() else { return Err(Error::NoWeights(path.into())) };
-        let backend = open_backend(&options.backend)?;
-        let info = files.info(&backend)?;
-        memory::check_fits(info.weight_bytes().unwrap_or(total_bytes))?;
+        let files = open_files(path.as_ref(), options)?;
         let text = TextFiles::read(files.dir())?;
-        let model = files.load(&backend, &|bytes| progress(bytes, total_bytes))?;
-        let engine_options = EngineOptions {
-            context: options.context.unwrap_or(usize::MAX),
-            chunk: options.chunk.unwrap_or(CHUNK),
-        };
-        let engine = Engine::new(model, &backend.info().device, engine_options);
+        let backend = open_backend(&options.backend)?;
+        let Loaded { engine, info } = load(&files, &backend, options, (0, progress))?;
         let TextFiles { tokenizer, chat_template, generation } = text;
         Ok(Model { engine, info, dir: files.dir().into(), backend, tokenizer, chat_template, generation })
     }
@@ -136,12 +133,47 @@ impl Model {
     }
 }
 
-/// What a directory says without its weights being read, with or without weights in it.
+/// The files of a model that has weights.
+pub(crate) fn open_files(path: &Path, options: &OpenOptions) -> Result<ModelFiles> {
+    if let Some(got @ 0) = options.context {
+        return Err(Error::InvalidOption { name: "context", expected: "at least 1 token", got });
+    }
+    let files = ModelFiles::open(path, options.experts)?;
+    if files.checkpoint_bytes().is_none() {
+        return Err(Error::NoWeights(path.into()));
+    }
+    Ok(files.hold(options.format))
+}
+
+/// A model in an engine.
+pub(crate) struct Loaded {
+    pub(crate) engine: Engine,
+    pub(crate) info: ModelInfo,
+}
+
+/// Loads `files` if they and `working_bytes` fit into memory.
+pub(crate) fn load(
+    files: &ModelFiles,
+    backend: &Arc<dyn Backend>,
+    options: &OpenOptions,
+    (working_bytes, progress): (u64, &(dyn Fn(u64, u64) + Sync)),
+) -> Result<Loaded> {
+    let info = files.info(backend)?;
+    let total_bytes = files.checkpoint_bytes().unwrap_or(0);
+    memory::check_fits(info.weight_bytes().unwrap_or(total_bytes).saturating_add(working_bytes))?;
+    let model = files.load(backend, &|bytes| progress(bytes, total_bytes))?;
+    let context = options.context.unwrap_or(usize::MAX);
+    let engine_options = EngineOptions { context, chunk: options.chunk() };
+    Ok(Loaded { engine: Engine::new(model, &backend.info().device, engine_options), info })
+}
+
+/// What a directory says without its weights being read, with or without weights in it. Of the options `experts` and
+/// `format` matter: bytes are those that [`Model::open`] would hold.
 ///
 /// # Errors
 /// Files that are missing or do not fit together.
-pub fn inspect(path: impl AsRef<Path>, experts: Option<usize>) -> Result<(ModelInfo, TextSummary)> {
-    let files = ModelFiles::open(path.as_ref(), experts)?;
+pub fn inspect(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(ModelInfo, TextSummary)> {
+    let files = ModelFiles::open(path.as_ref(), options.experts)?.hold(options.format);
     let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
     let info = files.info(&backend)?;
     let text = TextFiles::read(files.dir())?;

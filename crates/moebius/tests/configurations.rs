@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use moebius::{ErrorKind, ModelInfo, inspect};
+use moebius::{ErrorKind, ModelInfo, OpenOptions, inspect};
 use serde_json::{Value, json};
 use support::{Scratch, assert_says, config, explained, golden};
 
@@ -47,7 +47,7 @@ const IRRELEVANT_KEYS: [&str; 11] = [
 
 /// What the directory says, or the message of the error with its hint.
 fn look(scratch: &Scratch) -> Result<ModelInfo, String> {
-    inspect(scratch.path(), None).map(|(info, _)| info).map_err(explained)
+    inspect(scratch.path(), &OpenOptions::default()).map(|(info, _)| info).map_err(explained)
 }
 
 #[track_caller]
@@ -279,7 +279,7 @@ fn keys_that_nothing_reads_are_reported() {
     let config = with("mixtral", json!({"new_trick": 3, "old_trick": null, "use_cache": false}));
     assert_eq!(look(&Scratch::config_only(&config)).unwrap().unknown_keys, ["new_trick"]);
     for name in GOLDENS {
-        assert_eq!(inspect(golden(name), None).unwrap().0.unknown_keys, [""; 0], "{name}");
+        assert_eq!(inspect(golden(name), &OpenOptions::default()).unwrap().0.unknown_keys, [""; 0], "{name}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Flags about how a model runs, shared by the commands that load one.
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
-use moebius::{BACKENDS, BackendOptions, OpenOptions};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use moebius::{BACKENDS, BackendOptions, HeldFormats, OpenOptions};
 
 use super::values;
 
@@ -21,12 +21,34 @@ pub(crate) struct ExpertsArg {
     pub(crate) experts: Option<usize>,
 }
 
+/// What weights are held in.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct FormatArg {
+    /// What weights are held in; default: as stored. Rounds while loading; q4_k_m is a mix of q4_k and q6_k
+    #[arg(long, env = "MOEBIUS_FORMAT", hide_env_values = true, value_name = "NAME", value_parser = held_formats())]
+    format: Option<HeldFormats>,
+}
+
+impl FormatArg {
+    /// The same, as the library wants it.
+    pub(crate) fn held(self) -> HeldFormats {
+        self.format.unwrap_or_default()
+    }
+}
+
+/// Reads a name, of which the help lists all.
+fn held_formats() -> impl TypedValueParser<Value = HeldFormats> {
+    PossibleValuesParser::new(HeldFormats::names()).try_map(|name| name.parse::<HeldFormats>())
+}
+
 /// How a model runs.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
     /// Most tokens of a sequence; default: the model's own context
     #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ctx_size: Option<u64>,
@@ -48,6 +70,7 @@ impl ModelArgs {
         OpenOptions {
             backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
             experts: self.experts.experts,
+            format: self.format.held(),
             context: self.ctx_size.map(saturate),
             chunk: self.ubatch_size.map(saturate),
         }

@@ -4,6 +4,14 @@ use std::str::FromStr;
 
 /// Threads beyond this are a mistake, and may exhaust the system.
 const MAX_THREADS: u64 = 1024;
+/// Longer than any context that a cache has room for.
+const MAX_BENCH_TOKENS: usize = 1 << 24;
+/// Far more sequences than weights are shared by.
+const MAX_BATCH: usize = 1 << 16;
+/// Samples beyond these say nothing new.
+const MAX_REPETITIONS: usize = 10_000;
+/// Deeper than any model.
+const MAX_LAYERS: usize = 512;
 
 /// Token ids separated by commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +43,30 @@ pub(crate) fn at_least_one(text: &str) -> Result<u64, String> {
 /// A number of at least zero.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     number(text, "a whole number of at least 0", |_| true)
+}
+
+/// A number of tokens that a benchmark reads, generates or has in the cache.
+pub(crate) fn tokens(text: &str) -> Result<usize, String> {
+    let expected = format!("a whole number from 0 to {MAX_BENCH_TOKENS}");
+    number(text, &expected, |value| (0..=MAX_BENCH_TOKENS).contains(value))
+}
+
+/// Sequences that run together.
+pub(crate) fn batch(text: &str) -> Result<usize, String> {
+    let expected = format!("a whole number from 1 to {MAX_BATCH}");
+    number(text, &expected, |value| (1..=MAX_BATCH).contains(value))
+}
+
+/// How often a benchmark repeats a test.
+pub(crate) fn repetitions(text: &str) -> Result<usize, String> {
+    let expected = format!("a whole number from 1 to {MAX_REPETITIONS}");
+    number(text, &expected, |value| (1..=MAX_REPETITIONS).contains(value))
+}
+
+/// A number of decoder layers.
+pub(crate) fn layers(text: &str) -> Result<usize, String> {
+    let expected = format!("a whole number from 1 to {MAX_LAYERS}");
+    number(text, &expected, |value| (1..=MAX_LAYERS).contains(value))
 }
 
 /// A number of tokens, or -1 for as many as there is room for.
@@ -98,6 +130,12 @@ mod tests {
         for text in ["0", "1025", "-1", "1.5", "", "99999999999999999999"] {
             assert!(threads(text).is_err(), "{text}");
         }
+        assert!(tokens("16777217").is_err() && batch("0").is_err() && repetitions("0").is_err());
+        assert!(layers("0").is_err() && layers("513").is_err());
+        assert_eq!(
+            (tokens("0"), batch("1"), repetitions("1"), layers("512")),
+            (Ok(0), Ok(1), Ok(1), Ok(512))
+        );
         assert!(at_least_one("0").is_err() && count("-1").is_err() && n_predict("-2").is_err());
         assert_eq!((threads("1024"), count("0"), n_predict("-1")), (Ok(1024), Ok(0), Ok(-1)));
         assert_eq!((temperature("0"), share("1"), penalty("1.1")), (Ok(0.0), Ok(1.0), Ok(1.1)));

@@ -1,5 +1,6 @@
 //! The commands: one file each.
 
+mod bench;
 mod chat;
 mod completions;
 mod doctor;
@@ -24,6 +25,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Run(args)) => run::run(args, &cli.output),
         Some(Command::Show(args)) => show::show(args),
         Some(Command::Score(args)) => score::score(args, &cli.output),
+        Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),
         Some(Command::Doctor(args)) => doctor::doctor(args, &cli.output),
         Some(Command::Knobs(args)) => knobs::knobs(args),

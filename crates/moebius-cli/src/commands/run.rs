@@ -4,12 +4,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use moebius::metering::format::si;
 use moebius::text::Message;
 use moebius::{Error, GenerateOptions, LayerRoute, Model, OpenOptions, Prompt};
 use serde::Serialize;
 
 use crate::args::{OutputArgs, RunArgs, SamplingArgs};
 use crate::commands::prompt::{self, Request, Source};
+use crate::commands::show::listed;
 use crate::commands::{chat, model_dir};
 use crate::errors::{CliError, Result};
 use crate::interrupt::Interrupt;
@@ -181,9 +183,12 @@ impl Session {
         let penalty = format!("{} over {}", sampling.repeat_penalty, sampling.repeat_last_n);
         let no_penalty = sampling.repeat_penalty == 1.0 || sampling.repeat_last_n == 0;
         let backend = self.model.backend().info();
+        let (formats, bytes) =
+            (listed(&info.formats()), si(info.weight_bytes().map(|bytes| bytes as f64), "B"));
         let rows = [
             ("model", format!("{} ({})", self.model.dir().display(), info.family)),
             ("backend", format!("{}: {}", backend.name, backend.detail)),
+            ("weights", format!("{bytes} in {}", formats.join(" + "))),
             ("context", format!("{} tokens", self.model.context())),
             (
                 "sampling",

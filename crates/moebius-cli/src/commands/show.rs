@@ -1,7 +1,7 @@
 //! `moebius show`.
 
-use moebius::metering::format::{percent, si};
-use moebius::{ModelInfo, TextSummary};
+use moebius::metering::format::{UNKNOWN, percent, si};
+use moebius::{ModelInfo, OpenOptions, TextSummary, WeightFormat};
 use serde::Serialize;
 
 use crate::args::ShowArgs;
@@ -13,6 +13,8 @@ use crate::{json, terminal};
 
 /// How many names of a kind are spelt out before the rest is only counted.
 const LISTED_NAMES: usize = 8;
+/// Formats with a smaller share of the bytes, such as those of biases, are not named.
+const LISTED_SHARE: f64 = 0.01;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -54,12 +56,15 @@ struct Part {
     parameters: u64,
     active_parameters: u64,
     bytes: Option<u64>,
+    formats: Vec<&'static str>,
 }
 
 /// Says what a model is.
 pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     let dir = model_dir(args.model.as_deref())?;
-    let (info, text) = moebius::inspect(&dir, args.experts.experts)?;
+    let options =
+        OpenOptions { experts: args.experts.experts, format: args.format.held(), ..OpenOptions::default() };
+    let (info, text) = moebius::inspect(&dir, &options)?;
     let report = Report::new(&info, text);
     if args.json.json {
         return json::print(&report);
@@ -83,6 +88,7 @@ impl<'a> Report<'a> {
             parameters: tally.total,
             active_parameters: tally.active,
             bytes: tally.bytes,
+            formats: listed(&tally.formats),
         };
         Report {
             family: info.family,
@@ -157,7 +163,8 @@ impl<'a> Report<'a> {
 
     fn table(&self) -> String {
         let columns = ["parameters", "active", "bytes", "share"].map(|name| (name, Align::Right));
-        let mut table = Table::new(&[&[("part", Align::Left)][..], &columns].concat());
+        let format = ("format", Align::Left);
+        let mut table = Table::new(&[&[("part", Align::Left)][..], &columns, &[format]].concat());
         let number = |number: u64| si(Some(number as f64), "");
         let bytes = |bytes: Option<u64>| si(bytes.map(|bytes| bytes as f64), "B");
         let share = |parameters: u64| {
@@ -165,12 +172,14 @@ impl<'a> Report<'a> {
         };
         for part in &self.parts {
             let Part { name, parameters, active_parameters, .. } = *part;
+            let formats = if part.formats.is_empty() { UNKNOWN.into() } else { part.formats.join(" + ") };
             table.row([
                 name.into(),
                 number(parameters),
                 number(active_parameters),
                 bytes(part.bytes),
                 share(parameters),
+                formats,
             ]);
         }
         table.row([
@@ -179,6 +188,7 @@ impl<'a> Report<'a> {
             number(self.active_parameters),
             bytes(self.weight_bytes),
             share(self.total_parameters),
+            String::new(),
         ]);
         format!("\n{}", table.render())
     }
@@ -187,7 +197,7 @@ impl<'a> Report<'a> {
         let mut text = String::new();
         if self.weight_bytes.is_none() {
             text += &format!(
-                "\n{FAINT}No weights here: this is what config.json says, so bytes are n/a.{FAINT:#}\n"
+                "\n{FAINT}No weights here: this is what config.json says, so bytes are n/a; name a --format for them.{FAINT:#}\n"
             );
         }
         let lists = [
@@ -219,6 +229,12 @@ impl Moe<'_> {
             ("router", self.router.to_owned()),
         ]
     }
+}
+
+/// The names of formats that hold more than a trace of the bytes.
+pub(crate) fn listed(formats: &[(WeightFormat, u64)]) -> Vec<&'static str> {
+    let trace = LISTED_SHARE * formats.iter().map(|&(_, bytes)| bytes as f64).sum::<f64>();
+    formats.iter().filter(|&&(_, bytes)| bytes as f64 >= trace).map(|(format, _)| format.name()).collect()
 }
 
 fn ids(ids: &[u32]) -> String {

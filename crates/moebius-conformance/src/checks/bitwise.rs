@@ -14,7 +14,7 @@ use super::linear::{for_each_format, load};
 use super::ops::{angles, attend, rope_table, sequence};
 use crate::Failure;
 use crate::failure::ensure;
-use crate::fixtures::{Matrix, Samples, expert_spec, tensor, values_of};
+use crate::fixtures::{Matrix, Samples, expert_spec, fitted, tensor, values_of};
 use crate::oracle::{AttentionCase, Sequence};
 
 /// Rows of each problem: more than any tile, and no multiple of one.
@@ -107,7 +107,8 @@ fn same(expected: &[f32], got: &[f32], label: impl Fn() -> String) -> Result<(),
 fn linear(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let mut outputs = Vec::new();
     for_each_format(|format| {
-        for (width, inputs) in [(65, 100), (16, 17), (3, 33)] {
+        for (width, inputs) in [(65, 300), (16, 17), (3, 33)] {
+            let inputs = fitted(inputs, format);
             let mut samples = Samples::new(51);
             let matrix = Matrix::sampled(&mut samples, "projection", format, (width, inputs))?;
             let bias = samples.vector(width);
@@ -128,6 +129,7 @@ fn linear(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, F
 fn experts(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let mut outputs = Vec::new();
     for_each_format(|format| {
+        let mut seen = Vec::new();
         for (sizes, choice, target) in [
             ((100, 65), (6, 3), WeightTarget::Output),
             ((33, 17), (4, 1), WeightTarget::Input),
@@ -136,8 +138,14 @@ fn experts(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, 
         ] {
             let mut samples = Samples::new(52);
             let spec = expert_spec(format, choice.0, sizes);
+            let sizes = (spec.hidden, spec.intermediate);
+            if seen.contains(&sizes) {
+                continue;
+            }
+            seen.push(sizes);
             let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
-            let (width, x) = (sizes.0, samples.vector(ROWS * sizes.0));
+            let width = loaded.bank.spec.hidden;
+            let x = samples.vector(ROWS * width);
             let routing = samples.routing(ROWS, choice, target);
             let label = format!("{} of {} experts {sizes:?} in {format}", choice.1, choice.0);
             outputs.push(Output::of(label, width, runs, |rows| {

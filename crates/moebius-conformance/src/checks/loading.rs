@@ -4,11 +4,13 @@ use moebius_backend::{
     Backend, Error, ExpertSource, ExpertSpec, LinearSpec, Projection, Result as BackendResult, WeightFormat,
     WeightSpec, WeightView,
 };
+use moebius_metering::Meter;
+use moebius_router::WeightTarget;
 
 use super::linear::for_each_format;
 use crate::Failure;
 use crate::failure::{ensure, ensure_refused};
-use crate::fixtures::{Bank, Matrix, Pages, Samples, expert_spec, linear_spec, tensor};
+use crate::fixtures::{Bank, Matrix, Pages, Samples, expert_spec, fitted, linear_spec, tensor, values_of};
 
 pub fn some_format_is_supported_for_each_kind_of_weight(backend: &dyn Backend) -> Result<(), Failure> {
     let linear = |format| LinearSpec { name: "projection".into(), inputs: 64, outputs: 64, format };
@@ -25,7 +27,8 @@ pub fn what_is_supported_loads_and_what_is_not_does_not(backend: &dyn Backend) -
     for_each_format(|format| {
         let mut samples = Samples::new(11);
         for shape in [(1, 1), (3, 15), (16, 17), (65, 100)] {
-            let matrix = Matrix::sampled(&mut samples, "projection", format, shape)?;
+            let fitting = (shape.0, fitted(shape.1, format));
+            let matrix = Matrix::sampled(&mut samples, "projection", format, fitting)?;
             let spec = linear_spec(&matrix);
             let supported = backend.supports(&WeightSpec::Linear(&spec)).is_ok();
             let loaded = backend.load_linear(&spec, matrix.view(), None);
@@ -46,13 +49,36 @@ fn agree(spec: &WeightSpec<'_>, supported: bool, loaded: bool) -> Result<(), Fai
 
 pub fn impossible_sizes_are_refused_before_loading(backend: &dyn Backend) -> Result<(), Failure> {
     for_each_format(|format| {
-        for (outputs, inputs) in [(0, 16), (16, 0), (usize::MAX, 2), (1 << 40, 1 << 40)] {
+        for (outputs, inputs) in [(0, 256), (16, 0), (usize::MAX, 512), (1 << 40, 1 << 40)] {
             let spec = LinearSpec { name: "projection".into(), inputs, outputs, format };
             ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Linear(&spec)))?;
         }
         for (n_experts, sizes) in [(0, (16, 16)), (4, (0, 16)), (4, (16, 0)), (usize::MAX, (16, 16))] {
             let spec = expert_spec(format, n_experts, sizes);
             ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Experts(&spec)))?;
+        }
+        Ok(())
+    })
+}
+
+pub fn rows_that_are_no_multiple_of_a_block_are_refused_before_loading(
+    backend: &dyn Backend,
+) -> Result<(), Failure> {
+    for_each_format(|format| {
+        let block = format.block_len();
+        if block == 1 {
+            return Ok(());
+        }
+        for inputs in [1, block - 1, block + 1, 3 * block / 2] {
+            let spec = LinearSpec { name: "projection".into(), inputs, outputs: block, format };
+            ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Linear(&spec)))?;
+            let whole = expert_spec(format, 4, (block, block));
+            for spec in [
+                ExpertSpec { hidden: inputs, down_format: WeightFormat::F32, ..whole.clone() },
+                ExpertSpec { intermediate: inputs, format: WeightFormat::F32, ..whole.clone() },
+            ] {
+                ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Experts(&spec)))?;
+            }
         }
         Ok(())
     })
@@ -144,10 +170,7 @@ pub fn views_that_contradict_the_spec_are_errors(backend: &dyn Backend) -> Resul
     for_each_supported(backend, |matrix, spec| {
         let mut turned = spec.clone();
         std::mem::swap(&mut turned.inputs, &mut turned.outputs);
-        ensure_refused("a transposed matrix", backend.load_linear(&turned, matrix.view(), None))?;
-        let other = WeightFormat::ALL.into_iter().find(|&format| format != spec.format);
-        let other = LinearSpec { format: other.expect("there are several formats"), ..spec.clone() };
-        ensure_refused("a matrix in another format", backend.load_linear(&other, matrix.view(), None))
+        ensure_refused("a transposed matrix", backend.load_linear(&turned, matrix.view(), None))
     })?;
     for_each_bank(backend, |mut bank| {
         std::mem::swap(&mut bank.spec.hidden, &mut bank.spec.intermediate);
@@ -192,6 +215,64 @@ pub fn errors_of_the_source_come_back(backend: &dyn Backend) -> Result<(), Failu
     })
 }
 
+pub fn views_in_another_format_are_rounded_to_the_specs(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_format(|held| {
+        for stored in WeightFormat::ALL.into_iter().filter(|&stored| stored != held) {
+            let mut samples = Samples::new(14);
+            let cols = fitted(fitted(33, stored), held);
+            let matrix = Matrix::sampled(&mut samples, "projection", stored, (19, cols))?;
+            let rounded = Matrix::new("projection", held, (19, cols), &matrix.values)?;
+            let spec = linear_spec(&rounded);
+            if backend.supports(&WeightSpec::Linear(&spec)).is_err() {
+                return Ok(());
+            }
+            let x = tensor(&samples.vector(3 * cols), &[3, cols], &backend.info().device)?;
+            let [got, expected] = [&matrix, &rounded].map(|matrix| -> Result<_, Failure> {
+                let linear = backend.load_linear(&spec, matrix.view(), None)?;
+                let ids: Vec<u32> = (0..19).collect();
+                let rows = values_of(&linear.rows(&ids)?, &[19, cols])?;
+                Ok([rows, values_of(&linear.forward(&x)?, &[3, 19])?].concat())
+            });
+            same_bits(&expected?, &got?).map_err(|failure| failure.at(format!("stored in {stored}")))?;
+        }
+        bank_is_rounded(backend, held)
+    })
+}
+
+/// Experts whose gate, up and down are stored in several formats.
+fn bank_is_rounded(backend: &dyn Backend, held: WeightFormat) -> Result<(), Failure> {
+    let mut samples = Samples::new(15);
+    let spec = expert_spec(held, 2, (256, 256));
+    if backend.supports(&WeightSpec::Experts(&spec)).is_err() {
+        return Ok(());
+    }
+    let mut stored = Bank::sampled(&mut samples, spec.clone())?;
+    let formats = WeightFormat::ALL.into_iter().filter(|&stored| stored != held).cycle();
+    for (matrix, format) in stored.matrices.iter_mut().zip(formats) {
+        *matrix = Matrix::new(&*matrix.name, format, (matrix.rows, matrix.cols), &matrix.values)?;
+    }
+    let mut rounded = Bank::sampled(&mut samples, spec.clone())?;
+    for (rounded, stored) in rounded.matrices.iter_mut().zip(&stored.matrices) {
+        *rounded = Matrix::new(&*stored.name, held, (stored.rows, stored.cols), &stored.values)?;
+    }
+    let routing = samples.routing(3, (2, 2), WeightTarget::Output);
+    let x = tensor(&samples.vector(3 * 256), &[3, 256], &backend.info().device)?;
+    let [got, expected] = [&stored, &rounded].map(|bank| -> Result<_, Failure> {
+        let experts = backend.load_experts(&spec, bank)?;
+        values_of(&experts.forward(&x, &routing, &Meter::new())?, &[3, 256])
+    });
+    same_bits(&expected?, &got?).map_err(|failure| failure.at("experts stored in several formats"))
+}
+
+fn same_bits(expected: &[f32], got: &[f32]) -> Result<(), Failure> {
+    for (index, (expected, got)) in expected.iter().zip(got).enumerate() {
+        ensure(expected.to_bits() == got.to_bits(), || {
+            format!("element {index}: expected exactly {expected:e}, got {got:e}")
+        })?;
+    }
+    Ok(())
+}
+
 /// Fails unless loading ended with [`Error::Weight`] for this tensor.
 fn names_tensor<T>(expected: &str, loaded: BackendResult<T>) -> Result<(), Failure> {
     match loaded {
@@ -209,7 +290,8 @@ fn for_each_supported(
     mut check: impl FnMut(&Matrix, &LinearSpec) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     for_each_format(|format| {
-        let matrix = Matrix::sampled(&mut Samples::new(12), "layers.0.projection", format, (19, 33))?;
+        let shape = (19, fitted(33, format));
+        let matrix = Matrix::sampled(&mut Samples::new(12), "layers.0.projection", format, shape)?;
         let spec = linear_spec(&matrix);
         if backend.supports(&WeightSpec::Linear(&spec)).is_err() {
             return Ok(());
@@ -218,13 +300,13 @@ fn for_each_supported(
     })
 }
 
-/// A bank of three experts in each supported format.
+/// A bank of three experts, wider than their inner vectors, in each supported format.
 fn for_each_bank(
     backend: &dyn Backend,
     mut check: impl FnMut(Bank) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     for_each_format(|format| {
-        let spec: ExpertSpec = expert_spec(format, 3, (33, 17));
+        let spec = expert_spec(format, 3, (format.block_len() + 33, 17));
         if backend.supports(&WeightSpec::Experts(&spec)).is_err() {
             return Ok(());
         }

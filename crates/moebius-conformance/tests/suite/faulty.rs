@@ -21,6 +21,7 @@ pub(crate) enum Fault {
     None,
     DropsBias,
     RoundsActivations,
+    CoarseActivations,
     IgnoresStrides,
     OneRoutingWeight,
     WeightsOnOutputsAlways,
@@ -30,13 +31,15 @@ pub(crate) enum Fault {
     KeepsPages,
     LoadsWhatItRefuses,
     PromisesEverything,
+    PromisesCutBlocks,
+    KeepsStoredFormat,
     LoadsNan,
     WindowOffByOne,
     TouchesUnfilledCache,
     ExchangesPairings,
     ForgetsEps,
     LastBitOfBatches,
-    LastBitOfEverySecondCall,
+    LastBitOfEveryFifthCall,
 }
 
 pub(crate) struct Faulty {
@@ -71,7 +74,12 @@ impl Backend for Faulty {
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
         match self.fault {
             Fault::PromisesEverything => Ok(()),
-            Fault::LoadsWhatItRefuses if spec.format() == WeightFormat::F16 => {
+            Fault::PromisesCutBlocks
+                if self.inner.supports(spec).is_err_and(|no| no.reason.contains("columns")) =>
+            {
+                Ok(())
+            }
+            Fault::LoadsWhatItRefuses if spec.formats().contains(&WeightFormat::F16) => {
                 Err(Unsupported { backend: "faulty", what: spec.to_string(), reason: "it is f16".into() })
             }
             _ => self.inner.supports(spec),
@@ -86,12 +94,14 @@ impl Backend for Faulty {
     ) -> Result<Box<dyn Linear>> {
         let bias = bias.filter(|_| self.fault != Fault::DropsBias);
         let shape = (weight.rows, weight.cols);
+        let as_stored = LinearSpec { format: weight.format, ..spec.clone() };
+        let spec = if self.fault == Fault::KeepsStoredFormat { &as_stored } else { spec };
         let linear = if self.fault == Fault::LoadsNan && weight.format == WeightFormat::F32 {
-            let bytes = without_nan(weight.bytes);
+            let bytes = without_nan(&weight.bytes);
             let mended = WeightView::new(weight.name.clone(), weight.format, shape, &bytes);
             self.inner.load_linear(spec, mended, bias)?
         } else if self.fault == Fault::KeepsPages {
-            let copy = WeightView::new(weight.name.clone(), weight.format, shape, weight.bytes);
+            let copy = WeightView::new(weight.name.clone(), weight.format, shape, weight.bytes.clone());
             std::mem::forget(weight);
             self.inner.load_linear(spec, copy, bias)?
         } else {
@@ -116,6 +126,11 @@ fn without_nan(bytes: &[u8]) -> Vec<u8> {
     let (weights, rest) = bytes.as_chunks::<4>();
     let mend = |weight: &[u8; 4]| if f32::from_le_bytes(*weight).is_nan() { [0; 4] } else { *weight };
     weights.iter().flat_map(mend).chain(rest.iter().copied()).collect()
+}
+
+/// Values from -1 to 1, rounded to five bits and a sign.
+fn coarse(x: &Tensor) -> Result<Tensor> {
+    Ok(((x * 31.0)?.round()? / 31.0)?)
 }
 
 /// Each value moved by about one unit in the last place.
@@ -154,9 +169,10 @@ impl Linear for FaultyLinear {
             Fault::RoundsActivations if x.dtype() == DType::F32 => {
                 self.inner.forward(&x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?)
             }
+            Fault::CoarseActivations if self.spec().format.block_len() > 1 => self.inner.forward(&coarse(x)?),
             Fault::IgnoresStrides if !x.is_contiguous() => self.inner.forward(&x.zeros_like()?),
             Fault::LastBitOfBatches if x.dim(0)? > 1 => nudged(&self.inner.forward(x)?),
-            Fault::LastBitOfEverySecondCall if call % 2 == 1 => nudged(&self.inner.forward(x)?),
+            Fault::LastBitOfEveryFifthCall if call % 5 == 1 => nudged(&self.inner.forward(x)?),
             _ => self.inner.forward(x),
         }
     }

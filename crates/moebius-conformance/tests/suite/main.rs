@@ -80,6 +80,24 @@ fn activations_rounded_to_bf16_are_found() {
 }
 
 #[test]
+fn activations_that_are_rounded_too_much_for_block_formats_are_found() {
+    finds(Fault::CoarseActivations, "linear::awkward_sizes_agree_with_f64");
+}
+
+#[test]
+fn promised_rows_of_cut_blocks_are_found() {
+    finds_only(
+        Fault::PromisesCutBlocks,
+        &["loading::rows_that_are_no_multiple_of_a_block_are_refused_before_loading"],
+    );
+}
+
+#[test]
+fn weights_that_are_not_rounded_to_the_spec_are_found() {
+    finds_only(Fault::KeepsStoredFormat, &["loading::views_in_another_format_are_rounded_to_the_specs"]);
+}
+
+#[test]
 fn strides_taken_for_granted_are_found() {
     finds_only(Fault::IgnoresStrides, &["linear::strided_inputs_agree_with_f64"]);
 }
@@ -102,7 +120,9 @@ fn weights_on_the_wrong_side_are_found() {
 
 #[test]
 fn a_meter_that_counts_twice_is_found() {
-    finds_only(Fault::CountsTwice, &["experts::the_meter_counts_exactly_what_was_routed"]);
+    let checks =
+        ["experts::down_may_have_a_format_of_its_own", "experts::the_meter_counts_exactly_what_was_routed"];
+    finds_only(Fault::CountsTwice, &checks);
 }
 
 #[test]
@@ -130,7 +150,13 @@ fn loading_what_was_refused_is_found() {
 
 #[test]
 fn promising_what_cannot_be_loaded_is_found() {
-    finds_only(Fault::PromisesEverything, &["loading::impossible_sizes_are_refused_before_loading"]);
+    finds_only(
+        Fault::PromisesEverything,
+        &[
+            "loading::impossible_sizes_are_refused_before_loading",
+            "loading::rows_that_are_no_multiple_of_a_block_are_refused_before_loading",
+        ],
+    );
 }
 
 #[test]
@@ -169,7 +195,7 @@ fn a_last_bit_that_depends_on_the_batch_is_found_by_the_bitwise_checks_alone() {
 
 #[test]
 fn calls_that_differ_from_each_other_are_found() {
-    let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfEverySecondCall), &[Group::Bitwise]);
+    let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfEveryFifthCall), &[Group::Bitwise]);
     assert!(failed.contains("bitwise::the_same_call_gives_the_same_bits"), "{failed:?}");
 }
 

@@ -5,11 +5,13 @@
 
 use std::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ops::Range,
     slice,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use super::pages::prefer_large_pages;
 use crate::{KernelError, Pool};
 
 /// A row-major matrix cut into cells: runs of rows by runs of columns. Each cell can be taken once.
@@ -106,23 +108,37 @@ impl Cell<'_> {
     }
 }
 
-/// Builds a `[rows, row_len]` buffer in parallel, without touching its memory before: `row(r)` is called once
-/// per row and its result once per element, in ascending order.
+/// A row that is filled element by element, in ascending order.
+pub(crate) struct RowSlots<'a, T> {
+    slots: &'a mut [MaybeUninit<T>],
+    filled: usize,
+}
+
+impl<T> RowSlots<'_, T> {
+    /// Writes the next element.
+    #[inline]
+    pub(crate) fn push(&mut self, element: T) {
+        self.slots[self.filled].write(element);
+        self.filled += 1;
+    }
+}
+
+/// Builds a `[rows, row_len]` buffer in parallel, without touching its memory before: `fill` is called once per row
+/// and pushes all of its elements.
 ///
 /// # Errors
 /// [`KernelError::SizeOverflow`] or [`KernelError::OutOfMemory`] if the buffer cannot be had.
-pub(crate) fn collect_rows<T, F>(
+///
+/// # Panics
+/// If a row is not filled.
+pub(crate) fn collect_rows<T: Copy + Send>(
     pool: &Pool,
     (rows, row_len): (usize, usize),
-    row: impl Fn(usize) -> F + Sync,
-) -> Result<Vec<T>, KernelError>
-where
-    T: Copy + Send,
-    F: Fn(usize) -> T,
-{
-    struct Start<T>(*mut T);
+    fill: impl Fn(usize, &mut RowSlots<'_, T>) + Sync,
+) -> Result<Vec<T>, KernelError> {
+    struct Start<T>(*mut MaybeUninit<T>);
     impl<T> Start<T> {
-        fn get(&self) -> *mut T {
+        fn get(&self) -> *mut MaybeUninit<T> {
             self.0
         }
     }
@@ -134,14 +150,15 @@ where
     let bytes = len.checked_mul(size_of::<T>()).ok_or(overflow)?;
     let mut buffer: Vec<T> = Vec::new();
     buffer.try_reserve_exact(len).map_err(|_| KernelError::OutOfMemory { bytes })?;
-    let start = Start(buffer.as_mut_ptr());
+    prefer_large_pages(buffer.spare_capacity_mut());
+    let start = Start(buffer.spare_capacity_mut().as_mut_ptr());
     pool.for_each(rows, |index| {
-        let element = row(index);
-        for column in 0..row_len {
-            // SAFETY: `index < rows` and `column < row_len`, so the element lies within the reserved `len`
-            // elements; the pool runs each index once, so no two tasks write the same element.
-            unsafe { start.get().add(index * row_len + column).write(element(column)) };
-        }
+        // SAFETY: `index < rows`, so the row lies within the reserved `len` elements; the pool runs each index
+        // once, so no two tasks have the same row, and nothing else reaches the buffer until all are done.
+        let slots = unsafe { slice::from_raw_parts_mut(start.get().add(index * row_len), row_len) };
+        let mut row = RowSlots { slots, filled: 0 };
+        fill(index, &mut row);
+        assert_eq!(row.filled, row_len, "row {index} is not filled");
     });
     // SAFETY: `for_each` has returned, so all `rows * row_len` elements are written; the capacity is enough.
     unsafe { buffer.set_len(len) };

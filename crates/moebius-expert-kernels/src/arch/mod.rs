@@ -6,7 +6,9 @@
 //! a function that stays separate would be compiled without the instruction set.
 
 pub(crate) mod disjoint;
+mod pages;
 mod scalar;
+pub(crate) mod team;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64 {
@@ -28,10 +30,72 @@ use crate::Isa;
 /// The number of `f32` values in a [`Simd::V`] and of output rows in a panel, on every instruction set.
 pub(crate) const LANES: usize = 16;
 
+/// Bytes that memory is read in.
+pub(crate) const CACHE_LINE: usize = 64;
+
+/// Bytes in [`Dots::Quads`]: four neighbouring columns for each of sixteen rows.
+pub(crate) const QUAD_BYTES: usize = 4 * LANES;
+
+/// Dot products of small whole numbers for sixteen rows at once, exact in every step.
+///
+/// A *quad* is four neighbouring columns, one byte each; of the inputs as an `i32` of four `i8` bytes, lowest first.
+/// The *pair* of some inputs is an `i32` of two `i16`: the sums over columns 0 and 1, and over 2 and 3, of every quad.
+pub(crate) trait Dots: Copy {
+    /// Sixteen rows of four bytes.
+    type Quads: Copy;
+    /// Sixteen rows of four signed bytes, prepared for [`Dots::dot_signed`].
+    type Signed: Copy;
+    /// Running sums of at most eight quads; they may wrap on the way, their end must fit.
+    type Sums: Copy;
+    /// Sixteen small factors.
+    type Factors: Copy;
+    /// Sixteen `i32`.
+    type I: Copy;
+    /// Rows of inputs that the largest tile of dot products takes.
+    const DOT_ROWS: usize;
+    /// How many [`Dots::Sums`] fit into registers: rows times panels of a tile.
+    const DOT_ACCUMULATORS: usize;
+
+    /// Sixty-four bytes, row by row.
+    fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads;
+    /// The lower four bits of every byte.
+    fn low_nibbles(self, q: Self::Quads) -> Self::Quads;
+    /// The upper four bits of every byte.
+    fn high_nibbles(self, q: Self::Quads) -> Self::Quads;
+    /// `low | two bits of high << 4`, where `PLACE` 0 to 3 says which two bits of each byte.
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads;
+    /// The entry of `table` that each byte (0 to 15) names.
+    fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads;
+
+    /// Sums that begin with `factor` times the pair of all inputs that will be added.
+    fn start(self, pair: i32, factor: i16) -> Self::Sums;
+    /// Adds the products of bytes 0 to 63 with one quad of inputs.
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums;
+    /// The sums. In 32 bits, whatever came before, as long as the magnitude of the inputs' bytes is below 128 and
+    /// the sums of a row's even and of its odd pairs of columns each fit 16 bits.
+    fn finish(self, sums: Self::Sums) -> Self::I;
+    /// Sixteen factors, one a row.
+    fn factors(self, bytes: &[i8; LANES]) -> Self::Factors;
+    /// `total + factors * sums`
+    fn add_scaled(self, total: Self::I, factors: Self::Factors, sums: Self::Sums) -> Self::I;
+
+    /// Prepares signed bytes.
+    fn signed(self, q: Self::Quads) -> Self::Signed;
+    /// What [`Dots::dot_signed`] begins with, given the pair of all inputs that will be added.
+    fn start_signed(self, pair: i32) -> Self::I;
+    /// Adds the products of signed bytes with one quad of inputs.
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I;
+
+    /// All zero.
+    fn zero(self) -> Self::I;
+    /// Adds `w[row][0] * low + w[row][1] * high`, with the two `i16` of `inputs`.
+    fn dot_pairs(self, sums: Self::I, weights: &[[u8; 2]; LANES], inputs: i32) -> Self::I;
+}
+
 /// Arithmetic on 16 `f32` lanes. Every lane is computed alone, by IEEE 754 single precision.
 ///
 /// `fma` is fused, except on the scalar set, which rounds between `mul` and `add`.
-pub(crate) trait Simd: Copy {
+pub(crate) trait Simd: Dots {
     /// Sixteen lanes.
     type V: Copy;
     /// Rows of the largest register tile.
@@ -39,6 +103,9 @@ pub(crate) trait Simd: Copy {
     /// How many `V` fit into registers as accumulators of a tile.
     const ACCUMULATORS: usize;
 
+    /// Asks for a cache line that will be read soon. Any address will do; some sets cannot ask.
+    #[inline(always)]
+    fn prefetch(self, _line: *const u8) {}
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::V;
     /// Sixteen `f32`.
@@ -65,6 +132,10 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `2^n` for whole numbers `n` in -126 ..= 127.
     fn pow2(self, n: Self::V) -> Self::V;
+    /// The nearest `f32`, ties to even.
+    fn widen_i32(self, i: Self::I) -> Self::V;
+    /// `2^(e - 127)` for each byte 1 to 254; zero for 0.
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V;
 }
 
 /// A kernel with its arguments. `run` must be `#[inline(always)]`.

@@ -3,7 +3,7 @@
 //! Invariants: a product is rounded before it is added, because a fused product without hardware is a call
 //! into the maths library; results may so differ in their last bits from those of the other sets.
 
-use super::{LANES, Simd};
+use super::{Dots, LANES, QUAD_BYTES, Simd};
 
 /// Needs nothing, so anyone may make one.
 #[derive(Debug, Clone, Copy)]
@@ -94,5 +94,118 @@ impl Simd for Scalar {
             *lane = f32::from_bits(low_bits.wrapping_add(127) << 23);
         }
         out
+    }
+    #[inline(always)]
+    fn widen_i32(self, i: Self::I) -> Self::V {
+        i.map(|lane| lane as f32)
+    }
+    #[inline(always)]
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+        exponents.map(|e| f32::from_bits(u32::from(e) << 23))
+    }
+}
+
+/// The two `i16` of a pair.
+#[inline(always)]
+fn halves(pair: i32) -> [i32; 2] {
+    [i32::from(pair as i16), pair >> 16]
+}
+
+impl Dots for Scalar {
+    type Quads = [u8; QUAD_BYTES];
+    type Signed = [u8; QUAD_BYTES];
+    type Sums = [i32; LANES];
+    type Factors = [i8; LANES];
+    type I = [i32; LANES];
+    const DOT_ROWS: usize = 2;
+    const DOT_ACCUMULATORS: usize = 2;
+
+    #[inline(always)]
+    fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
+        *bytes
+    }
+    #[inline(always)]
+    fn low_nibbles(self, q: Self::Quads) -> Self::Quads {
+        q.map(|byte| byte & 15)
+    }
+    #[inline(always)]
+    fn high_nibbles(self, q: Self::Quads) -> Self::Quads {
+        q.map(|byte| byte >> 4)
+    }
+    #[inline(always)]
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        let mut out = low;
+        for (out, high) in out.iter_mut().zip(high) {
+            *out |= (high >> (2 * PLACE) & 3) << 4;
+        }
+        out
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads {
+        q.map(|byte| table[usize::from(byte & 15)])
+    }
+    #[inline(always)]
+    fn start(self, pair: i32, factor: i16) -> Self::Sums {
+        let [low, high] = halves(pair);
+        [i32::from(factor) * (low + high); LANES]
+    }
+    #[inline(always)]
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
+        let inputs = inputs.to_le_bytes().map(|byte| i32::from(byte as i8));
+        let mut sums = sums;
+        for (sum, quad) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+            for (weight, input) in quad.iter().zip(inputs) {
+                *sum += i32::from(*weight) * input;
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn finish(self, sums: Self::Sums) -> Self::I {
+        sums
+    }
+    #[inline(always)]
+    fn factors(self, bytes: &[i8; LANES]) -> Self::Factors {
+        *bytes
+    }
+    #[inline(always)]
+    fn add_scaled(self, total: Self::I, factors: Self::Factors, sums: Self::Sums) -> Self::I {
+        let mut total = total;
+        for lane in 0..LANES {
+            total[lane] += i32::from(factors[lane]) * sums[lane];
+        }
+        total
+    }
+    #[inline(always)]
+    fn signed(self, q: Self::Quads) -> Self::Signed {
+        q
+    }
+    #[inline(always)]
+    fn start_signed(self, _: i32) -> Self::I {
+        self.zero()
+    }
+    #[inline(always)]
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+        let inputs = inputs.to_le_bytes().map(|byte| i32::from(byte as i8));
+        let mut sums = sums;
+        for (sum, quad) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+            for (weight, input) in quad.iter().zip(inputs) {
+                *sum += i32::from(*weight as i8) * input;
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn zero(self) -> Self::I {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sums: Self::I, weights: &[[u8; 2]; LANES], inputs: i32) -> Self::I {
+        let [low, high] = halves(inputs);
+        let mut sums = sums;
+        for (sum, pair) in sums.iter_mut().zip(weights) {
+            *sum += i32::from(pair[0]) * low + i32::from(pair[1]) * high;
+        }
+        sums
     }
 }

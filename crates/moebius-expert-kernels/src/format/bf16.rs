@@ -2,8 +2,13 @@
 
 use half::bf16;
 
-use super::{Lanes, gather_bytes};
-use crate::arch::{LANES, Simd};
+use super::{Lanes, Unit, gather_elements};
+use crate::{
+    Kernels,
+    arch::{LANES, Simd},
+    rows::{Block, Inputs},
+    tile,
+};
 
 /// The exponent's bits; NaN and infinity have all of them.
 const EXPONENT: u16 = 0x7f80;
@@ -13,18 +18,36 @@ const EXPONENT: u16 = 0x7f80;
 #[repr(C, align(32))]
 pub(crate) struct LanesBf16([u16; LANES]);
 
-impl Lanes for LanesBf16 {
-    const ELEMENT_BYTES: usize = 2;
+impl Unit for LanesBf16 {
+    const COLS: usize = 1;
+    const BYTES: usize = 2;
+    const INPUTS: Inputs = Inputs::Floats;
 
-    fn gather(rows: &[&[u8]; LANES], col: usize) -> Self {
-        Self(gather_bytes(rows, col).map(u16::from_le_bytes))
+    #[inline(always)]
+    fn encode(values: &[f32], bytes: &mut [u8]) {
+        bytes.copy_from_slice(&bf16::from_f32(values[0]).to_le_bytes());
     }
+    #[inline]
+    fn decode(bytes: &[u8], values: &mut [f32]) {
+        values[0] = bf16::from_le_bytes(*bytes.first_chunk().expect("a block has two bytes")).to_f32();
+    }
+    #[inline]
+    fn gather(blocks: &[&[u8]; LANES]) -> Self {
+        Self(gather_elements(blocks).map(u16::from_le_bytes))
+    }
+    #[inline]
     fn is_finite(&self) -> bool {
-        self.0.iter().fold(true, |all, bits| all & (bits & EXPONENT != EXPONENT))
+        self.0.iter().fold(0, |bad, bits| bad | u32::from(bits & EXPONENT == EXPONENT)) == 0
     }
-    fn get(&self, lane: usize) -> f32 {
+    fn get(&self, lane: usize, _: usize) -> f32 {
         bf16::from_bits(self.0[lane]).to_f32()
     }
+    fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
+        tile::multiply_lanes(kernels, panels, block, sums);
+    }
+}
+
+impl Lanes for LanesBf16 {
     #[inline(always)]
     fn widen<S: Simd>(&self, simd: S) -> S::V {
         simd.widen_bf16(&self.0)

@@ -2,7 +2,9 @@
 
 mod attention;
 mod experts;
+mod formats;
 mod matmul;
 mod packing;
+mod pool;
 mod support;
 mod vector;

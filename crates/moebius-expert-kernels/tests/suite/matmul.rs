@@ -1,7 +1,9 @@
 use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, WeightFormat};
 use proptest::prelude::*;
 
-use crate::support::{SIZES, all_kernels, assert_close, bits, matrix, pool, tolerance, values};
+use crate::support::{
+    SIZES, TOLERANCE, all_kernels, assert_close, bits, fitting, matrix, pool, seen, values,
+};
 
 /// The product in `f64`, and the sum of magnitudes that rounding errors scale with.
 fn oracle(x: &[f32], weights: &[f32], cols: usize, bias: Option<&[f32]>) -> (Vec<f64>, Vec<f64>) {
@@ -25,16 +27,16 @@ fn check(kernels: &Kernels, w: (&PackedMatrix, &[f32]), tokens: usize, bias: boo
     let bias = bias.then(|| values(rows, 8));
     let mut out = vec![f32::NAN; tokens * rows];
     kernels.matmul(&pool(2), &x, packed, bias.as_deref(), &mut out).expect("shapes fit");
-    let (sums, scales) = oracle(&x, exact, cols, bias.as_deref());
+    let (sums, scales) = oracle(&seen(packed.format(), &x), exact, cols, bias.as_deref());
     let case = format!("{} {} [{rows}, {cols}] {tokens} tokens", kernels.name(), packed.format());
-    assert_close(&out, &sums, &scales, tolerance(packed.format()), &case);
+    assert_close(&out, &sums, &scales, TOLERANCE, &case);
 }
 
 #[test]
 fn products_agree_with_f64_on_every_isa_format_and_awkward_size() {
     for format in WeightFormat::ALL {
         for rows in SIZES {
-            for cols in SIZES {
+            for cols in SIZES.map(|cols| fitting(format, cols)) {
                 let (packed, exact) = matrix(format, rows, cols, 1);
                 for kernels in all_kernels() {
                     check(&kernels, (&packed, &exact), 1 + (rows + cols) % 14, rows % 2 == 0);
@@ -46,10 +48,12 @@ fn products_agree_with_f64_on_every_isa_format_and_awkward_size() {
 
 #[test]
 fn every_number_of_tokens_gives_the_product() {
-    let (packed, exact) = matrix(WeightFormat::Bf16, 70, 33, 1);
-    for kernels in all_kernels() {
-        for tokens in (0..40).chain([100, 257]) {
-            check(&kernels, (&packed, &exact), tokens, true);
+    for format in [WeightFormat::Bf16, WeightFormat::Q4_0, WeightFormat::Q6K] {
+        let (packed, exact) = matrix(format, 70, fitting(format, 33), 1);
+        for kernels in all_kernels() {
+            for tokens in (0..40).chain([100, 257]) {
+                check(&kernels, (&packed, &exact), tokens, true);
+            }
         }
     }
 }
@@ -57,11 +61,12 @@ fn every_number_of_tokens_gives_the_product() {
 #[test]
 fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
     for format in WeightFormat::ALL {
-        let (packed, _) = matrix(format, 133, 100, 3);
-        let x = values(45 * 100, 4);
+        let cols = fitting(format, 100);
+        let (packed, _) = matrix(format, 133, cols, 3);
+        let x = values(45 * cols, 4);
         for kernels in all_kernels() {
             let mut alone = Vec::new();
-            for x in x.chunks(100) {
+            for x in x.chunks(cols) {
                 let mut out = vec![0.0; 133];
                 kernels.matmul(&pool(1), x, &packed, None, &mut out).expect("shapes fit");
                 alone.extend(out);
@@ -70,7 +75,7 @@ fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
                 for tokens in [2, 3, 5, 7, 12, 13, 45] {
                     let mut out = vec![0.0; tokens * 133];
                     kernels
-                        .matmul(&pool(threads), &x[..tokens * 100], &packed, None, &mut out)
+                        .matmul(&pool(threads), &x[..tokens * cols], &packed, None, &mut out)
                         .expect("shapes fit");
                     assert_eq!(bits(&out), bits(&alone[..tokens * 133]), "{} {tokens}", kernels.name());
                 }
@@ -80,19 +85,38 @@ fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
 }
 
 #[test]
+fn a_row_has_the_same_bits_among_more_rows_than_a_cache_holds() {
+    for format in [WeightFormat::F32, WeightFormat::Q8_0] {
+        let (cols, tokens) = (512, 700);
+        let (packed, _) = matrix(format, 40, cols, 3);
+        let x = values(tokens * cols, 4);
+        let kernels = Kernels::detect();
+        let mut out = vec![0.0; tokens * 40];
+        kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
+        for (x, out) in x.chunks(cols).zip(out.chunks(40)) {
+            let mut alone = vec![0.0; 40];
+            kernels.matmul(&pool(1), x, &packed, None, &mut alone).expect("shapes fit");
+            assert_eq!(bits(&alone), bits(out), "{format}");
+        }
+    }
+}
+
+#[test]
 fn isas_that_fuse_give_the_same_bits() {
-    let (packed, _) = matrix(WeightFormat::F16, 40, 257, 5);
-    let x = values(9 * 257, 6);
-    let outputs: Vec<Vec<u32>> = all_kernels()
-        .iter()
-        .filter(|kernels| kernels.isa() != Isa::Scalar)
-        .map(|kernels| {
-            let mut out = vec![0.0; 9 * 40];
-            kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
-            bits(&out)
-        })
-        .collect();
-    assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]));
+    for format in WeightFormat::ALL {
+        let cols = fitting(format, 257);
+        let (packed, _) = matrix(format, 40, cols, 5);
+        let x = values(9 * cols, 6);
+        let fusing = all_kernels().into_iter().filter(|kernels| kernels.isa() != Isa::Scalar);
+        let outputs: Vec<Vec<u32>> = fusing
+            .map(|kernels| {
+                let mut out = vec![0.0; 9 * 40];
+                kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
+                bits(&out)
+            })
+            .collect();
+        assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]), "{format}");
+    }
 }
 
 #[test]
@@ -118,7 +142,7 @@ proptest! {
         bias: bool,
         format in prop::sample::select(WeightFormat::ALL.to_vec()),
     ) {
-        let (packed, exact) = matrix(format, rows, cols, 9);
+        let (packed, exact) = matrix(format, rows, fitting(format, cols), 9);
         for kernels in all_kernels() {
             check(&kernels, (&packed, &exact), tokens, bias);
         }

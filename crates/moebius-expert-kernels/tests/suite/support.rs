@@ -1,6 +1,5 @@
 //! What every test needs: sizes, weights in all formats, the oracle's comparison, and all kernels.
 
-use half::{bf16, f16};
 use moebius_expert_kernels::{Kernels, PackedMatrix, Pool, WeightFormat};
 
 /// Sizes around the lane and tile edges.
@@ -26,27 +25,32 @@ pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// The smallest width from `cols` on that the format can hold.
+pub(crate) fn fitting(format: WeightFormat, cols: usize) -> usize {
+    cols.next_multiple_of(format.block_len())
+}
+
 /// The bytes of weights in a format, and the values that they then have.
 pub(crate) fn encode(format: WeightFormat, weights: &[f32]) -> (Vec<u8>, Vec<f32>) {
-    let mut bytes = Vec::new();
-    let mut exact = Vec::new();
-    for &weight in weights {
-        match format {
-            WeightFormat::Bf16 => {
-                bytes.extend(bf16::from_f32(weight).to_le_bytes());
-                exact.push(bf16::from_f32(weight).to_f32());
-            }
-            WeightFormat::F16 => {
-                bytes.extend(f16::from_f32(weight).to_le_bytes());
-                exact.push(f16::from_f32(weight).to_f32());
-            }
-            _ => {
-                bytes.extend(weight.to_le_bytes());
-                exact.push(weight);
-            }
-        }
-    }
+    let mut bytes = vec![0; format.bytes_for(1, weights.len()).expect("whole blocks")];
+    let mut exact = vec![0.0; weights.len()];
+    format.encode(weights, &mut bytes).expect("whole blocks");
+    format.decode(&bytes, &mut exact).expect("whole blocks");
     (bytes, exact)
+}
+
+/// The inputs as the kernels of a format see them: for blocks of weights, rounded to bytes with one scale a block.
+pub(crate) fn seen(format: WeightFormat, x: &[f32]) -> Vec<f32> {
+    if format.block_len() == 1 {
+        return x.to_vec();
+    }
+    let mut out = Vec::new();
+    for block in x.chunks(format.block_len()) {
+        let scale = block.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
+        let inverse = if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale };
+        out.extend(block.iter().map(|x| (x * inverse).round_ties_even() * scale));
+    }
+    out
 }
 
 /// A random packed matrix and its exact values.
@@ -56,14 +60,8 @@ pub(crate) fn matrix(format: WeightFormat, rows: usize, cols: usize, seed: u64) 
     (packed, exact)
 }
 
-/// How far a sum of products may be off, relative to the sum of their magnitudes. The weights are widened
-/// exactly, so every format has the rounding of the `f32` chain alone.
-pub(crate) fn tolerance(format: WeightFormat) -> f64 {
-    match format {
-        WeightFormat::F32 | WeightFormat::Bf16 | WeightFormat::F16 => 2e-6,
-        other => panic!("no tolerance for {other}"),
-    }
-}
+/// How far a sum of products may be off, relative to the sum of their magnitudes: the rounding of an `f32` chain.
+pub(crate) const TOLERANCE: f64 = 3e-6;
 
 pub(crate) fn assert_close(got: &[f32], expected: &[f64], scale: &[f64], tolerance: f64, case: &str) {
     assert_eq!(got.len(), expected.len(), "{case}");

@@ -1,4 +1,4 @@
-//! Reads safetensors checkpoints, single or sharded, without copying them.
+//! Reads safetensors checkpoints, single or sharded, without copying them; or makes one up.
 //!
 //! The format: an 8-byte little-endian length, a JSON header of names, types, shapes and offsets, then the
 //! data (github.com/huggingface/safetensors). A sharded checkpoint adds `model.safetensors.index.json`.
@@ -9,7 +9,9 @@
 mod header;
 mod index;
 mod mmap;
+mod random;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,11 +22,34 @@ use safetensors::Dtype;
 
 use crate::{Error, Result};
 use mmap::MappedFile;
+use random::RandomFile;
 
-/// An opened checkpoint directory.
+/// An opened checkpoint directory, or random tensors.
 pub(crate) struct Checkpoint {
-    files: Vec<MappedFile>,
+    files: Vec<Source>,
     tensors: BTreeMap<String, TensorEntry>,
+}
+
+/// Where bytes come from.
+enum Source {
+    Mapped(MappedFile),
+    Random(RandomFile),
+}
+
+impl Source {
+    fn read(&self, range: Range<usize>) -> Cow<'_, [u8]> {
+        match self {
+            Source::Mapped(file) => Cow::Borrowed(&file.bytes()[range]),
+            Source::Random(file) => Cow::Owned(file.read(range)),
+        }
+    }
+
+    /// Says that `bytes`, as they were read, will not be read again soon.
+    fn release(&self, bytes: &[u8]) {
+        if let Source::Mapped(file) = self {
+            file.release(bytes);
+        }
+    }
 }
 
 /// Where one tensor lies and what it is.
@@ -71,6 +96,26 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Random bf16 tensors of the given names and shapes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when they exceed the address space.
+    pub(crate) fn random(shapes: BTreeMap<String, Vec<usize>>, seed: u64) -> Result<Self> {
+        let too_large = || Error::config("hidden_size", "the weights exceed the address space");
+        let mut file = RandomFile::new(seed);
+        let mut tensors = BTreeMap::new();
+        let mut start = 0usize;
+        for (name, shape) in shapes {
+            let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+            let end = elements.and_then(|n| n.checked_mul(2)).and_then(|bytes| start.checked_add(bytes));
+            let range = start..end.ok_or_else(too_large)?;
+            file.place(&name, start);
+            start = range.end;
+            tensors.insert(name, TensorEntry { shape, dtype: Dtype::BF16, file: 0, range });
+        }
+        Ok(Checkpoint { files: vec![Source::Random(file)], tensors })
+    }
+
     /// The tensor called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
@@ -87,8 +132,8 @@ impl Checkpoint {
     }
 
     /// The stored bytes of a tensor.
-    pub(crate) fn bytes(&self, entry: &TensorEntry) -> &[u8] {
-        &self.files[entry.file].bytes()[entry.range.clone()]
+    fn bytes(&self, entry: &TensorEntry) -> Cow<'_, [u8]> {
+        self.files[entry.file].read(entry.range.clone())
     }
 
     /// Whether two tensors have the same bytes. Leaves neither in memory.
@@ -97,7 +142,8 @@ impl Checkpoint {
         if a.size_bytes() != b.size_bytes() {
             return false;
         }
-        let mut pieces = self.bytes(a).chunks(PIECE_BYTES).zip(self.bytes(b).chunks(PIECE_BYTES));
+        let (all_a, all_b) = (self.bytes(a), self.bytes(b));
+        let mut pieces = all_a.chunks(PIECE_BYTES).zip(all_b.chunks(PIECE_BYTES));
         pieces.all(|(x, y)| {
             let same = x == y;
             self.files[a.file].release(x);
@@ -118,9 +164,14 @@ impl Checkpoint {
         let format = entry.format()?;
         let size = format.bytes_for(rows, cols)?;
         let start = index.checked_mul(size)?;
-        let bytes = self.bytes(entry).get(start..start.checked_add(size)?)?;
+        let end = start.checked_add(size).filter(|&end| end <= entry.size_bytes())?;
+        let source = &self.files[entry.file];
+        let bytes = source.read(entry.range.start + start..entry.range.start + end);
         let view = WeightView::new(name, format, (rows, cols), bytes);
-        Some(view.backed_by(&self.files[entry.file]))
+        Some(match source {
+            Source::Mapped(file) => view.backed_by(file),
+            Source::Random(_) => view,
+        })
     }
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.
@@ -146,7 +197,7 @@ impl Checkpoint {
             }
             self.tensors.insert(name, entry);
         }
-        self.files.push(file);
+        self.files.push(Source::Mapped(file));
         Ok(())
     }
 }

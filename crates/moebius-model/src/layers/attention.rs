@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{AttentionSpan, AttentionSpec, Linear};
-use moebius_metering::{Part, Work};
+use moebius_metering::{Part, Stage, Work};
 
 use super::{Norm, Pass};
 use crate::Result;
@@ -114,7 +114,9 @@ impl Attention {
             let rows = |t: &Tensor| t.narrow(0, span.rows.start, span.rows.len());
             cache.write(span.sequence, layer, span.first_position, (&rows(&key)?, &rows(&value)?))?;
         }
+        pass.watch.meter.lap(Stage::Positions);
         let attended = self.attend(pass, layer, &query, cache)?;
+        pass.watch.meter.lap(Stage::Attention);
         pass.project(Part::Attention, &self.output, &attended)
     }
 
@@ -138,6 +140,7 @@ impl Attention {
             (Some(norm), _) => norm.forward(pass.ops, &x.reshape(split)?)?,
             (None, _) => x.reshape(split)?,
         };
+        pass.watch.meter.lap(Stage::Norms);
         match self.config.clip {
             Some(clip) => Ok(x.clamp(-clip, clip)?),
             None => Ok(x),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Backend, Linear, Ops};
-use moebius_metering::Part;
+use moebius_metering::{Part, Stage};
 
 use super::{Attention, AttentionConfig, FeedForward, Norm, Pass, RopeConfig, project};
 use crate::batch::TokenBatch;
@@ -89,11 +89,16 @@ impl DecoderLayer {
         cache: &mut KvCache,
     ) -> Result<Tensor> {
         let attended = self.input_norm.forward(pass.ops, &x)?;
+        pass.watch.meter.lap(Stage::Norms);
         let attended = self.attention.forward(pass, layer, &attended, cache)?;
         let x = (x + scaled(attended, residual_multiplier)?)?;
+        pass.watch.meter.lap(Stage::Other);
         let normed = self.post_attention_norm.forward(pass.ops, &x)?;
+        pass.watch.meter.lap(Stage::Norms);
         let mixed = self.feed_forward.forward(pass, &normed)?;
-        Ok((x + scaled(mixed, residual_multiplier)?)?)
+        let x = (x + scaled(mixed, residual_multiplier)?)?;
+        pass.watch.meter.lap(Stage::Other);
+        Ok(x)
     }
 }
 
@@ -136,6 +141,7 @@ impl Decoder {
         let count = rows.len();
         let x = x.index_select(&Tensor::from_vec(rows, count, device)?, 0)?;
         let x = self.norm.forward(ops, &x)?;
+        watch.meter.lap(Stage::Norms);
         let logits = project(watch.meter, Part::LmHead, self.head.as_ref(), &x)?;
         scaled(logits, 1.0 / self.config.multipliers.logits_divisor)
     }
@@ -149,11 +155,13 @@ impl Model for Decoder {
     fn forward(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<Tensor> {
         watch.batch(batch);
         let mut x = self.embed(batch)?;
+        watch.meter.lap(Stage::Embedding);
         for span in batch.spans() {
             cache.reserve(span.sequence, span.first_position + span.rows.len())?;
         }
         let ops = self.backend.ops();
         let rope = self.config.rope.table(batch.positions(), &self.backend.info().device)?;
+        watch.meter.lap(Stage::Positions);
         for (idx, layer) in self.layers.iter().enumerate() {
             watch.hidden(idx, &x)?;
             let mut pass = Pass { ops, batch, rope: &rope, watch };

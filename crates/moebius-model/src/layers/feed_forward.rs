@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Activation, ExpertBank, ExpertSpec, Linear, WeightFormat};
-use moebius_metering::Part;
+use moebius_metering::{Part, Stage};
 use moebius_router::{Router, RouterConfig};
 
 use super::Pass;
@@ -90,7 +90,9 @@ impl SharedExpert {
         let y = self.mlp.forward(pass, x)?;
         let gate = pass.project(Part::SharedExperts, &self.gate, x)?; // [tokens, 1]
         let gate = (gate.neg()?.exp()? + 1.0)?.recip()?;
-        Ok(y.broadcast_mul(&gate)?)
+        let y = y.broadcast_mul(&gate)?;
+        pass.watch.meter.lap(Stage::SharedExperts);
+        Ok(y)
     }
 }
 
@@ -127,8 +129,8 @@ impl MoeLayer {
     pub(crate) fn load(loader: &Loader<'_>, config: MoeConfig, shared: Option<SharedExpert>) -> Result<Self> {
         let MoeConfig { layer, hidden, intermediate, activation, router, gate, layouts } = config;
         let (n_experts, top_k) = (router.n_experts, router.top_k);
-        let format = WeightFormat::F32; // the loader finds the stored one
-        let spec = ExpertSpec { layer, n_experts, hidden, intermediate, format, activation };
+        let (format, down_format) = (WeightFormat::F32, WeightFormat::F32); // the loader decides
+        let spec = ExpertSpec { layer, n_experts, hidden, intermediate, format, down_format, activation };
         Ok(MoeLayer {
             layer,
             gate: loader.linear(Place::Router, &gate, (n_experts, hidden), false)?,
@@ -145,7 +147,9 @@ impl MoeLayer {
         if let Some(probe) = &mut pass.watch.probe {
             probe.routing(self.layer, &routing)?;
         }
+        pass.watch.meter.lap(Stage::Router);
         let y = self.experts.forward(x, &routing, pass.watch.meter)?;
+        pass.watch.meter.lap(Stage::Experts);
         match &self.shared {
             None => Ok(y),
             Some(shared) => Ok((y + shared.forward(pass, x)?)?),

@@ -53,7 +53,9 @@ fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result
             cache_bytes: 0,
         },
     );
-    Ok(linear.forward(x)?)
+    let y = linear.forward(x)?;
+    meter.lap(part.into());
+    Ok(y)
 }
 
 /// RMSNorm with a learned weight (arXiv 1910.07467).

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use crate::arch::{LANES, Op, Simd};
+use crate::arch::{Dots, LANES, Op, QUAD_BYTES, Simd};
 
 /// Proof that the processor has NEON.
 #[derive(Debug, Clone, Copy)]
@@ -146,5 +146,127 @@ impl Simd for Neon {
             });
         }
         out
+    }
+    #[inline(always)]
+    fn widen_i32(self, i: Self::I) -> Self::V {
+        quarters!(vcvtq_f32_s32, i)
+    }
+    #[inline(always)]
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+        let wide = widen(self, &exponents.map(u16::from));
+        with_token!(wide.map(|quarter| vreinterpretq_f32_u32(vshlq_n_u32::<23>(quarter))))
+    }
+}
+
+/// Sums run in 32 bits; a register holds the quads of four rows.
+impl Dots for Neon {
+    type Quads = [uint8x16_t; 4];
+    type Signed = [uint8x16_t; 4];
+    type Sums = [int32x4_t; 4];
+    type Factors = [int32x4_t; 4];
+    type I = [int32x4_t; 4];
+    const DOT_ROWS: usize = 4;
+    const DOT_ACCUMULATORS: usize = 4;
+
+    #[inline(always)]
+    fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
+        let from = bytes.as_ptr();
+        with_token!([vld1q_u8(from), vld1q_u8(from.add(16)), vld1q_u8(from.add(32)), vld1q_u8(from.add(48)),])
+    }
+    #[inline(always)]
+    fn low_nibbles(self, q: Self::Quads) -> Self::Quads {
+        with_token!(q.map(|quarter| vandq_u8(quarter, vdupq_n_u8(15))))
+    }
+    #[inline(always)]
+    fn high_nibbles(self, q: Self::Quads) -> Self::Quads {
+        with_token!(q.map(|quarter| vshrq_n_u8::<4>(quarter)))
+    }
+    #[inline(always)]
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        let mut out = low;
+        for (out, high) in out.iter_mut().zip(high) {
+            *out = with_token!({
+                let moved = match PLACE {
+                    0 => vshlq_n_u8::<4>(high),
+                    1 => vshlq_n_u8::<2>(high),
+                    2 => high,
+                    _ => vshrq_n_u8::<2>(high),
+                };
+                vorrq_u8(*out, vandq_u8(moved, vdupq_n_u8(0x30)))
+            });
+        }
+        out
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads {
+        with_token!({
+            let table = vld1q_u8(table.as_ptr());
+            q.map(|quarter| vqtbl1q_u8(table, quarter))
+        })
+    }
+    #[inline(always)]
+    fn start(self, pair: i32, factor: i16) -> Self::Sums {
+        let sum = i32::from(pair as i16) + (pair >> 16);
+        with_token!([vdupq_n_s32(i32::from(factor) * sum); 4])
+    }
+    #[inline(always)]
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
+        // Bytes up to 127 are the same with and without a sign.
+        self.dot_signed(sums, weights, inputs)
+    }
+    #[inline(always)]
+    fn finish(self, sums: Self::Sums) -> Self::I {
+        sums
+    }
+    #[inline(always)]
+    fn factors(self, bytes: &[i8; LANES]) -> Self::Factors {
+        with_token!({
+            let bytes = vld1q_s8(bytes.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            [
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_high_s16(low),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_high_s16(high),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn add_scaled(self, total: Self::I, factors: Self::Factors, sums: Self::Sums) -> Self::I {
+        quarters!(vmlaq_s32, total, factors, sums)
+    }
+    #[inline(always)]
+    fn signed(self, q: Self::Quads) -> Self::Signed {
+        q
+    }
+    #[inline(always)]
+    fn start_signed(self, _: i32) -> Self::I {
+        self.zero()
+    }
+    #[inline(always)]
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+        let mut sums = sums;
+        for (sum, quarter) in sums.iter_mut().zip(weights) {
+            *sum = with_token!({
+                let inputs = vreinterpretq_s8_s32(vdupq_n_s32(inputs));
+                let weights = vreinterpretq_s8_u8(quarter);
+                let low = vpaddlq_s16(vmull_s8(vget_low_s8(weights), vget_low_s8(inputs)));
+                let high = vpaddlq_s16(vmull_high_s8(weights, inputs));
+                vaddq_s32(*sum, vpaddq_s32(low, high))
+            });
+        }
+        sums
+    }
+    #[inline(always)]
+    fn zero(self) -> Self::I {
+        with_token!([vdupq_n_s32(0); 4])
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sums: Self::I, weights: &[[u8; 2]; LANES], inputs: i32) -> Self::I {
+        let (low, high) = (inputs << 16 >> 16, inputs >> 16);
+        let first = self.factors(&weights.map(|pair| pair[0] as i8));
+        let second = self.factors(&weights.map(|pair| pair[1] as i8));
+        let [low, high] = with_token!([[vdupq_n_s32(low); 4], [vdupq_n_s32(high); 4]]);
+        self.add_scaled(self.add_scaled(sums, first, low), second, high)
     }
 }

@@ -1,8 +1,8 @@
 //! AVX2 with FMA and F16C: sixteen lanes are two 256-bit registers.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
-use crate::arch::{LANES, Op, Simd};
+use crate::arch::{Dots, LANES, Op, QUAD_BYTES, Simd};
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,11 @@ impl Simd for Avx2 {
     const TILE_ROWS: usize = 6;
     const ACCUMULATORS: usize = 6;
 
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
         with_token!([_mm256_set1_ps(value); 2])
@@ -116,6 +121,165 @@ impl Simd for Avx2 {
             let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias));
             let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        })
+    }
+    #[inline(always)]
+    fn widen_i32(self, i: Self::I) -> Self::V {
+        with_token!([_mm256_cvtepi32_ps(i[0]), _mm256_cvtepi32_ps(i[1])])
+    }
+    #[inline(always)]
+    fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
+        let from = exponents.as_ptr().cast::<__m128i>();
+        with_token!({
+            let bytes = _mm_loadu_si128(from);
+            let low = _mm256_cvtepu8_epi32(bytes);
+            let high = _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)),
+            ]
+        })
+    }
+}
+
+/// A value that the compiler must have in a register here. Without it, whole-number sums are regrouped into trees
+/// whose leaves are more than there are registers.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pin(value: __m256i) -> __m256i {
+    let mut value = value;
+    // SAFETY: the template is a comment, so nothing is executed.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sums run in 16 bits, two a row, and are joined at the end.
+impl Dots for Avx2 {
+    type Quads = [__m256i; 2];
+    /// Magnitudes, and the bytes themselves, whose sign the inputs take over.
+    type Signed = [[__m256i; 2]; 2];
+    type Sums = [__m256i; 2];
+    /// Each factor twice, in 16 bits.
+    type Factors = [__m256i; 2];
+    type I = [__m256i; 2];
+    const DOT_ROWS: usize = 4;
+    const DOT_ACCUMULATORS: usize = 4;
+
+    #[inline(always)]
+    fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
+        let from = bytes.as_ptr().cast::<__m256i>();
+        with_token!([_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))])
+    }
+    #[inline(always)]
+    fn low_nibbles(self, q: Self::Quads) -> Self::Quads {
+        with_token!({
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(q[0], mask), _mm256_and_si256(q[1], mask)]
+        })
+    }
+    #[inline(always)]
+    fn high_nibbles(self, q: Self::Quads) -> Self::Quads {
+        self.low_nibbles(with_token!([_mm256_srli_epi16::<4>(q[0]), _mm256_srli_epi16::<4>(q[1])]))
+    }
+    #[inline(always)]
+    fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        with_token!({
+            let mask = _mm256_set1_epi8(0x30);
+            let moved = match PLACE {
+                0 => [_mm256_slli_epi16::<4>(high[0]), _mm256_slli_epi16::<4>(high[1])],
+                1 => [_mm256_slli_epi16::<2>(high[0]), _mm256_slli_epi16::<2>(high[1])],
+                2 => high,
+                _ => [_mm256_srli_epi16::<2>(high[0]), _mm256_srli_epi16::<2>(high[1])],
+            };
+            [
+                _mm256_or_si256(low[0], _mm256_and_si256(moved[0], mask)),
+                _mm256_or_si256(low[1], _mm256_and_si256(moved[1], mask)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads {
+        with_token!({
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, q[0]), _mm256_shuffle_epi8(table, q[1])]
+        })
+    }
+    #[inline(always)]
+    fn start(self, pair: i32, factor: i16) -> Self::Sums {
+        with_token!([_mm256_mullo_epi16(_mm256_set1_epi32(pair), _mm256_set1_epi16(factor)); 2])
+    }
+    #[inline(always)]
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
+        with_token!({
+            let inputs = _mm256_set1_epi32(inputs);
+            [
+                pin(_mm256_add_epi16(sums[0], _mm256_maddubs_epi16(weights[0], inputs))),
+                pin(_mm256_add_epi16(sums[1], _mm256_maddubs_epi16(weights[1], inputs))),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn finish(self, sums: Self::Sums) -> Self::I {
+        with_token!({
+            let ones = _mm256_set1_epi16(1);
+            [_mm256_madd_epi16(sums[0], ones), _mm256_madd_epi16(sums[1], ones)]
+        })
+    }
+    #[inline(always)]
+    fn factors(self, bytes: &[i8; LANES]) -> Self::Factors {
+        let from = bytes.as_ptr().cast::<__m128i>();
+        with_token!({
+            let words = _mm256_cvtepi8_epi16(_mm_loadu_si128(from));
+            // Rows 0 to 3 and 4 to 7 go into the lower halves of the two lanes, then each is doubled.
+            let low = _mm256_permute4x64_epi64::<0b0101_0000>(words);
+            let high = _mm256_permute4x64_epi64::<0b1111_1010>(words);
+            [_mm256_unpacklo_epi16(low, low), _mm256_unpacklo_epi16(high, high)]
+        })
+    }
+    #[inline(always)]
+    fn add_scaled(self, total: Self::I, factors: Self::Factors, sums: Self::Sums) -> Self::I {
+        with_token!([
+            pin(_mm256_add_epi32(total[0], _mm256_madd_epi16(factors[0], sums[0]))),
+            pin(_mm256_add_epi32(total[1], _mm256_madd_epi16(factors[1], sums[1]))),
+        ])
+    }
+    #[inline(always)]
+    fn signed(self, q: Self::Quads) -> Self::Signed {
+        with_token!([[_mm256_abs_epi8(q[0]), _mm256_abs_epi8(q[1])], q])
+    }
+    #[inline(always)]
+    fn start_signed(self, _: i32) -> Self::I {
+        self.zero()
+    }
+    #[inline(always)]
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+        let [magnitudes, signs] = weights;
+        with_token!({
+            let inputs = _mm256_set1_epi32(inputs);
+            let ones = _mm256_set1_epi16(1);
+            let low = _mm256_maddubs_epi16(magnitudes[0], _mm256_sign_epi8(inputs, signs[0]));
+            let high = _mm256_maddubs_epi16(magnitudes[1], _mm256_sign_epi8(inputs, signs[1]));
+            [
+                pin(_mm256_add_epi32(sums[0], _mm256_madd_epi16(low, ones))),
+                pin(_mm256_add_epi32(sums[1], _mm256_madd_epi16(high, ones))),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn zero(self) -> Self::I {
+        with_token!([_mm256_setzero_si256(); 2])
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sums: Self::I, weights: &[[u8; 2]; LANES], inputs: i32) -> Self::I {
+        let from = weights.as_ptr().cast::<__m128i>();
+        with_token!({
+            let inputs = _mm256_set1_epi32(inputs);
+            let low = _mm256_cvtepu8_epi16(_mm_loadu_si128(from));
+            let high = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.add(1)));
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, inputs)),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(high, inputs)),
+            ]
         })
     }
 }

@@ -1,0 +1,125 @@
+//! `moebius bench`.
+
+use clap::builder::{FalseyValueParser, PossibleValuesParser};
+use clap::{Args, ValueEnum};
+use moebius::bench::Plan;
+use moebius::{BACKENDS, BackendOptions, OpenOptions};
+
+use super::model::saturate;
+use super::values;
+use super::{ExpertsArg, FormatArg};
+
+const NOTES: &str = "\
+Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
+\"x b8\" does so in 8 sequences together (t/s counts all of them), \"@ d4096\" after 4096 tokens that are in the \
+cache already. Token ids are random. A run of each test that does not count comes first. -b is for generation.
+
+GB/s are weights read; \"of bw\" are weights and cache, as a share of what this machine reads per second. \
+Batches are compared with N(1-(1-k/N)^B), the experts of a layer that B tokens choose by chance, and with the \
+speed-up that reading those weights allows.
+
+A shape is a published model's configuration with random weights that are made while loading: nothing is \
+downloaded or written. The path of a config.json is a shape too.
+
+Ctrl-C ends with the rows that are finished, a second one at once.";
+
+/// Measure speed: prompts, generation, batches, depth
+#[derive(Args, Debug)]
+#[command(after_help = NOTES)]
+pub(crate) struct BenchArgs {
+    /// Model directory; default: the bundled model
+    #[arg(conflicts_with = "shape")]
+    pub(crate) model: Option<String>,
+    /// Measure random weights in this shape: granite-1b-a400m, mixtral-8x7b, olmoe-1b-7b, qwen1.5-moe-a2.7b,
+    /// qwen3-30b-a3b, or the path of a config.json
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shape: Option<String>,
+    /// Decoder layers of the shape in place of its own number
+    #[arg(long, value_name = "N", requires = "shape", value_parser = values::layers)]
+    pub(crate) layers: Option<usize>,
+    /// Lengths of prompts to read; 0 is none
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "512", value_parser = values::tokens)]
+    pub(crate) prompt_tokens: Vec<usize>,
+    /// Tokens to generate; 0 is none
+    #[arg(short = 'n', long, value_name = "LIST", value_delimiter = ',', default_value = "128", value_parser = values::tokens)]
+    pub(crate) generate: Vec<usize>,
+    /// Tokens that are in the cache before
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "0", value_parser = values::tokens)]
+    pub(crate) depth: Vec<usize>,
+    /// Sequences that generate together
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "1", value_parser = values::batch)]
+    pub(crate) batch: Vec<usize>,
+    /// CPU threads; default: all cores
+    #[arg(
+        short,
+        long,
+        env = "MOEBIUS_THREADS",
+        hide_env_values = true,
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = values::threads)]
+    pub(crate) threads: Vec<u64>,
+    /// Samples of each test
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = values::repetitions)]
+    pub(crate) repetitions: usize,
+    /// Time the parts of a step
+    #[arg(long, value_parser = FalseyValueParser::new())]
+    pub(crate) profile: bool,
+    /// Seed of token ids and random weights
+    #[arg(short, long, value_name = "N", default_value = "0", value_parser = values::seed)]
+    pub(crate) seed: u64,
+    /// How to print the results
+    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
+    pub(crate) output: OutputFormat,
+    #[command(flatten)]
+    pub(crate) experts: ExpertsArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+    /// Most prompt tokens of one pass
+    #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
+    pub(crate) ubatch_size: Option<u64>,
+    /// Where the model runs
+    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
+    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
+    pub(crate) backend: Option<String>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// Tables for people, in Markdown
+    Md,
+    /// A line for each row, below a line of names
+    Csv,
+    /// One JSON array of rows
+    Json,
+    /// A JSON object for each row
+    Jsonl,
+}
+
+impl BenchArgs {
+    /// What to measure.
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
+            prompt_tokens: self.prompt_tokens.clone(),
+            generate: self.generate.clone(),
+            depths: self.depth.clone(),
+            batches: self.batch.clone(),
+            repetitions: self.repetitions,
+            profile: self.profile,
+            seed: self.seed,
+        }
+    }
+
+    /// How to open the model with a number of threads; `None` is all cores.
+    pub(crate) fn open_options(&self, threads: Option<usize>) -> OpenOptions {
+        OpenOptions {
+            backend: BackendOptions { name: self.backend.clone(), threads },
+            experts: self.experts.experts,
+            format: self.format.held(),
+            chunk: self.ubatch_size.map(saturate),
+            ..OpenOptions::default()
+        }
+    }
+}

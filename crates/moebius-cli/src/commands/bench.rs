@@ -1,0 +1,148 @@
+//! `moebius bench`.
+
+mod export;
+mod record;
+mod report;
+mod tables;
+
+use std::ops::ControlFlow;
+
+use moebius::Error;
+use moebius::bench::{Measurement, Progress, Session, Shape, Subject, Test};
+use moebius::router::LoadStats;
+
+use crate::args::{BenchArgs, OutputArgs};
+use crate::commands::model_dir;
+use crate::errors::{CliError, Result};
+use crate::interrupt::{Generating, Interrupt};
+use crate::progress;
+use crate::terminal::{remark, say};
+use record::{Machine, Setting};
+use report::Report;
+
+/// Random tokens that tell how evenly the experts are used.
+const LOAD_TOKENS: usize = 512;
+
+/// Measures every combination that was asked for.
+pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
+    let plan = args.plan();
+    let tests = plan.tests();
+    if tests.is_empty() {
+        return Err(CliError::usage(
+            "there is nothing to measure",
+            "-p 512 reads a prompt, -n 128 generates",
+        ));
+    }
+    let subject = subject(args)?;
+    let interrupt = Interrupt::install();
+    let mut report = Report::new(args.output, &tests);
+    for threads in threads(args) {
+        let options = args.open_options(threads);
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        if output.verbose {
+            remark(output, "measuring the memory ...");
+        }
+        let machine = Machine::measure(threads.unwrap_or_else(cores))?;
+        let opened = progress::with_bar(output, |bar| Session::open(&subject, &plan, &options, bar));
+        let mut session = opened.map_err(|error| smaller(error, args))?;
+        if output.verbose {
+            introduce(&mut session)?;
+        }
+        let setting = Setting::new(&subject, &plan, &session, machine);
+        report.begin(&setting)?;
+        let generating = interrupt.generating();
+        for &test in &tests {
+            match measure(&mut session, test, &generating, output)? {
+                Some(measurement) => report.row(&setting, measurement)?,
+                None => {
+                    report.finish()?;
+                    return Err(CliError::Interrupted);
+                }
+            }
+        }
+    }
+    report.finish()
+}
+
+fn subject(args: &BenchArgs) -> Result<Subject> {
+    Ok(match &args.shape {
+        Some(name) => Subject::Shape { shape: Shape::find(name)?, layers: args.layers },
+        None => Subject::Model(model_dir(args.model.as_deref())?),
+    })
+}
+
+/// The numbers of threads, each once; `None` is all cores.
+fn threads(args: &BenchArgs) -> Vec<Option<usize>> {
+    let mut threads: Vec<Option<usize>> = Vec::new();
+    for count in &args.threads {
+        let count = usize::try_from(*count).ok();
+        if !threads.contains(&count) {
+            threads.push(count);
+        }
+    }
+    if threads.is_empty() { vec![None] } else { threads }
+}
+
+/// Runs one test with a line on the terminal; `None` after Ctrl-C.
+fn measure(
+    session: &mut Session,
+    test: Test,
+    generating: &Generating<'_>,
+    output: &OutputArgs,
+) -> Result<Option<Measurement>> {
+    let line = progress::line(output);
+    let mut shown = None;
+    let measured = session.measure(test, &mut |progress: Progress| {
+        if generating.stopped() {
+            return ControlFlow::Break(());
+        }
+        if shown.replace(progress) != Some(progress) {
+            line.set_message(match progress {
+                Progress { sample: 0, .. } => format!("{test}: warming up"),
+                Progress { sample, samples } => format!("{test}: sample {sample} of {samples}"),
+            });
+            line.tick();
+        }
+        ControlFlow::Continue(())
+    });
+    line.finish_and_clear();
+    Ok(measured?)
+}
+
+/// What does not fit may fit with less of it.
+fn smaller(error: Error, args: &BenchArgs) -> CliError {
+    match error {
+        Error::Memory { .. } if args.shape.is_some() => {
+            CliError::Hinted(error, "use --layers for fewer layers, or a smaller -b or -d".into())
+        }
+        Error::Memory { .. } => CliError::Hinted(error, "use a smaller model, or a smaller -b or -d".into()),
+        other => other.into(),
+    }
+}
+
+/// Says what runs, and how evenly its routers choose.
+fn introduce(session: &mut Session) -> Result<()> {
+    let info = session.info();
+    let backend = session.backend().info();
+    say(&format!(
+        "{}: {} layers, {} on {}: {}",
+        info.family, info.n_layers, info.attention, backend.name, backend.detail
+    ));
+    if info.moe.is_some() && info.context >= LOAD_TOKENS {
+        let stats = session.expert_load(LOAD_TOKENS)?;
+        say(&load_line(&stats));
+    }
+    Ok(())
+}
+
+/// How even the load of the experts is, over all layers.
+fn load_line(layers: &[LoadStats]) -> String {
+    let jain: Vec<f64> = layers.iter().filter_map(|stats| stats.jain_index).collect();
+    let jain = jain.iter().sum::<f64>() / jain.len().max(1) as f64;
+    let busiest = layers.iter().filter_map(|stats| stats.max_over_mean).fold(0.0, f64::max);
+    let unused: usize = layers.iter().filter_map(|stats| stats.unused.as_ref()).map(Vec::len).sum();
+    format!(
+        "expert load over {LOAD_TOKENS} random tokens: Jain's index {jain:.3} on average (1 is even), the busiest \
+         expert {busiest:.2} times the mean, {unused} without a token"
+    )
+}

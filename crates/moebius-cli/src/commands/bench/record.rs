@@ -1,0 +1,168 @@
+//! One row of results in every detail: names with units, values as JSON has them.
+//!
+//! Invariants: all rows of a run have the same names in the same order; what is unknown is null.
+
+use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
+use moebius::metering::Stage;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::errors::Result;
+use crate::version;
+
+/// The machine, and what it reads per second.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) cpu: Option<String>,
+    pub(crate) kernels: &'static str,
+    pub(crate) threads: usize,
+    pub(crate) read_bytes_per_second: Option<f64>,
+}
+
+impl Machine {
+    /// Looks at it and measures its memory with `threads` threads.
+    pub(crate) fn measure(threads: usize) -> Result<Self> {
+        Ok(Machine {
+            cpu: moebius::cpu_name(),
+            kernels: moebius::kernel_name()?,
+            threads,
+            read_bytes_per_second: moebius::read_bandwidth(threads)?,
+        })
+    }
+}
+
+/// What all rows of one opened model share.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) machine: Machine,
+    pub(crate) backend: &'static str,
+    pub(crate) model: String,
+    pub(crate) random_weights: bool,
+    pub(crate) family: &'static str,
+    pub(crate) layers: usize,
+    pub(crate) routing: Option<(usize, usize)>,
+    pub(crate) format: Option<&'static str>,
+    pub(crate) weight_bytes: Option<u64>,
+    pub(crate) parameters: u64,
+    pub(crate) active_parameters: u64,
+    pub(crate) seed: u64,
+    pub(crate) load_ms: f64,
+}
+
+impl Setting {
+    pub(crate) fn new(subject: &Subject, plan: &Plan, session: &Session, machine: Machine) -> Self {
+        let info = session.info();
+        Setting {
+            machine,
+            backend: session.backend().info().name,
+            model: crate::terminal::printable(&subject.name()).into_owned(),
+            random_weights: matches!(subject, Subject::Shape { .. }),
+            family: info.family,
+            layers: info.n_layers,
+            routing: info.moe.as_ref().map(|moe| (moe.n_experts, moe.top_k)),
+            format: info.weight_format().map(|format| format.name()),
+            weight_bytes: info.weight_bytes(),
+            parameters: info.total_parameters(),
+            active_parameters: info.active_parameters(),
+            seed: plan.seed,
+            load_ms: 1e3 * session.load_time().as_secs_f64(),
+        }
+    }
+}
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(crate) struct Record(pub(crate) Vec<(String, Value)>);
+
+impl Serialize for Record {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl Record {
+    /// The row of `measured`; `single` is the same test of one sequence, if it was measured before.
+    pub(crate) fn new(setting: &Setting, measured: &Measurement, single: Option<&Measurement>) -> Self {
+        let mut record = Record(Vec::new());
+        record.add_setting(setting);
+        record.add_test(setting, measured);
+        record.add_figures(setting, measured, single);
+        record.add_profile(measured);
+        record
+    }
+
+    fn add(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    fn add_setting(&mut self, setting: &Setting) {
+        self.add("version", env!("CARGO_PKG_VERSION"));
+        self.add("build", version::PROFILE);
+        self.add("target", version::TARGET);
+        self.add("cpu", setting.machine.cpu.clone());
+        self.add("kernels", setting.machine.kernels);
+        self.add("threads", setting.machine.threads);
+        self.add("backend", setting.backend);
+        self.add("model", setting.model.clone());
+        self.add("random_weights", setting.random_weights);
+        self.add("family", setting.family);
+        self.add("layers", setting.layers);
+        self.add("n_experts", setting.routing.map(|(n_experts, _)| n_experts));
+        self.add("experts_per_token", setting.routing.map(|(_, top_k)| top_k));
+        self.add("format", setting.format);
+        self.add("size_bytes", setting.weight_bytes);
+        self.add("parameters", setting.parameters);
+        self.add("active_parameters", setting.active_parameters);
+    }
+
+    fn add_test(&mut self, setting: &Setting, measured: &Measurement) {
+        let test = measured.test;
+        let (prompt, generated) = match test.kind {
+            Kind::Prompt(tokens) => (tokens, 0),
+            Kind::Generate(tokens) => (0, tokens),
+        };
+        self.add("test", test.to_string());
+        self.add("prompt_tokens", prompt);
+        self.add("generated_tokens", generated);
+        self.add("depth_tokens", test.depth);
+        self.add("batch_sequences", test.batch);
+        self.add("repetitions", measured.samples.len());
+        self.add("seed", setting.seed);
+    }
+
+    fn add_figures(&mut self, setting: &Setting, measured: &Measurement, single: Option<&Measurement>) {
+        let rates = measured.tokens_per_second();
+        let bandwidth = setting.machine.read_bytes_per_second;
+        let samples_ms: Vec<f64> = measured.samples.iter().map(|time| 1e3 * time.as_secs_f64()).collect();
+        let step_ms = 1e3 * measured.reading.seconds() / measured.steps.max(1) as f64;
+        self.add("tokens_per_second", rates.mean);
+        self.add("tokens_per_second_deviation", rates.deviation);
+        self.add("samples_tokens_per_second", measured.rates());
+        self.add("samples_ms", samples_ms);
+        self.add("steps", measured.steps);
+        self.add("step_ms", step_ms);
+        self.add("weight_bytes_per_step", measured.weight_bytes_per_step());
+        self.add("weight_bytes_per_second", measured.weight_bytes_per_second());
+        self.add("cache_bytes_per_second", measured.cache_bytes_per_second());
+        self.add("flops_per_second", measured.reading.flops_per_second());
+        self.add("machine_read_bytes_per_second", bandwidth);
+        self.add("read_bandwidth_share", bandwidth.and_then(|rate| measured.bandwidth_share(rate)));
+        self.add("distinct_experts_per_layer", measured.distinct_experts());
+        self.add("expected_distinct_experts_per_layer", measured.expected_distinct_experts());
+        self.add("batching_speedup", single.and_then(|single| measured.speedup_over(single)));
+        self.add("batching_speedup_bound", measured.batching_bound());
+        self.add("peak_memory_bytes", measured.peak_bytes);
+        self.add("load_ms", setting.load_ms);
+    }
+
+    /// Every stage, so that all rows have the same names.
+    fn add_profile(&mut self, measured: &Measurement) {
+        let Some(profile) = measured.profile() else { return };
+        for stage in Stage::ALL {
+            let share = profile.iter().find(|share| share.stage == stage);
+            let (ms, share) = share.map_or((0.0, 0.0), |share| (share.step_ms, share.share));
+            self.add(&format!("{}_step_ms", stage.name()), json!(ms));
+            self.add(&format!("{}_step_share", stage.name()), json!(share));
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Tables for people, in Markdown that is aligned as it stands.
+
+use moebius::bench::{Measurement, Statistics, Test};
+use moebius::metering::Stage;
+use moebius::metering::format::{UNKNOWN, percent, si};
+
+use super::record::Setting;
+use crate::table::Align;
+
+/// Tests side by side in a profile: as many as fit on a line.
+const PROFILES_ABREAST: usize = 6;
+
+/// A table whose rows are printed one by one, with columns that are wide enough from the start.
+struct Markdown {
+    columns: Vec<(&'static str, Align, usize)>,
+}
+
+impl Markdown {
+    /// Columns at least as wide as their names.
+    fn new(columns: &[(&'static str, Align, usize)]) -> Self {
+        let widen = |&(name, align, width): &(&'static str, Align, usize)| {
+            (name, align, width.max(name.chars().count()))
+        };
+        Markdown { columns: columns.iter().map(widen).collect() }
+    }
+
+    fn header(&self) -> String {
+        let names: Vec<String> = self.columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        let rule = self.columns.iter().map(|(_, align, width)| match align {
+            Align::Left => "-".repeat(width + 2),
+            Align::Right => "-".repeat(width + 1) + ":",
+        });
+        format!("{}|{}|\n", self.row(&names), rule.collect::<Vec<_>>().join("|"))
+    }
+
+    fn row(&self, cells: &[String]) -> String {
+        let cell = |((_, align, width), text): (&(&str, Align, usize), &String)| {
+            let text = text.replace('|', "\\|");
+            let space = " ".repeat(width.saturating_sub(text.chars().count()));
+            match align {
+                Align::Left => format!("| {text}{space} "),
+                Align::Right => format!("| {space}{text} "),
+            }
+        };
+        self.columns.iter().zip(cells).map(cell).collect::<String>() + "|\n"
+    }
+}
+
+/// The table of speeds.
+pub(crate) struct SpeedTable(Markdown);
+
+impl SpeedTable {
+    /// A table for `tests` of a model.
+    pub(crate) fn new(setting: &Setting, tests: &[Test]) -> Self {
+        use Align::{Left, Right};
+        let tests = tests.iter().map(|test| test.to_string().len()).max().unwrap_or(0);
+        SpeedTable(Markdown::new(&[
+            ("model", Left, setting.model.chars().count()),
+            ("size", Right, 7),
+            ("params", Right, 6),
+            ("backend", Left, setting.backend.len()),
+            ("threads", Right, 0),
+            ("format", Left, 4),
+            ("test", Left, tests),
+            ("t/s", Right, 16),
+            ("GB/s", Right, 5),
+            ("of bw", Right, 6),
+            ("memory", Right, 7),
+            ("load", Right, 6),
+        ]))
+    }
+
+    pub(crate) fn header(&self) -> String {
+        self.0.header()
+    }
+
+    pub(crate) fn row(&self, setting: &Setting, measured: &Measurement) -> String {
+        let bandwidth = setting.machine.read_bytes_per_second;
+        let bytes = |bytes: Option<u64>| si(bytes.map(|bytes| bytes as f64), "B");
+        self.0.row(&[
+            setting.model.clone(),
+            bytes(setting.weight_bytes),
+            si(Some(setting.parameters as f64), ""),
+            setting.backend.into(),
+            setting.machine.threads.to_string(),
+            setting.format.unwrap_or(UNKNOWN).into(),
+            measured.test.to_string(),
+            rate(measured.tokens_per_second()),
+            decimal(measured.weight_bytes_per_second().map(|rate| rate / 1e9), 2),
+            percent(bandwidth.and_then(|rate| measured.bandwidth_share(rate))),
+            bytes(measured.peak_bytes),
+            seconds(setting.load_ms / 1e3),
+        ])
+    }
+}
+
+/// What ran where.
+pub(crate) fn heading(setting: &Setting) -> String {
+    let cpu = setting.machine.cpu.as_deref().unwrap_or("an unnamed processor");
+    let weights = if setting.random_weights { ", random weights" } else { "" };
+    let experts = match setting.routing {
+        Some((n_experts, top_k)) => format!(", {top_k} of {n_experts} experts"),
+        None => String::new(),
+    };
+    format!(
+        "moebius {} ({}, {} kernels) on {cpu}: {}, {} layers{experts}{weights}",
+        env!("CARGO_PKG_VERSION"),
+        crate::version::PROFILE,
+        setting.machine.kernels,
+        setting.family,
+        setting.layers,
+    )
+}
+
+/// What the share of bandwidth refers to.
+pub(crate) fn bandwidth_note(setting: &Setting) -> String {
+    let read = si(setting.machine.read_bytes_per_second, "B/s");
+    let threads = setting.machine.threads;
+    let noun = if threads == 1 { "thread" } else { "threads" };
+    format!("{threads} {noun} read {read} here: \"of bw\" is weights and cache, \"GB/s\" weights alone.")
+}
+
+/// Batches beside one sequence and beside what distinct experts allow; `None` without batches.
+pub(crate) fn batches(measured: &[(usize, Measurement)]) -> Option<String> {
+    use Align::{Left, Right};
+    let batched: Vec<_> = measured.iter().filter(|(_, m)| m.test.batch > 1).collect();
+    let tests = batched.iter().map(|(_, m)| m.test.to_string().len()).max()?;
+    let table = Markdown::new(&[
+        ("batch", Left, tests),
+        ("threads", Right, 0),
+        ("t/s", Right, 16),
+        ("experts a layer", Right, 0),
+        ("by chance", Right, 0),
+        ("times b1", Right, 0),
+        ("bound", Right, 5),
+        ("of bound", Right, 0),
+    ]);
+    let mut text = table.header();
+    for (threads, batch) in batched {
+        let single = Test { batch: 1, ..batch.test };
+        let single = measured.iter().find(|(t, m)| t == threads && m.test == single).map(|(_, m)| m);
+        let speedup = single.and_then(|single| batch.speedup_over(single));
+        let bound = batch.batching_bound();
+        text += &table.row(&[
+            batch.test.to_string(),
+            threads.to_string(),
+            rate(batch.tokens_per_second()),
+            decimal(batch.distinct_experts(), 1),
+            decimal(batch.expected_distinct_experts(), 1),
+            decimal(speedup, 2),
+            decimal(bound, 2),
+            percent(speedup.zip(bound).map(|(speedup, bound)| speedup / bound)),
+        ]);
+    }
+    Some(text)
+}
+
+/// Where a step spent its time, several tests abreast; `None` if that was not asked for.
+pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
+    let profiled: Vec<_> = measured.iter().filter_map(|(t, m)| Some((t, m, m.profile()?))).collect();
+    let several = profiled.iter().any(|(threads, ..)| *threads != profiled[0].0);
+    let mut text = String::new();
+    for abreast in profiled.chunks(PROFILES_ABREAST) {
+        let names = abreast.iter().map(|(threads, measured, _)| {
+            if several { format!("{} -t {threads}", measured.test) } else { measured.test.to_string() }
+        });
+        let names: Vec<String> = std::iter::once("ms a step".to_owned()).chain(names).collect();
+        let mut rows = vec![names];
+        for stage in Stage::ALL {
+            let shares: Vec<_> =
+                abreast.iter().map(|(.., profile)| profile.iter().find(|s| s.stage == stage)).collect();
+            if shares.iter().all(Option::is_none) {
+                continue;
+            }
+            let cell = |share: &Option<&moebius::bench::StageShare>| match share {
+                Some(share) => format!("{:.3} {:>4.1} %", share.step_ms, 100.0 * share.share),
+                None => String::new(),
+            };
+            let name = stage.name().replace('_', " ");
+            rows.push(std::iter::once(name).chain(shares.iter().map(cell)).collect());
+        }
+        let whole = abreast.iter().map(|(_, measured, _)| {
+            format!("{:.3}  100 %", 1e3 * measured.reading.seconds() / measured.steps.max(1) as f64)
+        });
+        rows.push(std::iter::once("all".to_owned()).chain(whole).collect());
+        text += &aligned(&rows);
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// A Markdown table from rows whose first one is the heading: words left, numbers right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let columns = (0..rows[0].len()).map(|column| {
+        let align = if column == 0 { Align::Left } else { Align::Right };
+        ("", align, width(column))
+    });
+    let table = Markdown::new(&columns.collect::<Vec<_>>());
+    let rule = table.header().lines().nth(1).unwrap_or_default().to_owned() + "\n";
+    let mut text = table.row(&rows[0]) + &rule;
+    rows[1..].iter().for_each(|row| text += &table.row(row));
+    text
+}
+
+fn rate(rate: Statistics) -> String {
+    match rate.deviation {
+        Some(deviation) => format!("{:.2} ± {deviation:.2}", rate.mean),
+        None => format!("{:.2}", rate.mean),
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    let digits = if seconds < 10.0 { 2 } else { 1 };
+    format!("{seconds:.digits$} s")
+}
+
+fn decimal(value: Option<f64>, digits: usize) -> String {
+    value.map_or(UNKNOWN.into(), |value| format!("{value:.digits$}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use moebius::bench::Kind;
+    use moebius::metering::Reading;
+
+    use super::super::record::Machine;
+    use super::*;
+
+    fn setting() -> Setting {
+        Setting {
+            machine: Machine {
+                cpu: None,
+                kernels: "scalar",
+                threads: 2,
+                read_bytes_per_second: Some(31.2e9),
+            },
+            backend: "cpu",
+            model: "olmoe-1b-7b".into(),
+            random_weights: true,
+            family: "olmoe",
+            layers: 16,
+            routing: Some((64, 8)),
+            format: Some("bf16"),
+            weight_bytes: Some(13_838_000_000),
+            parameters: 6_919_000_000,
+            active_parameters: 1_282_000_000,
+            seed: 0,
+            load_ms: 12_340.0,
+        }
+    }
+
+    fn measured(batch: usize, millis: [u64; 2]) -> Measurement {
+        Measurement {
+            test: Test { depth: 4096, kind: Kind::Generate(128), batch },
+            samples: millis.map(Duration::from_millis).to_vec(),
+            reading: Reading { elapsed: Duration::from_millis(millis.iter().sum()), ..Reading::default() },
+            steps: 256,
+            stages: None,
+            peak_bytes: Some(14_000_000_000),
+            routing: Some((64, 8)),
+        }
+    }
+
+    #[test]
+    fn all_lines_of_the_table_are_equally_long_and_fit_a_wide_terminal() {
+        let tests = [measured(1, [1000, 1100]), measured(32, [3000, 3300])];
+        let table = SpeedTable::new(&setting(), &tests.clone().map(|m| m.test));
+        let text = tests.iter().fold(table.header(), |text, m| text + &table.row(&setting(), m));
+        let widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|&width| width == widths[0] && width <= 140), "{widths:?}\n{text}");
+        for cell in ["tg128 x b32 @ d4096 |  1303.27 ± 87.77 |", "122.18 ± 8.23", "| 12.3 s |", "| bf16   |"]
+        {
+            assert!(text.contains(cell), "`{cell}` is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_batch_stands_beside_one_sequence_and_its_bound() {
+        assert_eq!(batches(&[(2, measured(1, [1000, 1000]))]), None);
+        let text =
+            batches(&[(2, measured(1, [1000, 1000])), (2, measured(8, [4000, 4000]))]).expect("a batch");
+        assert!(text.contains(" 42.0 ") && text.contains(" 2.00 "), "{text}");
+        assert_eq!(text.lines().count(), 3);
+        let alone =
+            batches(&[(1, measured(1, [1000, 1000])), (2, measured(8, [4000, 4000]))]).expect("a batch");
+        assert!(alone.contains("n/a") && !alone.contains(" 2.00 "), "{alone}");
+    }
+
+    #[test]
+    fn without_stages_there_is_no_profile() {
+        assert_eq!(profiles(&[(2, measured(1, [1000, 1000]))]), None);
+    }
+
+    #[test]
+    fn a_line_of_markdown_cannot_be_broken_by_a_name() {
+        let table = Markdown::new(&[("a", Align::Left, 4), ("b", Align::Right, 3)]);
+        assert_eq!(table.header(), "| a    |   b |\n|------|----:|\n");
+        assert_eq!(table.row(&["x|y".into(), "1".into()]), "| x\\|y |   1 |\n");
+    }
+}

@@ -1,0 +1,135 @@
+//! `q4_0`: 32 weights of four bits and one scale.
+//!
+//! Block in a file: the scale `d` in f16, then sixteen bytes; `w = d (q - 8)`, where `q` of column `c` is the lower
+//! half of byte `c` for the first sixteen columns and the upper half of byte `c - 16` for the others.
+
+use half::f16;
+
+use super::{Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch};
+use crate::{
+    Kernels,
+    arch::{LANES, QUAD_BYTES, Simd},
+    rows::{Block, Inputs, STEP32},
+    tile,
+};
+
+/// What is taken from every stored value.
+const OFFSET: i16 = 8;
+
+/// Thirty-two columns of sixteen rows.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+pub(crate) struct UnitQ4_0 {
+    scales: [u16; LANES],
+    quads: [[u8; QUAD_BYTES]; 4],
+}
+
+impl Unit for UnitQ4_0 {
+    const COLS: usize = 32;
+    const BYTES: usize = 18;
+    const INPUTS: Inputs = Inputs::Blocks32;
+
+    /// The value of largest magnitude becomes -8, the end of the range that reaches farther.
+    #[inline(always)]
+    fn encode(values: &[f32], bytes: &mut [u8]) {
+        let extreme =
+            values.iter().fold(0.0f32, |max, &value| if value.abs() > max.abs() { value } else { max });
+        let scale = extreme / -8.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        bytes[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+        let code = |value: f32| ((value * inverse + 8.5) as u8).min(15);
+        let (first, second) = values.split_at(16);
+        for ((byte, &low), &high) in bytes[2..].iter_mut().zip(first).zip(second) {
+            *byte = code(low) | code(high) << 4;
+        }
+    }
+    fn decode(bytes: &[u8], values: &mut [f32]) {
+        let scale = half_at(bytes, 0);
+        let (first, second) = values.split_at_mut(16);
+        for ((byte, low), high) in bytes[2..].iter().zip(first).zip(second) {
+            *low = scale * f32::from(i16::from(byte & 15) - OFFSET);
+            *high = scale * f32::from(i16::from(byte >> 4) - OFFSET);
+        }
+    }
+    #[inline]
+    fn gather(blocks: &[&[u8]; LANES]) -> Self {
+        Self { scales: gather_halves(blocks, 0), quads: gather_quads(blocks, 2) }
+    }
+    fn is_finite(&self) -> bool {
+        halves_are_finite(&self.scales)
+    }
+    fn get(&self, lane: usize, col: usize) -> f32 {
+        let byte = self.quads[col % 16 / 4][4 * lane + col % 4];
+        let code = if col < 16 { byte & 15 } else { byte >> 4 };
+        f16::from_bits(self.scales[lane]).to_f32() * f32::from(i16::from(code) - OFFSET)
+    }
+    fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
+        tile::multiply_dots(kernels, panels, block, sums);
+    }
+}
+
+impl Dot for UnitQ4_0 {
+    #[inline(always)]
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P] {
+        let mut sums = sums;
+        for (unit, sums) in units.into_iter().zip(&mut sums) {
+            prefetch::<S, Self, R>(simd, unit, 0, 1);
+            let weight_scales = simd.widen_f16(&unit.scales);
+            *sums = Nibbles { quads: &unit.quads, table: None, offset: OFFSET }.add(
+                simd,
+                step,
+                weight_scales,
+                *sums,
+            );
+        }
+        sums
+    }
+}
+
+/// Thirty-two columns of four-bit codes, or of what a table has for them; both are `offset` too large.
+pub(super) struct Nibbles<'a> {
+    pub(super) quads: &'a [[u8; QUAD_BYTES]; 4],
+    pub(super) table: Option<&'a [u8; 16]>,
+    pub(super) offset: i16,
+}
+
+impl Nibbles<'_> {
+    /// Adds the scaled products with a step of inputs.
+    #[inline(always)]
+    pub(super) fn add<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        step: &[[i32; R]],
+        weight_scales: S::V,
+        sums: [S::V; R],
+    ) -> [S::V; R] {
+        let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        let mut dots = [simd.start(0, 0); R];
+        for row in 0..R {
+            dots[row] = simd.start(pairs[row], -self.offset);
+        }
+        for (j, weights) in self.quads.iter().enumerate() {
+            let weights = simd.quads(weights);
+            let (mut low, mut high) = (simd.low_nibbles(weights), simd.high_nibbles(weights));
+            if let Some(table) = self.table {
+                (low, high) = (simd.look_up(table, low), simd.look_up(table, high));
+            }
+            for row in 0..R {
+                dots[row] = simd.dot(dots[row], low, inputs[j][row]);
+                dots[row] = simd.dot(dots[row], high, inputs[j + 4][row]);
+            }
+        }
+        let mut sums = sums;
+        for row in 0..R {
+            let scale = simd.splat(f32::from_bits(scales[row] as u32));
+            let dot = simd.widen_i32(simd.finish(dots[row]));
+            sums[row] = simd.fma(simd.mul(dot, scale), weight_scales, sums[row]);
+        }
+        sums
+    }
+}

@@ -1,0 +1,102 @@
+//! `q8_0`: 32 signed bytes and one scale.
+//!
+//! Block in a file: the scale `d` in f16, then `q[32]`; `w = d q`.
+
+use half::f16;
+
+use super::{
+    Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch, rounding::nearest,
+};
+use crate::{
+    Kernels,
+    arch::{LANES, QUAD_BYTES, Simd},
+    rows::{Block, Inputs, STEP32},
+    tile,
+};
+
+/// Thirty-two columns of sixteen rows.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+pub(crate) struct UnitQ8_0 {
+    scales: [u16; LANES],
+    quads: [[u8; QUAD_BYTES]; 8],
+}
+
+impl Unit for UnitQ8_0 {
+    const COLS: usize = 32;
+    const BYTES: usize = 34;
+    const INPUTS: Inputs = Inputs::Blocks32;
+
+    #[inline(always)]
+    fn encode(values: &[f32], bytes: &mut [u8]) {
+        let largest = values.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+        let scale = f16::from_f32(largest / 127.0);
+        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
+        bytes[..2].copy_from_slice(&scale.to_le_bytes());
+        for (byte, value) in bytes[2..].iter_mut().zip(values) {
+            *byte = nearest(value * inverse, -127.0, 127.0) as u8;
+        }
+    }
+    fn decode(bytes: &[u8], values: &mut [f32]) {
+        let scale = half_at(bytes, 0);
+        for (value, byte) in values.iter_mut().zip(&bytes[2..]) {
+            *value = scale * f32::from(*byte as i8);
+        }
+    }
+    #[inline]
+    fn gather(blocks: &[&[u8]; LANES]) -> Self {
+        Self { scales: gather_halves(blocks, 0), quads: gather_quads(blocks, 2) }
+    }
+    fn is_finite(&self) -> bool {
+        halves_are_finite(&self.scales)
+    }
+    fn get(&self, lane: usize, col: usize) -> f32 {
+        let byte = self.quads[col / 4][4 * lane + col % 4];
+        f16::from_bits(self.scales[lane]).to_f32() * f32::from(byte as i8)
+    }
+    fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
+        tile::multiply_dots(kernels, panels, block, sums);
+    }
+}
+
+impl UnitQ8_0 {
+    /// Adds the products of one panel.
+    #[inline(always)]
+    fn add_one<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
+        let [scales, pairs, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        prefetch::<S, Self, R>(simd, self, 0, 1);
+        let mut dots = [simd.zero(); R];
+        for row in 0..R {
+            dots[row] = simd.start_signed(pairs[row]);
+        }
+        for (weights, inputs) in self.quads.iter().zip(quads) {
+            let weights = simd.signed(simd.quads(weights));
+            for row in 0..R {
+                dots[row] = simd.dot_signed(dots[row], weights, inputs[row]);
+            }
+        }
+        let weight_scales = simd.widen_f16(&self.scales);
+        let mut sums = sums;
+        for row in 0..R {
+            let scale = simd.splat(f32::from_bits(scales[row] as u32));
+            sums[row] = simd.fma(simd.mul(simd.widen_i32(dots[row]), scale), weight_scales, sums[row]);
+        }
+        sums
+    }
+}
+
+impl Dot for UnitQ8_0 {
+    #[inline(always)]
+    fn add<S: Simd, const P: usize, const R: usize>(
+        simd: S,
+        units: [&Self; P],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; P],
+    ) -> [[S::V; R]; P] {
+        let mut sums = sums;
+        for panel in 0..P {
+            sums[panel] = units[panel].add_one(simd, step, sums[panel]);
+        }
+        sums
+    }
+}

@@ -1,0 +1,115 @@
+//! What is measured: a model's files, or the shape of a published model with random weights.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// A model without weights: its name and the text of its config.json.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    name: std::borrow::Cow<'static, str>,
+    config: std::borrow::Cow<'static, str>,
+}
+
+macro_rules! shapes {
+    ($($name:literal),+ $(,)?) => {
+        /// Shapes of published models, by name.
+        pub const SHAPES: &[Shape] = &[$(
+            Shape {
+                name: std::borrow::Cow::Borrowed($name),
+                config: std::borrow::Cow::Borrowed(include_str!(concat!("../../shapes/", $name, ".json"))),
+            }
+        ),+];
+    };
+}
+
+shapes!["granite-1b-a400m", "mixtral-8x7b", "olmoe-1b-7b", "qwen1.5-moe-a2.7b", "qwen3-30b-a3b"];
+
+impl Shape {
+    /// The shape called `name`, or that of a config.json, given the file or its directory.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] when it is neither; a file that cannot be read.
+    pub fn find(name: &str) -> Result<Self> {
+        if let Some(shape) = SHAPES.iter().find(|shape| shape.name == name) {
+            return Ok(shape.clone());
+        }
+        let path = Path::new(name);
+        let file = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
+        if !file.is_file() || file.extension().is_none_or(|extension| extension != "json") {
+            let names: Vec<_> = SHAPES.iter().map(Shape::name).collect();
+            let expected = format!("{}, or the path of a config.json", names.join(", "));
+            return Err(Error::UnknownName { what: "shape", got: name.into(), expected });
+        }
+        let io = |source| moebius_model::Error::Io { path: file.clone(), source };
+        let config = std::fs::read_to_string(&file).map_err(io)?;
+        let called = if path.is_dir() { Some(path) } else { path.parent() };
+        Ok(Shape { name: last_part(called.unwrap_or(path)).into(), config: config.into() })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The text of its config.json.
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A model directory.
+    Model(PathBuf),
+    /// Random weights in a shape.
+    Shape {
+        /// The shape.
+        shape: Shape,
+        /// Decoder layers in place of the configured number.
+        layers: Option<usize>,
+    },
+}
+
+impl Subject {
+    /// A name for tables.
+    pub fn name(&self) -> String {
+        match self {
+            Subject::Model(dir) => last_part(dir),
+            Subject::Shape { shape, layers: None } => shape.name().into(),
+            Subject::Shape { shape, layers: Some(layers) } => format!("{}:{layers}L", shape.name()),
+        }
+    }
+}
+
+/// The last part of a path, of `.` the directory that it stands for.
+fn last_part(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_is_found_by_name_or_read_from_a_file() {
+        assert_eq!(Shape::find("olmoe-1b-7b").unwrap().name(), "olmoe-1b-7b");
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/goldens/olmoe");
+        for path in [dir.to_owned(), format!("{dir}/config.json")] {
+            let shape = Shape::find(&path).unwrap();
+            assert_eq!(shape.name(), "olmoe", "{path}");
+            assert!(shape.config().contains("hidden_size"));
+        }
+        for name in ["olmoe", "/no/such/dir", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
+            assert!(matches!(Shape::find(name), Err(Error::UnknownName { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cut_shape_says_so_in_its_name() {
+        let shape = Shape::find("mixtral-8x7b").unwrap();
+        assert_eq!(Subject::Shape { shape, layers: Some(2) }.name(), "mixtral-8x7b:2L");
+    }
+}

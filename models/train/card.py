@@ -165,10 +165,12 @@ def training(measured: dict) -> str:
         f"{duration(model['seconds'])}{on}. Muon for the matrices and AdamW for the rest; learning rate "
         f"{r['learning_rate']:g}, constant and then falling to zero over the last {r['decay']:.0%}; weight decay "
         f"{r['weight_decay']:g}; load-balancing loss {r['balance']:g}, router z-loss {r['z']:g}. Windows of "
-        f"{r['length']} tokens, and of {s['context']} in the last {1 - r['long_from']:.0%}. The mixture has "
-        f"{len(r['phases']) + 1} phases, from token {' and '.join(millions(p, 1) for p in r['phases'])} on with more sums, "
-        f"whose answers then count more in the gradients than their questions, which are random. Seed {r['seed']}. The "
+        f"{r['length']} tokens, and of {s['context']} in the last {1 - r['long_from']:.0%}. The mixture "
+        f"changes at token {', '.join(millions(p, 1) for p in r['phases'])}: sums get a larger part of it, and their "
+        "answers count more in the gradients than their questions, which are random; in the last phase most windows begin "
+        f"with a document. Seed {r['seed']}. The "
         "dense twins differ in their feed-forward alone: same data in the same order, same optimiser, same schedule."
+        + (f" {measured['note']}" if measured["note"] else "")
     )
 
 
@@ -186,7 +188,8 @@ def arithmetic(models: dict) -> str:
     about = (
         "Greedy answers to questions such as `12+30=`, right only if the whole line is. Sums and differences are of "
         f"two numbers from 0 to 99, a random {kinds['sums']['of']} of each; products are all from 0 to 12 times 0 to "
-        "12. Nearly every one of these lines is in the training text: this is recall more than calculation."
+        "12. Many of these very lines are in the training text, so this is partly recall. A question stands at the very "
+        "beginning of the model's context; after other lines it does better."
     )
     return f"{paragraph(about)}\n\n{table(['model', *kinds], rows)}"
 

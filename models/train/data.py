@@ -17,7 +17,8 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 VALIDATION_SHARE = 0.02
-DOCUMENT_STARTS = 0.25
+DOCUMENT_STARTS = (0.25, 0.25, 0.25, 0.75)
+"""How many windows of each phase begin with a document; the last ones teach what nothing stands before."""
 SEED = 20261121
 QUESTION, ANSWER = 0.3, 3.0
 """How much a token of a sum counts in the gradients after the first phase: questions are random, answers are not."""
@@ -38,15 +39,15 @@ class Source:
 
 # Sums take far more examples than stories do, so their share grows once the rest has its start.
 SOURCES = {
-    "stories": Source("stories", (0.17, 0.12, 0.10), 12, 1.5),
-    "simple_stories": Source("stories", (0.20, 0.14, 0.12), 0, 3),
-    "tales": Source("tales", (0.12, 0.08, 0.06), 0, 3),
-    "functions": Source("python", (0.10, 0.08, 0.06), 5, 1),
-    "python": Source("python", (0.10, 0.07, 0.05), 0, 2),
-    "arithmetic": Source("arithmetic", (0.15, 0.36, 0.06), 8, 0.3),
-    "sums": Source("arithmetic", (0, 0, 0.42), 4, 0),
-    "mukashi": Source("japanese", (0.07, 0.06, 0.05), 4, 1),
-    "japanese": Source("japanese", (0.09, 0.09, 0.08), 0, 2.5),
+    "stories": Source("stories", (0.17, 0.12, 0.10, 0.10), 12, 1.5),
+    "simple_stories": Source("stories", (0.20, 0.14, 0.12, 0.12), 0, 3),
+    "tales": Source("tales", (0.12, 0.08, 0.06, 0.06), 0, 3),
+    "functions": Source("python", (0.10, 0.08, 0.06, 0.06), 5, 1),
+    "python": Source("python", (0.10, 0.07, 0.05, 0.05), 0, 2),
+    "arithmetic": Source("arithmetic", (0.15, 0.36, 0.06, 0.06), 8, 0.3),
+    "sums": Source("arithmetic", (0, 0, 0.42, 0.42), 4, 0),
+    "mukashi": Source("japanese", (0.07, 0.06, 0.05, 0.05), 4, 1),
+    "japanese": Source("japanese", (0.09, 0.09, 0.08, 0.08), 0, 2.5),
 }
 
 
@@ -164,10 +165,7 @@ class Windows:
         self.held_out = {n: np.memmap(directory / f"{n}.validation.tokens", np.uint16, "r") for n in self.names}
 
     def batch(self, step: int, count: int, length: int, phase: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids [count, length + 1], and how much each but the first counts in the gradients [count, length].
-
-        Windows lie at random places, a quarter of them at a document's first token.
-        """
+        """Token ids [count, length + 1], and how much each but the first counts in the gradients [count, length]."""
         rng = np.random.default_rng((self.seed, step))
         rows = np.empty((count, length + 1), np.int64)
         weights = np.ones((count, length), np.float32)
@@ -176,7 +174,7 @@ class Windows:
             tokens, starts = self.tokens[name], self.starts[name]
             last = len(tokens) - length - 1
             at = rng.integers(0, last)
-            if rng.random() < DOCUMENT_STARTS:
+            if rng.random() < DOCUMENT_STARTS[phase]:
                 at = min(int(rng.choice(starts)), last)
             row[:] = tokens[at : at + length + 1]
             if phase and name in self.emphasis:

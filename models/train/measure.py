@@ -281,6 +281,7 @@ def arguments() -> argparse.Namespace:
     add("--runs", type=Path, required=True, help="folder that recipe.py wrote")
     add("--model", type=Path, default=EVAL.parent, help="exported model directory; gets measurements.json")
     add("--hardware", default="", help="in words, what the runs were trained on, for the model card")
+    add("--note", default="", help="what else the model card should say of the training")
     add("--threads", type=int, help="threads of the CPU (default: all)")
     return parser.parse_args()
 
@@ -306,7 +307,7 @@ def main() -> None:
         print(f"{name}: validation loss {result['validation']['mixture']['loss']}")
     routing = dict(domains=list(DOMAINS), layers=[specialisation(layer) for layer in loads])
     corpus = json.loads((args.runs / "data" / "corpus.json").read_text())["sources"]
-    content = dict(hardware=args.hardware, mixture=shares(), models=models, routing=routing)
+    content = dict(hardware=args.hardware, note=args.note, mixture=shares(), models=models, routing=routing)
     write(args.model / "measurements.json", content | dict(samples=samples(moe, tokenizer), corpus=corpus))
     print(f"wrote {args.model / 'measurements.json'}")
 

@@ -167,8 +167,8 @@ def training(measured: dict) -> str:
         f"{r['weight_decay']:g}; load-balancing loss {r['balance']:g}, router z-loss {r['z']:g}. Windows of "
         f"{r['length']} tokens, and of {s['context']} in the last {1 - r['long_from']:.0%}. The mixture "
         f"changes at token {', '.join(millions(p, 1) for p in r['phases'])}: sums get a larger part of it, and their "
-        "answers count more in the gradients than their questions, which are random; in the last phase most windows begin "
-        f"with a document. Seed {r['seed']}. The "
+        "answers count more in the gradients than their questions, which are random; later most windows begin with a "
+        f"document, and the last phase turns to stories. Seed {r['seed']}. The "
         "dense twins differ in their feed-forward alone: same data in the same order, same optimiser, same schedule."
         + (f" {measured['note']}" if measured["note"] else "")
     )

@@ -64,7 +64,7 @@ fn json_rows_carry_every_number_with_its_unit() {
     assert!(rows[1]["batching_speedup_bound"] == 1.0 && rows[0]["batching_speedup_bound"].is_null());
     let bound = rows[2]["batching_speedup_bound"].as_f64().expect("a bound");
     assert!((1.0..4.0).contains(&bound) && rows[2]["batching_speedup"].is_f64(), "{bound}");
-    assert_eq!(rows[1]["distinct_experts_per_layer"], 2.0);
+    assert_eq!(rows[1]["distinct_experts_per_layer"], 4.0);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn json_has_ids_text_logprobs_timings_and_meter() {
     assert_eq!(answer["timings"]["prompt_n"], answer["prompt_ids"].as_array().map_or(0, Vec::len));
     assert_eq!(answer["meter"]["expert_saved_share"], 0.875);
     let layers = answer["routes"][0].as_array().expect("routes of the first token");
-    assert_eq!((layers.len(), layers[3]["experts"].as_array().map(Vec::len)), (4, Some(2)));
+    assert_eq!((layers.len(), layers[3]["experts"].as_array().map(Vec::len)), (4, Some(4)));
     assert_eq!(json(&args)["ids"], answer["ids"]);
 }
 
@@ -62,7 +62,7 @@ fn fewer_experts_save_more() {
         let args = ["run", &tiny(), "--ids", "5,6", "-n", "2", "--json", "--experts", experts];
         json(&args)["meter"]["expert_saved_share"].as_f64().expect("a share")
     };
-    assert_eq!((saved("1"), saved("16")), (0.9375, 0.0));
+    assert_eq!((saved("1"), saved("32")), (0.96875, 0.0));
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn wrong_usage_is_code_2() {
         (&["run", "hi", "--backend", "abacus"], "--backend"),
         (&["run", "hi", "--format", "q5_k"], "bf16, f16, q8_0, q4_0, q4_k, q6_k, mxfp4, q4_k_m"),
         (&["bench", "--format", "Q4_0"], "--format"),
-        (&["run", "hi", "--experts", "0"], "expected 1 to 16, got 0"),
-        (&["run", "hi", "--experts", "17"], "got 17"),
+        (&["run", "hi", "--experts", "0"], "expected 1 to 32, got 0"),
+        (&["run", "hi", "--experts", "33"], "got 33"),
         (&["run", "hi", "--system", "be nice"], "chat template"),
         (&["run", "one two three four", "-c", "2"], "too long"),
         (&["run", "a", "b", "-p", "c"], "two prompts"),

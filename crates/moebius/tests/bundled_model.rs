@@ -44,6 +44,10 @@ fn perplexities_and_mutual_information_are_those_of_the_model_card() {
         let got = Specialisation::of(&loads).unwrap().mutual_information_nats.unwrap();
         let expected = layer["mutual_information_nats"].as_f64().unwrap();
         assert!((got - expected).abs() < 5e-4, "layer {index}: expected {expected}, got {got}");
-        assert_eq!(load(&files.concat(), index).stats().unused, Some(vec![]), "layer {index} has a dead expert");
+        assert_eq!(
+            load(&files.concat(), index).stats().unused,
+            Some(vec![]),
+            "layer {index} has a dead expert"
+        );
     }
 }

@@ -5,13 +5,8 @@ mod support;
 use moebius::{HeldFormats, Model, OpenOptions, Place, ScoreOptions, WeightFormat, inspect, perplexity};
 use support::{Scratch, golden};
 
-/// A story of the kind that the bundled model was trained on.
-const TEXT: &str = "Once upon a time, there was a little girl named Mia. She lived in a small house near the forest \
-with her mom and her dog. Every morning, Mia and her dog went outside to play. One day, they saw a big red ball \
-under a tree. Mia was very happy. She picked up the ball and threw it high into the sky. The dog ran fast and \
-caught it. Then a boy came to them and said, \"That is my ball. I lost it yesterday.\" Mia was sad, but she gave \
-the ball back to him. The boy smiled and said, \"Thank you. Do you want to play with me?\" Mia said yes. They \
-played together all day and became good friends.";
+/// Held-out text that comes with the model.
+const TEXT: &str = include_str!("../../../models/moebius-tiny/eval/python.txt");
 
 fn bundled() -> std::path::PathBuf {
     golden("../moebius-tiny")
@@ -49,52 +44,21 @@ fn floats_keep_the_perplexity() {
 }
 
 #[test]
-fn q8_0_keeps_the_perplexity_within_half_a_percent() {
-    near("q8_0", 0.005);
+fn blocks_of_eight_and_six_bits_keep_the_perplexity_within_thousandths() {
+    near("q8_0", 0.001);
+    near("q6_k", 0.005);
 }
 
 #[test]
-fn q6_k_keeps_the_perplexity_within_one_percent() {
-    near("q6_k", 0.01);
+fn blocks_of_four_bits_with_minima_keep_the_perplexity_within_a_hundredth() {
+    near("q4_k_m", 0.01);
+    near("q4_k", 0.01);
 }
 
 #[test]
-fn q4_k_m_keeps_the_perplexity_within_five_percent() {
-    near("q4_k_m", 0.05);
-}
-
-#[test]
-fn formats_of_four_bits_keep_the_perplexity_within_ten_percent() {
-    near("q4_k", 0.1);
-    near("q4_0", 0.1);
-}
-
-#[test]
-fn mxfp4_keeps_the_perplexity_within_twenty_percent() {
-    near("mxfp4", 0.2);
-}
-
-#[test]
-fn every_format_gives_the_same_bits_whatever_threads_chunks_and_batch() {
-    let scratch = Scratch::of("../moebius-tiny");
-    scratch.edit_config(|config| {
-        config.insert("num_hidden_layers".into(), 1.into());
-    });
-    let sequences = [vec![5, 6, 7, 8, 9, 10, 11], vec![300; 9], vec![17, 4000, 2]];
-    let score = |model: &mut Model, sequences: &[Vec<u32>]| -> Vec<u32> {
-        let scores = model.score(sequences, &ScoreOptions::default()).unwrap().0;
-        scores.iter().flat_map(|score| &score.logprobs).map(|p| p.to_bits()).collect()
-    };
-    for name in HeldFormats::names() {
-        let open =
-            |threads, chunk| Model::open(scratch.path(), &options(named(name), threads, chunk)).unwrap();
-        let mut one = open(1, 512);
-        let together = score(&mut one, &sequences);
-        let alone: Vec<u32> =
-            sequences.iter().flat_map(|s| score(&mut one, std::slice::from_ref(s))).collect();
-        assert_eq!(together, alone, "{name}: a batch and its sequences alone");
-        assert_eq!(together, score(&mut open(2, 3), &sequences), "{name}: other threads and chunks");
-    }
+fn blocks_of_four_bits_with_one_scale_keep_the_perplexity_within_three_hundredths() {
+    near("q4_0", 0.02);
+    near("mxfp4", 0.03);
 }
 
 /// Formats of a place, most bytes first.
@@ -126,7 +90,8 @@ fn bytes_are_those_that_are_held_with_and_without_weights() {
     let experts = |info: &moebius::ModelInfo| info.tally[&Place::Experts].bytes.unwrap() as f64;
     // 4.5 of 16 bits.
     assert_eq!(experts(&held("q4_0")) / experts(&stored), 4.5 / 16.0);
-    assert_eq!(formats(&held("q4_k_m"), Place::Experts), [WeightFormat::Q4K]);
+    // A down projection has 128 columns, half a block.
+    assert_eq!(formats(&held("q4_k_m"), Place::Experts), [WeightFormat::Q4K, WeightFormat::Q8_0]);
     assert_eq!(formats(&held("q4_k_m"), Place::Embedding), [WeightFormat::Q6K]);
     assert_eq!(held("q4_k_m").weight_format(), Some(WeightFormat::Q4K));
     assert_eq!(stored.weight_format(), Some(WeightFormat::Bf16));

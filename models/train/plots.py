@@ -46,7 +46,7 @@ def loss(models: dict[str, dict]) -> str:
     everything = [p for m in models.values() for kind in ("training", "validation") for p in m["curve"][kind]]
     last = max(x for x, _ in everything)
     low = int(2 * min(y for _, y in everything)) / 2
-    high = min(low + 3, max(low + 1, max(y for _, y in everything)))
+    high = min(low + 4, max(low + 1, max(y for _, y in everything)))
     across = lambda x: left + (WIDTH - left - right) * x / last  # noqa: E731
     down = lambda y: top + (height - top - bottom) * (high - y) / (high - low)  # noqa: E731
     parts = [text(left, 26, "Loss while training, nats per token", kind="title")]
@@ -58,6 +58,10 @@ def loss(models: dict[str, dict]) -> str:
     for i in range(int(last / per_tick) + 1):
         parts.append(text(across(i * per_tick), height - bottom + 18, f"{i * per_tick / 1e6:g} M", "middle", "small"))
     parts.append(text((left + WIDTH - right) / 2, height - 8, "tokens read", "middle", "small"))
+    phases = [start for start in next(iter(models.values()))["run"]["phases"] if start < last]
+    for start in phases:
+        parts.append(f'<path class="line" stroke-dasharray="4 4" d="M{across(start):.1f} {top}V{height - bottom}"/>')
+    lowest = height - bottom - 14
     for place, (name, model) in enumerate(models.items()):
         colour = MODEL_COLOURS[name]
         shown = [(x, y) for x, y in smooth(model["curve"]["training"]) if y <= high]
@@ -66,9 +70,9 @@ def loss(models: dict[str, dict]) -> str:
         for x, y in model["curve"]["validation"]:
             if y <= high:
                 parts.append(f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="4.2" fill="{colour}"/>')
-        parts.append(text(WIDTH - right - 6, top + 20 + 19 * place, NAMES[name], "end", colour=colour))
-    legend = "line: training, each point a mean of up to 7; circles: validation"
-    parts.append(text(WIDTH - right - 6, top + 20 + 19 * len(models), legend, "end", "small"))
+        parts.append(text(left + 10, lowest - 36 - 19 * place, NAMES[name], colour=colour))
+    parts.append(text(left + 10, lowest - 16, "line: training, mean of up to 7 points; circles: validation, mixed as at first", kind="small"))
+    parts.append(text(left + 10, lowest, "dashes: the mixture of the training text changes", kind="small"))
     return svg(height, parts, "Training and validation loss over the tokens read")
 
 

@@ -71,7 +71,8 @@ def loss(models: dict[str, dict]) -> str:
             if y <= high:
                 parts.append(f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="4.2" fill="{colour}"/>')
         parts.append(text(left + 10, lowest - 36 - 19 * place, NAMES[name], colour=colour))
-    parts.append(text(left + 10, lowest - 16, "line: training, mean of up to 7 points; circles: validation, mixed as at first", kind="small"))
+    curves = "line: training, mean of up to 7 points; circles: validation, mixed as at first"
+    parts.append(text(left + 10, lowest - 16, curves, kind="small"))
     parts.append(text(left + 10, lowest, "dashes: the mixture of the training text changes", kind="small"))
     return svg(height, parts, "Training and validation loss over the tokens read")
 

@@ -60,7 +60,8 @@ class Plots(unittest.TestCase):
         curve = {"training": [[i * 1e5, 5 - i / 30] for i in range(1, 100)], "validation": [[5e6, 3.0], [9.9e6, 2.0]]}
         favourite = [dict(expert=e, domain="ab"[e], lift=1.5) for e in range(2)]
         routing = {"domains": ["a", "b"], "layers": [{"shares": [[0.7, 0.3], [0.2, 0.8]], "favourites": favourite}]}
-        for figure in (plots.loss({"moe": {"curve": curve}, "iso-active": {"curve": curve}}), plots.experts(routing)):
+        model = {"curve": curve, "run": {"phases": [4e6, 2e7]}}
+        for figure in (plots.loss({"moe": model, "iso-active": model}), plots.experts(routing)):
             root = ElementTree.fromstring(figure)
             width, height = (float(v) for v in root.attrib["viewBox"].split()[2:])
             texts = [node for node in root if node.tag.endswith("text")]

@@ -274,6 +274,23 @@ fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: u
     }
 }
 
+/// Adds whole-number products of one panel to the sums of `R` rows: `scales` of the inputs as bits, `weights` of the
+/// sixteen rows of weights.
+#[inline(always)]
+fn add_scaled<S: Simd, const R: usize>(
+    simd: S,
+    dots: [S::I; R],
+    (scales, weights): (&[i32; R], S::V),
+    sums: [S::V; R],
+) -> [S::V; R] {
+    let mut sums = sums;
+    for row in 0..R {
+        let scale = simd.splat(f32::from_bits(scales[row] as u32));
+        sums[row] = simd.fma(simd.mul(simd.widen_i32(dots[row]), scale), weights, sums[row]);
+    }
+    sums
+}
+
 /// The only block of `N`-byte elements in each of sixteen rows.
 #[inline]
 fn gather_elements<const N: usize>(blocks: &[&[u8]; LANES]) -> [[u8; N]; LANES] {

@@ -5,7 +5,10 @@
 //!
 //! Invariants: `2^-127`, the smallest scale of the format, counts as zero; 255 is not a number.
 
-use super::{Dot, Unit, gather_quads, prefetch, q4_0::Nibbles};
+use super::{
+    Dot, Unit, gather_quads, prefetch,
+    q4_0::{Nibbles, decode_nibbles, nibble},
+};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -75,12 +78,7 @@ impl Unit for UnitMxfp4 {
         }
     }
     fn decode(bytes: &[u8], values: &mut [f32]) {
-        let scale = scale(bytes[0]);
-        let (first, second) = values.split_at_mut(16);
-        for ((byte, low), high) in bytes[1..].iter().zip(first).zip(second) {
-            *low = scale * value(byte & 15);
-            *high = scale * value(byte >> 4);
-        }
+        decode_nibbles(&bytes[1..], values, scale(bytes[0]), value);
     }
     #[inline]
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
@@ -90,8 +88,7 @@ impl Unit for UnitMxfp4 {
         self.exponents.iter().all(|&exponent| exponent < u8::MAX)
     }
     fn get(&self, lane: usize, col: usize) -> f32 {
-        let byte = self.quads[col % 16 / 4][4 * lane + col % 4];
-        scale(self.exponents[lane]) * value(if col < 16 { byte & 15 } else { byte >> 4 })
+        scale(self.exponents[lane]) * value(nibble(&self.quads, lane, col))
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

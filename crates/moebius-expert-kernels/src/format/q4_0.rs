@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::{Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch};
+use super::{Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -22,6 +22,25 @@ const OFFSET: i16 = 8;
 pub(crate) struct UnitQ4_0 {
     scales: [u16; LANES],
     quads: [[u8; QUAD_BYTES]; 4],
+}
+
+fn value(code: u8) -> f32 {
+    f32::from(i16::from(code) - OFFSET)
+}
+
+/// The values of sixteen bytes of codes, lower halves first.
+pub(super) fn decode_nibbles(bytes: &[u8], values: &mut [f32], scale: f32, value: impl Fn(u8) -> f32) {
+    let (first, second) = values.split_at_mut(16);
+    for ((byte, low), high) in bytes.iter().zip(first).zip(second) {
+        *low = scale * value(byte & 15);
+        *high = scale * value(byte >> 4);
+    }
+}
+
+/// The code of one row and column.
+pub(super) fn nibble(quads: &[[u8; QUAD_BYTES]; 4], lane: usize, col: usize) -> u8 {
+    let byte = quads[col % 16 / 4][4 * lane + col % 4];
+    if col < 16 { byte & 15 } else { byte >> 4 }
 }
 
 impl Unit for UnitQ4_0 {
@@ -44,12 +63,7 @@ impl Unit for UnitQ4_0 {
         }
     }
     fn decode(bytes: &[u8], values: &mut [f32]) {
-        let scale = half_at(bytes, 0);
-        let (first, second) = values.split_at_mut(16);
-        for ((byte, low), high) in bytes[2..].iter().zip(first).zip(second) {
-            *low = scale * f32::from(i16::from(byte & 15) - OFFSET);
-            *high = scale * f32::from(i16::from(byte >> 4) - OFFSET);
-        }
+        decode_nibbles(&bytes[2..], values, half_at(bytes, 0), value);
     }
     #[inline]
     fn gather(blocks: &[&[u8]; LANES]) -> Self {
@@ -59,9 +73,7 @@ impl Unit for UnitQ4_0 {
         halves_are_finite(&self.scales)
     }
     fn get(&self, lane: usize, col: usize) -> f32 {
-        let byte = self.quads[col % 16 / 4][4 * lane + col % 4];
-        let code = if col < 16 { byte & 15 } else { byte >> 4 };
-        f16::from_bits(self.scales[lane]).to_f32() * f32::from(i16::from(code) - OFFSET)
+        f16::from_bits(self.scales[lane]).to_f32() * value(nibble(&self.quads, lane, col))
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);
@@ -124,12 +136,10 @@ impl Nibbles<'_> {
                 dots[row] = simd.dot(dots[row], high, inputs[j + 4][row]);
             }
         }
-        let mut sums = sums;
+        let mut totals = [simd.zero(); R];
         for row in 0..R {
-            let scale = simd.splat(f32::from_bits(scales[row] as u32));
-            let dot = simd.widen_i32(simd.finish(dots[row]));
-            sums[row] = simd.fma(simd.mul(dot, scale), weight_scales, sums[row]);
+            totals[row] = simd.finish(dots[row]);
         }
-        sums
+        add_scaled(simd, totals, (scales, weight_scales), sums)
     }
 }

@@ -9,7 +9,7 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
     rounding::{nearest, range, rounded, sum, times},
 };
 use crate::{
@@ -215,10 +215,9 @@ impl UnitQ4K {
             }
         }
         let (d, m) = (simd.widen_f16(&self.scales), simd.widen_f16(&self.minima));
-        let mut sums = sums;
+        let mut sums = add_scaled(simd, totals, (&step[SCALE], d), sums);
         for row in 0..R {
             let scale = f32::from_bits(step[SCALE][row] as u32);
-            sums[row] = simd.fma(simd.mul(simd.widen_i32(totals[row]), simd.splat(scale)), d, sums[row]);
             sums[row] = simd.fma(simd.mul(simd.widen_i32(minima[row]), simd.splat(-scale)), m, sums[row]);
         }
         sums

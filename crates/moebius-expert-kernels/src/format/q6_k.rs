@@ -7,7 +7,7 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
     rounding::{extreme, nearest, rounded, sum, times},
 };
 use crate::{
@@ -209,11 +209,7 @@ impl Dot for UnitQ6K {
         let mut sums = sums;
         for panel in 0..P {
             let d = simd.widen_f16(&units[panel].scales);
-            for row in 0..R {
-                let scale = simd.splat(f32::from_bits(step[SCALE][row] as u32));
-                let scaled = simd.mul(simd.widen_i32(totals[panel][row]), scale);
-                sums[panel][row] = simd.fma(scaled, d, sums[panel][row]);
-            }
+            sums[panel] = add_scaled(simd, totals[panel], (&step[SCALE], d), sums[panel]);
         }
         sums
     }

@@ -5,7 +5,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, gather_halves, gather_quads, half_at, halves_are_finite, prefetch, rounding::nearest,
+    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    rounding::nearest,
 };
 use crate::{
     Kernels,
@@ -75,13 +76,7 @@ impl UnitQ8_0 {
                 dots[row] = simd.dot_signed(dots[row], weights, inputs[row]);
             }
         }
-        let weight_scales = simd.widen_f16(&self.scales);
-        let mut sums = sums;
-        for row in 0..R {
-            let scale = simd.splat(f32::from_bits(scales[row] as u32));
-            sums[row] = simd.fma(simd.mul(simd.widen_i32(dots[row]), scale), weight_scales, sums[row]);
-        }
-        sums
+        add_scaled(simd, dots, (scales, simd.widen_f16(&self.scales)), sums)
     }
 }
 

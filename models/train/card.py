@@ -168,7 +168,8 @@ def training(measured: dict) -> str:
         f"{r['length']} tokens, and of {s['context']} in the last {1 - r['long_from']:.0%}. The mixture "
         f"changes at token {', '.join(millions(p, 1) for p in r['phases'])}: sums get a larger part of it, and their "
         "answers count more in the gradients than their questions, which are random; later most windows begin with a "
-        f"document, and the last phase turns to stories. Seed {r['seed']}. The "
+        "document, the fifth phase turns to stories, and in the last, which has more Python, line ends are often tokens of "
+        f"their own, as they are behind a prompt. Seed {r['seed']}. The "
         "dense twins differ in their feed-forward alone: same data in the same order, same optimiser, same schedule."
         + (f" {measured['note']}" if measured["note"] else "")
     )

@@ -17,9 +17,12 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 VALIDATION_SHARE = 0.02
-DOCUMENT_STARTS = (0.25, 0.25, 0.25, 0.75, 0.75)
+DOCUMENT_STARTS = (0.25, 0.25, 0.25, 0.75, 0.75, 0.75)
 """How many windows of each phase begin with a document; the last ones teach what nothing stands before."""
 SEED = 20261121
+LINE_ENDS_APART = (0, 0, 0, 0, 0, 0.5)
+"""How many windows of each phase have their line ends as tokens of their own. In all other text a line end belongs to
+the punctuation before it, and a prompt that stops at a colon would be a sight never seen."""
 QUESTION, ANSWER = 0.3, 3.0
 """How much a token of a sum counts in the gradients after the first phase: questions are random, answers are not."""
 
@@ -37,18 +40,18 @@ class Source:
     """How much of it the tokenizer is trained on."""
 
 
-# Sums take far more examples than stories do, so their share grows once the rest has its start; the last phase leaves
+# Sums take far more examples than stories do, so their share grows once the rest has its start; the fifth phase leaves
 # the model in the manner of its own stories, which hold together better than what it makes of the collected ones.
 SOURCES = {
-    "stories": Source("stories", (0.17, 0.12, 0.10, 0.10, 0.40), 12, 1.5),
-    "simple_stories": Source("stories", (0.20, 0.14, 0.12, 0.12, 0.04), 0, 3),
-    "tales": Source("tales", (0.12, 0.08, 0.06, 0.06, 0.05), 0, 3),
-    "functions": Source("python", (0.10, 0.08, 0.06, 0.06, 0.08), 5, 1),
-    "python": Source("python", (0.10, 0.07, 0.05, 0.05, 0.04), 0, 2),
-    "arithmetic": Source("arithmetic", (0.15, 0.36, 0.06, 0.06, 0.04), 8, 0.3),
-    "sums": Source("arithmetic", (0, 0, 0.42, 0.42, 0.22), 4, 0),
-    "mukashi": Source("japanese", (0.07, 0.06, 0.05, 0.05, 0.07), 4, 1),
-    "japanese": Source("japanese", (0.09, 0.09, 0.08, 0.08, 0.06), 0, 2.5),
+    "stories": Source("stories", (0.17, 0.12, 0.10, 0.10, 0.40, 0.40), 12, 1.5),
+    "simple_stories": Source("stories", (0.20, 0.14, 0.12, 0.12, 0.04, 0.02), 0, 3),
+    "tales": Source("tales", (0.12, 0.08, 0.06, 0.06, 0.05, 0.03), 0, 3),
+    "functions": Source("python", (0.10, 0.08, 0.06, 0.06, 0.08, 0.22), 5, 1),
+    "python": Source("python", (0.10, 0.07, 0.05, 0.05, 0.04, 0.05), 0, 2),
+    "arithmetic": Source("arithmetic", (0.15, 0.36, 0.06, 0.06, 0.04, 0.02), 8, 0.3),
+    "sums": Source("arithmetic", (0, 0, 0.42, 0.42, 0.22, 0.14), 4, 0),
+    "mukashi": Source("japanese", (0.07, 0.06, 0.05, 0.05, 0.07, 0.06), 4, 1),
+    "japanese": Source("japanese", (0.09, 0.09, 0.08, 0.08, 0.06, 0.06), 0, 2.5),
 }
 
 
@@ -151,6 +154,16 @@ def emphasis(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return np.where(inside, ANSWER, QUESTION).astype(np.float32)
 
 
+def line_ends_apart(tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """For each token of punctuation with one line end behind it, the tokens of the two by themselves."""
+    parts = {}
+    for i in range(tokenizer.get_vocab_size()):
+        piece = tokenizer.decode([i], skip_special_tokens=False)
+        if len(piece) > 1 and piece.endswith("\n") and "\n" not in piece[:-1] and not piece[:-1].isspace():
+            parts[i] = tokenizer.encode(piece[:-1]).ids + tokenizer.encode("\n").ids
+    return parts
+
+
 class Windows:
     """Batches as a pure function of the step, so that a resumed run reads exactly what an unbroken one would."""
 
@@ -163,6 +176,7 @@ class Windows:
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         sums = [n for n in self.names if SOURCES[n].domain == "arithmetic"]
         self.emphasis = {n: emphasis(self.tokens[n], tokenizer) for n in sums}
+        self.apart = line_ends_apart(tokenizer)
         self.held_out = {n: np.memmap(directory / f"{n}.validation.tokens", np.uint16, "r") for n in self.names}
 
     def batch(self, step: int, count: int, length: int, phase: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +192,9 @@ class Windows:
             if rng.random() < DOCUMENT_STARTS[phase]:
                 at = min(int(rng.choice(starts)), last)
             row[:] = tokens[at : at + length + 1]
-            if phase and name in self.emphasis:
+            if LINE_ENDS_APART[phase] and rng.random() < LINE_ENDS_APART[phase]:
+                row[:] = [part for token in row for part in self.apart.get(int(token), [token])][: length + 1]
+            elif phase and name in self.emphasis:
                 weight[:] = self.emphasis[name][at + 1 : at + length + 1]
         return rows, weights
 

@@ -97,6 +97,24 @@ class Batches(OnTinyCorpus):
         counted = [i for i, e in zip(ids, data.emphasis(np.array(ids), tokenizer)) if e == np.float32(data.ANSWER)]
         self.assertEqual(tokenizer.decode(counted), "42\n 7\n")
 
+    def test_line_ends_may_stand_apart_without_another_text(self):
+        tokenizer = data.Tokenizer.from_file(str(HERE.parent / "moebius-tiny" / "tokenizer.json"))
+        apart = data.line_ends_apart(tokenizer)
+        self.assertIn(tokenizer.encode("):\n").ids[-1], apart)
+        for token, parts in apart.items():
+            self.assertEqual(tokenizer.decode(parts), tokenizer.decode([token]))
+            self.assertEqual(parts[-1:], tokenizer.encode("\n").ids)
+
+    def test_tokens_that_stand_apart_are_replaced_in_place(self):
+        windows = data.Windows(self.tokens, 1)
+        token = windows.batch(3, 16, 24)[0][0][0]
+        windows.apart = {int(token): [1, 2]}
+        with mock.patch.object(data, "LINE_ENDS_APART", (0, 1)):
+            whole, cut = (windows.batch(3, 16, 24, phase)[0] for phase in (0, 1))
+        self.assertIn(token, whole)
+        self.assertNotIn(token, cut)
+        self.assertEqual(cut.shape, whole.shape)
+
     def test_no_held_out_document_is_trained_on(self):
         for name in data.SOURCES:
             training, held_out = data.documents(name, self.folder)

@@ -18,12 +18,12 @@ from model import Model, Shape
 class Run:
     """What a run does. The twins of a model differ from it in their shape alone."""
 
-    tokens: int = 9_100_000
+    tokens: int = 9_600_000
     tokens_per_step: int = 8192
     sequences: int = 16
     """Sequences of `length` tokens that go through the model at once."""
     length: int = 256
-    phases: tuple[int, ...] = (4_500_000, 5_640_000, 7_995_392, 8_593_408)
+    phases: tuple[int, ...] = (4_500_000, 5_640_000, 7_995_392, 8_593_408, 9_093_120)
     """The tokens from which on sources have their next shares; after the first, answers of sums count more."""
     long_from: float = 0.8
     """From this share of the run on, windows are as long as the model's context."""

@@ -10,19 +10,17 @@
 //! Invariants: a row's bits depend on its query and the keys and values that it sees: not on other rows,
 //! the capacity, or how a prompt was cut into chunks.
 
+mod tile;
+
+use self::tile::{CHUNK, Finish, Join, OneChunk, ROWS, Rows, Softmax, Tile};
 use crate::{
     KernelError, Kernels, Pool,
-    arch::{LANES, Op, Simd, disjoint::Grid},
+    arch::disjoint::{Cell, Grid},
     error::{check_len, check_nonzero, rows_in},
-    vector::lanes::{dot, load_padded, store_part},
-    vector::softmax_row,
 };
 
-/// Query rows that one task computes at most.
-const ROWS_PER_TASK: usize = 16;
-
-/// Groups of sixteen value columns that are summed at once.
-const COLUMN_GROUPS: usize = 4;
+/// With fewer tiles for each thread some would wait for others, so that chunks are shared out instead.
+const TILES_PER_THREAD: usize = 4;
 
 /// The shape of one attention call.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,90 +98,128 @@ impl Kernels {
         if tokens == 0 {
             return Ok(());
         }
-        let mut row_bounds: Vec<usize> = (0..tokens).step_by(ROWS_PER_TASK).collect();
-        row_bounds.push(tokens);
-        let grid = Grid::new(out, shape.heads * shape.value_dim, row_bounds, shape.value_dim);
-        let (head_dim, value_dim) = (shape.head_dim, shape.value_dim);
-        pool.for_each(grid.cells(), |index| {
-            let mut cell = grid.take(index);
-            let head = index % shape.heads;
-            let kv_head = head / (shape.heads / shape.kv_heads);
-            let keys = &inputs.keys[kv_head * shape.capacity * head_dim..][..shape.capacity * head_dim];
-            let values = &inputs.values[kv_head * shape.capacity * value_dim..][..shape.capacity * value_dim];
-            let mut scores = Vec::new();
-            for row in cell.rows() {
-                let position = shape.first_position + row;
-                let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
-                scores.resize(position + 1 - first, 0.0);
-                self.run(RowOp {
-                    query: &inputs.queries[(row * shape.heads + head) * head_dim..][..head_dim],
-                    keys: &keys[first * head_dim..(position + 1) * head_dim],
-                    values: &values[first * value_dim..(position + 1) * value_dim],
-                    scale: shape.scale,
-                    scores: &mut scores,
-                    out: cell.row(row),
-                });
-            }
-        });
+        let tiles = Tiles::new(inputs, shape, tokens);
+        let row_bounds = (0..tokens).step_by(tiles.tokens).chain([tokens]).collect();
+        let grid = Grid::new(out, shape.heads * shape.value_dim, row_bounds, tiles.heads * shape.value_dim);
+        if grid.cells() >= TILES_PER_THREAD * pool.threads() {
+            // Late tiles see most keys, so they begin.
+            pool.for_each(grid.cells(), |index| {
+                let cell = grid.take(grid.cells() - 1 - index);
+                self.attend_in_order(&tiles.tile(&cell), cell, shape.value_dim);
+            });
+        } else {
+            self.attend_by_chunks(pool, &tiles, &grid)?;
+        }
         Ok(())
     }
-}
 
-/// Attention of one query row over the keys that it sees.
-struct RowOp<'a> {
-    query: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
-    scale: f32,
-    scores: &'a mut [f32],
-    out: &'a mut [f32],
-}
-
-impl Op for RowOp<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let keys = self.keys.chunks_exact(self.query.len());
-        for (score, key) in self.scores.iter_mut().zip(keys) {
-            *score = self.scale * dot(simd, self.query, key);
+    /// One task computes all chunks of a tile.
+    fn attend_in_order(&self, tile: &Tile<'_>, cell: Cell<'_>, width: usize) {
+        let rows = tile.queries.len();
+        let len = Softmax::len(rows, width);
+        let mut numbers = vec![0.0; 2 * len + rows * CHUNK];
+        let (joined, rest) = numbers.split_at_mut(len);
+        let (next, scores) = rest.split_at_mut(len);
+        let (mut softmax, mut next) = (Softmax::of(joined, width), Softmax::of(next, width));
+        softmax.clear();
+        for chunk in tile.chunks() {
+            self.run(OneChunk { tile, chunk, scores, softmax: &mut next });
+            self.run(Join { softmax: &mut softmax, next: &next });
         }
-        softmax_row(simd, self.scores);
-        let value_dim = self.out.len();
-        let mut column = 0;
-        while column < value_dim {
-            let out = &mut self.out[column..];
-            let values = &self.values[column..];
-            if out.len() >= COLUMN_GROUPS * LANES {
-                weighted_sum::<S, COLUMN_GROUPS>(simd, self.scores, values, value_dim, out);
-                column += COLUMN_GROUPS * LANES;
-            } else {
-                weighted_sum::<S, 1>(simd, self.scores, values, value_dim, out);
-                column += LANES;
+        self.finish(softmax, cell);
+    }
+
+    /// Every chunk of every tile is a task, for there are fewer tiles than threads want; then chunks are joined.
+    fn attend_by_chunks(&self, pool: &Pool, tiles: &Tiles<'_>, grid: &Grid<'_>) -> Result<(), KernelError> {
+        let width = tiles.shape.value_dim;
+        let cells: Vec<_> = (0..grid.cells()).map(|index| grid.take(index)).collect();
+        let all: Vec<_> = cells.iter().map(|cell| tiles.tile(cell)).collect();
+        let chunks: Vec<_> = all
+            .iter()
+            .enumerate()
+            .flat_map(|(tile, of)| of.chunks().map(move |chunk| (tile, chunk)))
+            .collect();
+        let len = Softmax::len(ROWS, width);
+        let too_large = KernelError::SizeOverflow { rows: chunks.len(), cols: len };
+        let total = chunks.len().checked_mul(len).ok_or(too_large)?;
+        let mut numbers = Vec::new();
+        let bytes = total.saturating_mul(size_of::<f32>());
+        numbers.try_reserve_exact(total).map_err(|_| KernelError::OutOfMemory { bytes })?;
+        numbers.resize(total, 0.0);
+        let partial = Grid::new(&mut numbers, len, (0..=chunks.len()).collect(), len);
+        pool.for_each(chunks.len(), |index| {
+            let (tile, chunk) = chunks[index];
+            let (tile, rows) = (&all[tile], all[tile].queries.len());
+            let mut cell = partial.take(index);
+            let mut softmax = Softmax::of(&mut cell.row(index)[..Softmax::len(rows, width)], width);
+            let scores = &mut vec![0.0; rows * CHUNK];
+            self.run(OneChunk { tile, chunk, scores, softmax: &mut softmax });
+        });
+        let mut partial = chunks.iter().zip(numbers.chunks_exact_mut(len)).peekable();
+        for (index, (tile, cell)) in all.iter().zip(cells).enumerate() {
+            let len = Softmax::len(tile.queries.len(), width);
+            let mut joined = vec![0.0; len];
+            let mut softmax = Softmax::of(&mut joined, width);
+            softmax.clear();
+            while let Some((_, next)) = partial.next_if(|((of, _), _)| *of == index) {
+                let next = Softmax::of(&mut next[..len], width);
+                self.run(Join { softmax: &mut softmax, next: &next });
             }
+            self.finish(softmax, cell);
+        }
+        Ok(())
+    }
+
+    /// Writes the means of a tile's values.
+    fn finish(&self, mut softmax: Softmax<'_>, mut cell: Cell<'_>) {
+        self.run(Finish { softmax: &mut softmax });
+        let heads = cell.columns().len();
+        for (token, means) in cell.rows().zip(softmax.sums().chunks_exact(heads)) {
+            cell.row(token).copy_from_slice(means);
         }
     }
 }
 
-/// The first `16 G` columns of the sum of value rows, `row_len` apart, each times its weight.
-#[inline(always)]
-fn weighted_sum<S: Simd, const G: usize>(
-    simd: S,
-    weights: &[f32],
-    values: &[f32],
-    row_len: usize,
-    out: &mut [f32],
-) {
-    let mut sums = [simd.splat(0.0); G];
-    let width = out.len().min(G * LANES);
-    for (weight, row) in weights.iter().zip(values.chunks(row_len)) {
-        let weight = simd.splat(*weight);
-        let row = &row[..width];
-        for (group, sum) in sums.iter_mut().enumerate() {
-            *sum = simd.fma(weight, load_padded(simd, &row[group * LANES..], 0.0), *sum);
-        }
+/// How an attention call is cut into tiles: some tokens by some heads that share keys.
+struct Tiles<'a> {
+    inputs: &'a AttentionInputs<'a>,
+    shape: &'a AttentionShape,
+    /// Tokens of a tile.
+    tokens: usize,
+    /// Heads of a tile.
+    heads: usize,
+}
+
+impl<'a> Tiles<'a> {
+    fn new(inputs: &'a AttentionInputs<'a>, shape: &'a AttentionShape, tokens: usize) -> Self {
+        let group = shape.heads / shape.kv_heads;
+        let heads = (1..=ROWS.min(group)).rev().find(|&heads| group.is_multiple_of(heads)).unwrap_or(1);
+        Self { inputs, shape, tokens: (ROWS / heads).min(tokens), heads }
     }
-    for (group, sum) in sums.into_iter().enumerate() {
-        store_part(simd, sum, &mut out[group * LANES..]);
+
+    /// The tile whose results a cell takes.
+    fn tile(&self, cell: &Cell<'_>) -> Tile<'a> {
+        let Self { inputs, shape, .. } = *self;
+        let heads = cell.columns().start / shape.value_dim..cell.columns().end / shape.value_dim;
+        let kv_head = heads.start / (shape.heads / shape.kv_heads);
+        let rows = |values: &'a [f32], width: usize| Rows {
+            values: &values[kv_head * shape.capacity * width..][..shape.capacity * width],
+            width,
+        };
+        let query = |token: usize, head: usize| {
+            let position = shape.first_position + token;
+            let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            let query = &inputs.queries[(token * shape.heads + head) * shape.head_dim..][..shape.head_dim];
+            (query, first..position + 1)
+        };
+        Tile {
+            queries: cell
+                .rows()
+                .flat_map(|token| heads.clone().map(move |head| query(token, head)))
+                .collect(),
+            keys: rows(inputs.keys, shape.head_dim),
+            values: rows(inputs.values, shape.value_dim),
+            scale: shape.scale,
+        }
     }
 }

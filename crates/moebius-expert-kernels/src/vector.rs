@@ -179,23 +179,30 @@ impl Op for Softmax<'_> {
 
 /// Softmax of one row, in place.
 #[inline(always)]
-pub(crate) fn softmax_row<S: Simd>(simd: S, row: &mut [f32]) {
-    let mut largest = simd.splat(f32::NEG_INFINITY);
-    for part in row.chunks(LANES) {
-        largest = simd.max(largest, load_padded(simd, part, f32::NEG_INFINITY));
-    }
-    let largest = simd.splat(reduce_max(simd, largest));
-    let mut sum = simd.splat(0.0);
-    for part in row.chunks_mut(LANES) {
-        let e = exp(simd, simd.sub(load_padded(simd, part, f32::NEG_INFINITY), largest));
-        sum = simd.add(sum, e);
-        store_part(simd, e, part);
-    }
-    let sum = simd.splat(reduce_sum(simd, sum));
+fn softmax_row<S: Simd>(simd: S, row: &mut [f32]) {
+    let (_, sum) = exp_row(simd, row);
+    let sum = simd.splat(sum);
     for part in row.chunks_mut(LANES) {
         let quotient = simd.div(load_padded(simd, part, 0.0), sum);
         store_part(simd, quotient, part);
     }
+}
+
+/// Replaces a row by `exp(x - max x)`; returns the maximum and the sum.
+#[inline(always)]
+pub(crate) fn exp_row<S: Simd>(simd: S, row: &mut [f32]) -> (f32, f32) {
+    let mut largest = simd.splat(f32::NEG_INFINITY);
+    for part in row.chunks(LANES) {
+        largest = simd.max(largest, load_padded(simd, part, f32::NEG_INFINITY));
+    }
+    let largest = reduce_max(simd, largest);
+    let mut sum = simd.splat(0.0);
+    for part in row.chunks_mut(LANES) {
+        let e = exp(simd, simd.sub(load_padded(simd, part, f32::NEG_INFINITY), simd.splat(largest)));
+        sum = simd.add(sum, e);
+        store_part(simd, e, part);
+    }
+    (largest, reduce_sum(simd, sum))
 }
 
 /// Replaces `gate` by `activation(gate) * up`.

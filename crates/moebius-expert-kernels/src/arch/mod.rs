@@ -134,6 +134,20 @@ pub(crate) trait Simd: Dots {
     fn pow2(self, n: Self::V) -> Self::V;
     /// The nearest `f32`, ties to even.
     fn widen_i32(self, i: Self::I) -> Self::V;
+    /// The sum of the lanes of each: halves are added until one lane is left.
+    #[inline(always)]
+    fn sum_lanes(self, v: [Self::V; 4]) -> [f32; 4] {
+        v.map(|v| {
+            let mut lanes = [0.0; LANES];
+            self.store(v, &mut lanes);
+            for width in [8, 4, 2, 1] {
+                for lane in 0..width {
+                    lanes[lane] += lanes[lane + width];
+                }
+            }
+            lanes[0]
+        })
+    }
     /// `2^(e - 127)` for each byte 1 to 254; zero for 0.
     fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V;
 }

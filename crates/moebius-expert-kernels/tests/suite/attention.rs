@@ -106,17 +106,47 @@ fn every_start_and_length_up_to_the_capacity_is_allowed() {
 }
 
 #[test]
+fn keys_of_many_blocks_agree_with_f64() {
+    let long = AttentionShape { capacity: 800, head_dim: 24, ..SHAPE };
+    for (first_position, tokens) in [(0, 600), (255, 2), (256, 1), (767, 33), (500, 40)] {
+        for window in [None, Some(1), Some(200), Some(256), Some(300)] {
+            check(&AttentionShape { first_position, window, ..long }, tokens);
+        }
+    }
+    for (heads, kv_heads) in [(17, 1), (20, 1), (48, 2), (3, 1)] {
+        check(&AttentionShape { heads, kv_heads, first_position: 510, ..long }, 5);
+    }
+}
+
+#[test]
+fn who_computes_a_block_of_keys_does_not_change_a_bit() {
+    for (first_position, tokens, window) in [(700, 1, None), (700, 9, Some(400)), (0, 790, None)] {
+        let shape = AttentionShape { capacity: 800, first_position, window, ..SHAPE };
+        let data = Data::new(&shape, tokens);
+        for kernels in all_kernels() {
+            let alone = run(&kernels, 1, &data.inputs(), &shape);
+            for threads in [2, 16] {
+                let together = run(&kernels, threads, &data.inputs(), &shape);
+                assert_eq!(bits(&together), bits(&alone), "{} {threads} threads", kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn chunks_threads_and_capacity_do_not_change_a_bit() {
-    for window in [None, Some(11)] {
-        let shape = AttentionShape { window, ..SHAPE };
-        let data = Data::new(&shape, 50);
+    for (window, capacity, tokens) in
+        [(None, 64, 50), (Some(11), 64, 50), (None, 700, 690), (Some(300), 700, 690)]
+    {
+        let shape = AttentionShape { window, capacity, ..SHAPE };
+        let data = Data::new(&shape, tokens);
         let token_len = shape.heads * shape.head_dim;
         for kernels in all_kernels() {
             let whole = run(&kernels, 1, &data.inputs(), &shape);
             for threads in [2, 3] {
                 assert_eq!(bits(&run(&kernels, threads, &data.inputs(), &shape)), bits(&whole));
             }
-            for chunk in [1, 7, 16, 33] {
+            for chunk in [1, 7, 16, 33].map(|chunk| chunk * tokens / 50) {
                 let mut chunked = Vec::new();
                 for (index, queries) in data.queries.chunks(chunk * token_len).enumerate() {
                     let shape = AttentionShape { first_position: index * chunk, ..shape };
@@ -125,9 +155,9 @@ fn chunks_threads_and_capacity_do_not_change_a_bit() {
                 }
                 assert_eq!(bits(&chunked), bits(&whole), "{} chunks of {chunk}", kernels.name());
             }
-            let small = AttentionShape { capacity: 50, ..shape };
+            let small = AttentionShape { capacity: tokens, ..shape };
             let cut = |cache: &[f32]| -> Vec<f32> {
-                cache.chunks(shape.capacity * 20).flat_map(|head| head[..50 * 20].to_vec()).collect()
+                cache.chunks(capacity * 20).flat_map(|head| head[..tokens * 20].to_vec()).collect()
             };
             let (keys, values) = (cut(&data.keys), cut(&data.values));
             let inputs = AttentionInputs { queries: &data.queries, keys: &keys, values: &values };

@@ -128,6 +128,10 @@ impl Simd for Avx2 {
         with_token!([_mm256_cvtepi32_ps(i[0]), _mm256_cvtepi32_ps(i[1])])
     }
     #[inline(always)]
+    fn sum_lanes(self, v: [Self::V; 4]) -> [f32; 4] {
+        with_token!(sum_halves(v))
+    }
+    #[inline(always)]
     fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
         let from = exponents.as_ptr().cast::<__m128i>();
         with_token!({
@@ -140,6 +144,23 @@ impl Simd for Avx2 {
             ]
         })
     }
+}
+
+/// The sum of the lanes of each: halves are added until one lane is left.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn sum_halves(v: [[__m256; 2]; 4]) -> [f32; 4] {
+    let [a, b, c, d] = v.map(|[low, high]| {
+        let eight = _mm256_add_ps(low, high);
+        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight))
+    });
+    let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    let sums = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+    let mut out = [0.0; 4];
+    // SAFETY: the array has room for four.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+    out
 }
 
 /// A value that the compiler must have in a register here. Without it, whole-number sums are regrouped into trees

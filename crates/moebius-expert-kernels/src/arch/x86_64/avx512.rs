@@ -112,6 +112,13 @@ impl Simd for Avx512 {
         with_token!(_mm512_cvtepi32_ps(i))
     }
     #[inline(always)]
+    fn sum_lanes(self, v: [Self::V; 4]) -> [f32; 4] {
+        with_token!(super::avx2::sum_halves(v.map(|v| {
+            let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v));
+            [_mm512_castps512_ps256(v), _mm256_castpd_ps(high)]
+        })))
+    }
+    #[inline(always)]
     fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {
         with_token!({
             let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(exponents.as_ptr().cast()));

@@ -1,19 +1,24 @@
 //! Opening the CPU and taking over weights.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use moebius_backend::{
     Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Result,
     Unsupported, WeightSpec, WeightView,
 };
-use moebius_expert_kernels::{Isa, Kernels, Pool};
+use moebius_expert_kernels::{Isa, KernelError, Kernels, Pool};
 
 use crate::experts::CpuExperts;
 use crate::linear::CpuLinear;
 use crate::ops::CpuOps;
+use crate::slices::kernel;
 
 const NAME: &str = "cpu";
+
+/// Values of a small operation that are worth a task of their own.
+const VALUES_PER_TASK: usize = 16 << 10;
 
 /// How to use the CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +34,27 @@ pub struct CpuOptions {
 pub(crate) struct Engine {
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
+}
+
+impl Engine {
+    /// Fills `[rows, row_len]` in parallel: `fill` gets some rows' numbers and their part of `out`.
+    pub(crate) fn by_rows(
+        &self,
+        out: &mut [f32],
+        row_len: usize,
+        fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), KernelError> + Sync,
+    ) -> Result<()> {
+        let rows_per_task = (VALUES_PER_TASK / row_len.max(1)).max(1);
+        let failed = Mutex::new(None);
+        self.pool.for_each_chunk(out, rows_per_task * row_len.max(1), |index, out| {
+            let first = index * rows_per_task;
+            if let Err(error) = fill(first..first + out.len() / row_len, out) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(()), |error| Err(kernel(error)))
+    }
 }
 
 /// The CPU as a device family.

@@ -12,4 +12,4 @@ mod ops;
 mod slices;
 
 pub use backend::{CpuBackend, CpuOptions};
-pub use moebius_expert_kernels::{Isa, KernelError, Kernels, Pool};
+pub use moebius_expert_kernels::{Isa, KernelError, Kernels, Pool, keep_freed_memory};

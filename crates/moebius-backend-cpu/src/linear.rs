@@ -82,9 +82,10 @@ impl Linear for CpuLinear {
     fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         let width = self.spec.inputs;
         let mut out = vec![0.0; ids.len() * width];
-        for (row, &id) in out.chunks_exact_mut(width).zip(ids) {
-            self.weight.row(id as usize, row).map_err(kernel)?;
-        }
+        self.engine.by_rows(&mut out, width, |rows, out| {
+            let mut rows = out.chunks_exact_mut(width).zip(&ids[rows]);
+            rows.try_for_each(|(row, &id)| self.weight.row(id as usize, row))
+        })?;
         Ok(Tensor::from_vec(out, (ids.len(), width), &Device::Cpu)?)
     }
 }

@@ -21,14 +21,17 @@ impl Ops for CpuOps {
         with_f32(x, |values| {
             with_f32(weight, |weight| {
                 filled(x.dims(), x, |out| {
-                    self.engine.kernels.rms_norm(values, weight, eps, row_len, out).map_err(kernel)
+                    self.engine.by_rows(out, row_len, |rows, out| {
+                        let values = &values[rows.start * row_len..rows.end * row_len];
+                        self.engine.kernels.rms_norm(values, weight, eps, row_len, out)
+                    })
                 })
             })
         })
     }
 
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
-        let (_, heads, head_dim) = x.dims3()?;
+        let (tokens, heads, head_dim) = x.dims3()?;
         let layout = match table.pairing {
             Pairing::HalfSplit => RotaryLayout::HalfSplit,
             Pairing::Interleaved => RotaryLayout::Interleaved,
@@ -36,11 +39,17 @@ impl Ops for CpuOps {
         let pairs = table.cos.dim(1)?;
         with_f32(&table.cos, |cos| {
             with_f32(&table.sin, |sin| {
-                let tables = RotaryTables { cos, sin, pairs, layout };
+                let row_len = heads * head_dim;
+                expect_dims("angles", &[tokens * pairs; 2], &[cos.len(), sin.len()])?;
                 with_f32(x, |values| {
                     filled(x.dims(), x, |out| {
-                        out.copy_from_slice(values);
-                        self.engine.kernels.rotate(out, heads, head_dim, &tables).map_err(kernel)
+                        self.engine.by_rows(out, row_len, |rows, out| {
+                            out.copy_from_slice(&values[rows.start * row_len..rows.end * row_len]);
+                            let angles = rows.start * pairs..rows.end * pairs;
+                            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                            let tables = RotaryTables { cos, sin, pairs, layout };
+                            self.engine.kernels.rotate(out, heads, head_dim, &tables)
+                        })
                     })
                 })
             })

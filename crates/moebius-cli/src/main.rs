@@ -24,6 +24,7 @@ use clap::Parser;
 use crate::args::Cli;
 
 fn main() -> ExitCode {
+    moebius::keep_freed_memory();
     let result = match Cli::try_parse_from(args::with_prompt_as_run(std::env::args_os())) {
         Ok(cli) => commands::dispatch(&cli),
         Err(error) => return errors::report_usage(&error),

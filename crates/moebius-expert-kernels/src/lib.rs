@@ -39,6 +39,7 @@ mod rows;
 mod tile;
 mod vector;
 
+pub use arch::pages::keep_freed_memory;
 pub use attention::{AttentionInputs, AttentionShape};
 pub use error::KernelError;
 pub use experts::{ExpertRows, PackedExperts};

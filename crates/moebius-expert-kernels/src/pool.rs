@@ -1,6 +1,6 @@
 //! Threads for numbered tasks: the only place of the crate that starts any.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{KernelError, arch::team::Team, error::check_nonzero};
 
@@ -42,5 +42,23 @@ impl Pool {
             Some(team) if n_tasks > 1 => team.run(n_tasks, &task),
             _ => (0..n_tasks).for_each(task),
         }
+    }
+
+    /// Runs `task` on every chunk of `chunk_len` values, the last perhaps shorter, with the chunk's number; else as
+    /// [`Pool::for_each`].
+    ///
+    /// # Panics
+    /// If a task does, or `chunk_len` is zero.
+    pub fn for_each_chunk<T: Send>(
+        &self,
+        values: &mut [T],
+        chunk_len: usize,
+        task: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let chunks: Vec<_> = values.chunks_mut(chunk_len).map(Mutex::new).collect();
+        self.for_each(chunks.len(), |index| {
+            let mut chunk = chunks[index].lock().unwrap_or_else(PoisonError::into_inner);
+            task(index, &mut chunk);
+        });
     }
 }

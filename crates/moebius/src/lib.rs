@@ -56,6 +56,7 @@ pub use score::{Score, ScoreOptions, perplexity};
 
 pub use moebius_backend as backend_contract;
 pub use moebius_backend::WeightFormat;
+pub use moebius_backend_cpu::keep_freed_memory;
 pub use moebius_engine::{FinishReason, SamplingParams};
 pub use moebius_metering as metering;
 pub use moebius_model::{FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};

@@ -6,7 +6,7 @@
 //! a function that stays separate would be compiled without the instruction set.
 
 pub(crate) mod disjoint;
-mod pages;
+pub(crate) mod pages;
 mod scalar;
 pub(crate) mod team;
 

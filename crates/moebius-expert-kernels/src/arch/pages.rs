@@ -1,4 +1,5 @@
-//! Larger pages for large buffers: fewer addresses to look up while weights stream by.
+//! Pages: larger ones behind large buffers, so that fewer addresses are looked up while weights stream by, and kept
+//! ones behind buffers that come and go.
 
 use std::mem::MaybeUninit;
 
@@ -36,3 +37,30 @@ pub(crate) fn prefer_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn prefer_large_pages<T>(_: &mut [MaybeUninit<T>]) {}
+
+/// Has the C library keep up to 256 MB of freed memory for what is allocated next. Activations of the same sizes come
+/// and go with every layer of a prompt, and fresh pages for them cost about as much as the small operations on them.
+///
+/// This concerns the whole process, so a program decides on it and not a library. It does nothing elsewhere than on
+/// Linux with the GNU C library.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::ffi::c_int;
+
+        /// Free memory above which the heap's end is given back to the system.
+        const TRIM_THRESHOLD: (c_int, c_int) = (-1, 256 << 20);
+        /// Sizes from which on buffers get pages of their own, which are given back with them: the most there is.
+        const MMAP_THRESHOLD: (c_int, c_int) = (-3, 32 << 20);
+
+        // SAFETY: the declaration is that of the GNU C library, which the standard library links on this target.
+        unsafe extern "C" {
+            fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+
+        for (parameter, value) in [TRIM_THRESHOLD, MMAP_THRESHOLD] {
+            // SAFETY: the call takes two numbers and may be made at any time; a refusal changes nothing.
+            unsafe { mallopt(parameter, value) };
+        }
+    }
+}

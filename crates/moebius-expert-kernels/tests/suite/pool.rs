@@ -61,6 +61,20 @@ fn tasks_may_have_tasks_and_callers_may_share_a_pool() {
 }
 
 #[test]
+fn every_chunk_is_seen_once_and_the_last_may_be_shorter() {
+    for (threads, len, chunk_len) in [(1, 0, 4), (3, 3, 4), (3, 8, 4), (3, 103, 10)] {
+        let mut values = vec![0; len];
+        pool(threads).for_each_chunk(&mut values, chunk_len, |chunk, values| {
+            values.iter_mut().for_each(|value| *value += chunk + 1);
+        });
+        assert!(
+            values.iter().enumerate().all(|(index, value)| *value == index / chunk_len + 1),
+            "{values:?}"
+        );
+    }
+}
+
+#[test]
 fn what_tasks_wrote_is_there_when_the_call_returns() {
     let pool = pool(4);
     for round in 0..500 {

@@ -14,7 +14,7 @@ const TOKENS: usize = 32;
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(TOKENS as u64));
-    for (experts, prompt_tokens) in [(1, 16), (2, 16), (4, 16), (16, 16), (2, 128), (2, 448)] {
+    for (experts, prompt_tokens) in [(1, 16), (4, 16), (8, 16), (32, 16), (4, 128), (4, 448)] {
         let mut model = bundled(experts);
         let id = BenchmarkId::new(format!("{experts} experts"), format!("after {prompt_tokens} tokens"));
         group.bench_function(id, |bencher| {

@@ -1,7 +1,7 @@
 //! How fast the bundled model reads a prompt: its length, and experts per token.
 //!
 //! Measured is the prefill window of the meter: from the prompt to the first token. Throughput counts prompt
-//! tokens. `16 experts` is the dense twin: every expert for every token.
+//! tokens. `32 experts` is the dense twin: every expert for every token.
 //! Run: `cargo bench -p moebius-benches --bench prefill`
 
 mod quick;
@@ -11,7 +11,7 @@ use moebius_benches::{bundled, generate};
 
 fn prefill(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("prefill");
-    for experts in [2, 16] {
+    for experts in [4, 32] {
         let mut model = bundled(experts);
         for prompt_tokens in [1, 32, 256, 480] {
             group.throughput(Throughput::Elements(prompt_tokens as u64));

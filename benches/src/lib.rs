@@ -1,7 +1,6 @@
 //! What the benchmarks share: inputs from a fixed sequence, and the bundled model.
 #![forbid(unsafe_code)]
 
-use half::{bf16, f16};
 use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams, Summary};
 use moebius_backend::WeightFormat;
 
@@ -15,17 +14,14 @@ pub fn values(len: usize, seed: u64) -> Vec<f32> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-/// The little-endian bytes of `weights` in a format.
+/// The bytes of `weights` in a format, as a file has them.
 ///
 /// # Panics
-/// For a format that has no encoder here.
+/// If they are no whole number of blocks.
 pub fn encode(format: WeightFormat, weights: &[f32]) -> Vec<u8> {
-    match format {
-        WeightFormat::F32 => weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
-        WeightFormat::Bf16 => weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect(),
-        WeightFormat::F16 => weights.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect(),
-        other => panic!("no encoder for {other}"),
-    }
+    let mut bytes = vec![0; format.bytes_for(1, weights.len()).expect("weights are whole blocks")];
+    format.encode(weights, &mut bytes).expect("the sizes are right");
+    bytes
 }
 
 /// One thread for every core that this process may use.

@@ -29,9 +29,10 @@ class Test:
 
     @staticmethod
     def all(prompts: list[int], generate: list[int], sequences: list[int]) -> list["Test"]:
-        """Every combination; a length of 0 is left out."""
+        """Every combination; a length of 0 is left out, and so is what is given twice."""
         reading = [Test(prompt=tokens) for tokens in prompts if tokens]
-        return reading + [Test(generate=tokens, sequences=b) for tokens in generate if tokens for b in sequences]
+        generating = [Test(generate=tokens, sequences=b) for tokens in generate if tokens for b in sequences]
+        return list(dict.fromkeys(reading + generating))
 
 
 @dataclass

@@ -74,7 +74,11 @@ def moebius(args: argparse.Namespace, shape: str, layers: int, format: str) -> t
     for flag, numbers in (("-p", args.prompt_tokens), ("-n", args.generate), ("-b", args.batch)):
         command += [flag, ",".join(map(str, numbers))]
     command += ["-t", str(args.threads), "-r", "1", "--no-progress", "-o", "json"]
-    rows = json.loads(output(command, "moebius"))
+    try:
+        rows = json.loads(output(command, "moebius"))
+    except json.JSONDecodeError as error:
+        hint = "give the path of a `moebius` by `--moebius`"
+        raise Failure(f"`{args.moebius}` prints no JSON: {error}", hint) from error
     rates = {}
     for row in rows:
         test = Test(row["prompt_tokens"], row["generated_tokens"], row["batch_sequences"])
@@ -140,6 +144,7 @@ def compare(args: argparse.Namespace, shape: "Shape", name: str, format: str, in
     """Adds the rows of a shape in a format."""
     tests = Test.all(args.prompt_tokens, args.generate, args.batch)
     with model_file(args, shape, format) as path:
+        say(f"{shape.title()} {format}: trying llama.cpp's settings")
         chosen = choose(args, path, tests)
         setting_of = {test: setting for setting, of in chosen.items() for test in of}
         rows = {test: Row(shape.title(), format, str(test), setting_of[test]) for test in tests}
@@ -272,15 +277,13 @@ def main(argv: list[str]) -> int:
             for format in args.format.split(","):
                 compare(args, shape, name, format, found)
     except KeyboardInterrupt:
-        if not found.rows:
-            say("stopped: nothing was finished")
-            return 130
-        say("stopped: what follows was finished before")
+        say("stopped: results are those that were finished")
         status = 130
     except Failure as error:
         say(f"error: {error}\n\nhint: {error.hint}")
-        return 1
-    print(found.json() if args.output == "json" else found.markdown())
+        status = 1
+    if found.rows:
+        print(found.json() if args.output == "json" else found.markdown())
     return status
 
 

@@ -12,6 +12,7 @@ import unittest
 from pathlib import Path
 
 from comparison import Comparison, Row, Size, Test, best, table
+from side_by_side import Failure, output, typed
 
 HERE = Path(__file__).resolve().parent
 TINY = dict(hidden_size=64, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
@@ -26,7 +27,7 @@ def have(*packages: str) -> bool:
 
 class Arithmetic(unittest.TestCase):
     def test_every_combination_is_one_test_and_zero_is_none(self):
-        self.assertEqual([str(test) for test in Test.all([512, 0], [64], [1, 8])], ["pp512", "tg64", "tg64x8"])
+        self.assertEqual([str(test) for test in Test.all([512, 0], [64], [1, 8, 1])], ["pp512", "tg64", "tg64x8"])
         self.assertEqual(Test.all([0], [0], [1]), [])
 
     def test_names_of_tests_are_read_back_and_others_are_refused(self):
@@ -92,9 +93,13 @@ class Command(unittest.TestCase):
         self.check([*shape, "olmoe-1b-7b", "-r", "0"], "`-r` is 0", "hint: ")
         self.check(["--moebius", "./no-such", "--shape", "olmoe-1b-7b"], "no `moebius` program", "hint: cargo build")
 
-    def test_the_command_is_shown_without_the_folders_of_a_machine(self):
-        from side_by_side import typed
+    def test_a_program_that_fails_or_is_not_there_is_an_error_with_what_it_said(self):
+        with self.assertRaisesRegex(Failure, "the sum failed: no sum"):
+            output([sys.executable, "-c", "import sys; sys.exit('no sum')"], "the sum")
+        with self.assertRaisesRegex(Failure, "cannot run `./no-such`"):
+            output(["./no-such"], "nothing")
 
+    def test_the_command_is_shown_without_the_folders_of_a_machine(self):
         shown = typed(["--moebius", "a/moebius", "--shape", "x:2", "--keep=b", "-p", "1,2"])
         self.assertEqual(shown, "`python benches/peers/side_by_side.py --shape x:2 -p 1,2`")
 

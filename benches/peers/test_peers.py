@@ -1,0 +1,176 @@
+"""The comparison with other engines, as far as it needs none of them.
+
+The arithmetic needs the standard library alone; the model files need numpy, and to be read back the package gguf.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from comparison import Comparison, Row, Size, Test, best, table
+from side_by_side import Failure, output, typed
+
+HERE = Path(__file__).resolve().parent
+TINY = dict(hidden_size=64, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
+TINY |= dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, vocab_size=300, tie_word_embeddings=False)
+TINY |= dict(max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=1e4, moe_intermediate_size=32)
+TINY |= dict(attention_multiplier=0.1, embedding_multiplier=12.0, logits_scaling=6.0, residual_multiplier=0.2)
+
+
+def have(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+class Arithmetic(unittest.TestCase):
+    def test_every_combination_is_one_test_and_zero_is_none(self):
+        self.assertEqual([str(test) for test in Test.all([512, 0], [64], [1, 8, 1])], ["pp512", "tg64", "tg64x8"])
+        self.assertEqual(Test.all([0], [0], [1]), [])
+
+    def test_names_of_tests_are_read_back_and_others_are_refused(self):
+        for test in Test.all([1, 512], [64], [1, 8]):
+            self.assertEqual(Test.parse(str(test)), test)
+        for name in ("", "pp", "pp0", "tg64x0", "tg64 x b8", "xx1"):
+            with self.assertRaisesRegex(ValueError, f"`{name}`"):
+                Test.parse(name)
+
+    def test_ratios_are_of_rounds_and_not_of_medians(self):
+        # A round at half the speed of the others slows both sides; the ratio stays.
+        record = Row("m", "f", "pp1", "repack", moebius=[30.0, 10.0, 24.0], peer=[15.0, 5.0, 20.0]).record()
+        self.assertEqual((record["ratio"], record["ratio_lowest"], record["ratio_highest"]), (2.0, 1.2, 2.0))
+        self.assertEqual((record["moebius_tokens_per_second"], record["peer_tokens_per_second"]), (24.0, 15.0))
+
+    def test_rounds_without_a_partner_are_an_error(self):
+        with self.assertRaises(ValueError):
+            Row("m", "f", "pp1", "repack", moebius=[1.0], peer=[]).ratios()
+
+    def test_the_setting_of_the_highest_median_is_the_best_and_the_first_of_equals(self):
+        self.assertEqual(best({"a": [1.0, 9.0, 1.0], "b": [2.0, 2.0, 2.0]}), "b")
+        self.assertEqual(best({"a": [2.0], "b": [2.0]}), "a")
+
+    def test_sizes_that_are_apart_are_marked(self):
+        self.assertEqual(Size("m", "f", 1010, 1000).note(), "")
+        self.assertEqual(Size("m", "f", 1000, 1100).note(), "**9% apart**")
+
+    def test_tables_have_a_column_for_each_name(self):
+        self.assertEqual(table(("a", "b"), "lr", [("1", "2")]), ["| a | b |", "| --- | --: |", "| 1 | 2 |"])
+
+    def test_both_outputs_carry_the_ratio(self):
+        row = Row("m", "q4_0", "pp1", "repack", [150.0], [40.0])
+        found = Comparison({"machine": "abacus"}, [row], [Size("m", "q4_0", 1, 1)])
+        self.assertIn("- machine: abacus", found.markdown())
+        self.assertIn("| m | q4_0 | pp1 | 150 | 40.0 | **3.75** | 3.75 to 3.75 | repack |", found.markdown())
+        self.assertEqual(json.loads(found.json())["rows"][0]["ratio"], 3.75)
+
+
+class Command(unittest.TestCase):
+    def check(self, arguments: list[str], *expected: str) -> None:
+        command = [sys.executable, str(HERE / "side_by_side.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual(done.stdout, "")
+        for words in expected:
+            self.assertIn(words, done.stderr)
+
+    def test_a_missing_shape_is_an_error_of_use(self):
+        self.check([], "--shape")
+        self.check(["--shape", "olmoe-1b-7b", "-p", "x"], "-p")
+
+    @unittest.skipIf(have("llama_cpp"), "the peer is installed")
+    def test_a_missing_peer_is_an_error_that_says_how_to_install_it(self):
+        self.check(["--shape", "olmoe-1b-7b"], "error: no Python package", "`llama_cpp`", "hint: pip install")
+
+    @unittest.skipUnless(have("llama_cpp", "gguf", "numpy"), "the peer is not installed")
+    def test_what_cannot_be_measured_is_refused_with_what_can(self):
+        shape = ["--moebius", sys.executable, "--shape"]
+        self.check([*shape, "olmo"], "unknown shape `olmo`", "olmoe-1b-7b", "hint: ")
+        self.check([*shape, "qwen1.5-moe-a2.7b"], "family `qwen2_moe`", "qwen3_moe", "hint: ")
+        self.check([*shape, "olmoe-1b-7b", "--format", "q5_k"], "unknown format `q5_k`", "q4_k_m", "hint: ")
+        self.check([*shape, "olmoe-1b-7b", "-p", "0", "-n", "0"], "nothing to measure", "hint: ")
+        self.check([*shape, "olmoe-1b-7b", "-r", "0"], "`-r` is 0", "hint: ")
+        self.check(["--moebius", "./no-such", "--shape", "olmoe-1b-7b"], "no `moebius` program", "hint: cargo build")
+
+    def test_a_program_that_fails_or_is_not_there_is_an_error_with_what_it_said(self):
+        with self.assertRaisesRegex(Failure, "the sum failed: no sum"):
+            output([sys.executable, "-c", "import sys; sys.exit('no sum')"], "the sum")
+        with self.assertRaisesRegex(Failure, "cannot run `./no-such`"):
+            output(["./no-such"], "nothing")
+
+    def test_the_command_is_shown_without_the_folders_of_a_machine(self):
+        shown = typed(["--moebius", "a/moebius", "--shape", "x:2", "--keep=b", "-p", "1,2"])
+        self.assertEqual(shown, "`python benches/peers/side_by_side.py --shape x:2 -p 1,2`")
+
+
+@unittest.skipUnless(have("numpy"), "numpy is not installed")
+class Models(unittest.TestCase):
+    def shape(self, folder: str, kind: str, **changes: object):
+        import gguf_model
+
+        config = TINY | dict(model_type=kind) | changes
+        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return gguf_model.shape(folder)
+
+    def test_places_get_the_formats_that_moebius_holds(self):
+        from formats import held
+
+        def names(choice: str, cols: int = 512) -> list[str]:
+            return [held(choice, place, cols).name for place in ("experts", "attention", "head", "router")]
+
+        self.assertEqual(names("q8_0"), ["q8_0", "q8_0", "q8_0", "f32"])
+        self.assertEqual(names("q4_0"), ["q4_0", "q4_0", "q6_k", "f32"])
+        self.assertEqual(names("q4_k_m"), ["q4_k", "q6_k", "q6_k", "f32"])
+        self.assertEqual(names("q4_k", 96), ["q8_0", "q8_0", "q8_0", "f32"])
+        self.assertEqual(names("q4_k", 48), ["bf16", "bf16", "bf16", "f32"])
+
+    def test_layers_can_be_cut_and_bytes_follow(self):
+        import gguf_model
+
+        one, two = (gguf_model.weight_bytes(gguf_model.shape("olmoe-1b-7b", layers), "q8_0") for layers in (1, 2))
+        blocks = (64 * 3 * 1024 * 2048 + 4 * 2048 * 2048) // 32
+        floats = 64 * 2048 + 4 * 2048
+        self.assertEqual(two - one, blocks * 34 + floats * 4)
+
+    @unittest.skipUnless(have("gguf"), "gguf is not installed")
+    def test_a_file_of_every_family_and_format_is_read_back_with_weights_of_the_wanted_size(self):
+        import gguf
+        import numpy as np
+
+        import gguf_model
+        from formats import FORMATS
+
+        for kind, wide in (("olmoe", 256), ("granitemoe", 64), ("qwen3_moe", 256), ("mixtral", 64)):
+            for choice in FORMATS:
+                with self.subTest(kind=kind, format=choice), tempfile.TemporaryDirectory() as folder:
+                    shape = self.shape(folder, kind, hidden_size=wide, tie_word_embeddings=kind == "granitemoe")
+                    path = Path(folder) / "model.gguf"
+                    gguf_model.write(path, shape, choice)
+                    reader = gguf.GGUFReader(path)
+                    plan = list(gguf_model.tensors(shape, choice))
+                    self.assertEqual([tensor.name for tensor in reader.tensors], [tensor.name for tensor in plan])
+                    for read, planned in zip(reader.tensors, plan, strict=True):
+                        self.assertEqual(read.tensor_type, planned.format.ggml_type, read.name)
+                        self.assertEqual(tuple(read.shape)[::-1], planned.dims, read.name)
+                        values = gguf.dequantize(read.data, read.tensor_type).astype(np.float64)
+                        rms = float(np.sqrt((values**2).mean()))
+                        wanted = planned.rms or 1.0
+                        self.assertTrue(0.6 * wanted < rms < 1.5 * wanted, f"{read.name}: {rms}, not {wanted}")
+
+    @unittest.skipUnless(have("gguf"), "gguf is not installed")
+    def test_the_same_seed_gives_the_same_file(self):
+        import gguf_model
+
+        with tempfile.TemporaryDirectory() as folder:
+            shape = self.shape(folder, "olmoe")
+            written = []
+            for seed in (0, 0, 1):
+                path = Path(folder) / "model.gguf"
+                gguf_model.write(path, shape, "q4_0", seed)
+                written.append(path.read_bytes())
+        self.assertTrue(written[0] == written[1] != written[2])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -99,6 +99,8 @@ pub fn convert(
     let Some(source_bytes) = written else { return Ok(None) };
     file.sync_all().map_err(write_error(&path))?;
     let bytes = file.metadata().map_err(write_error(&path))?.len();
+    // Some systems do not rename a directory with open files.
+    drop(file);
     partial.rename(out)?;
     Ok(Some(Converted { source_bytes, bytes, parameters }))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
-use moebius_expert_kernels::{Formats, KernelError, PackedMatrix};
+use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, SharedBytes};
 
 use crate::backend::Engine;
 use crate::slices::{filled, kernel, with_f32};
@@ -60,7 +60,9 @@ pub(crate) fn pack(
             let source = format!("expected it packed in {held}, got {}", view.format).into();
             return Err(Error::Weight { name: view.name.clone(), source });
         }
-        return PackedMatrix::from_packed(held, rows, cols, panels.clone()).map_err(|e| refused(view, e));
+        let memory = SharedBytes::new(panels.owner.clone(), panels.range.clone());
+        let packed = memory.and_then(|memory| PackedMatrix::from_packed(held, rows, cols, memory));
+        return packed.map_err(|e| refused(view, e));
     }
     let done = |bytes: &[u8]| {
         if view.bytes.len() >= LARGE_BYTES {

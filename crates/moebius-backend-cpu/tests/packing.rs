@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use moebius_backend::{Backend, Error, LinearSpec, Packer, SharedBytes, WeightFormat, WeightView};
+use moebius_backend::{Backend, Error, LinearSpec, Packer, PanelBytes, WeightFormat, WeightView};
 use moebius_backend_cpu::{CpuBackend, CpuOptions};
 
 const SHAPE: (usize, usize) = (33, 64);
@@ -24,11 +24,11 @@ fn stored() -> WeightView<'static> {
 }
 
 /// Packed bytes at the start of a cache line.
-fn kept(bytes: &[u8]) -> SharedBytes {
+fn kept(bytes: &[u8]) -> PanelBytes {
     let mut buffer = vec![0; bytes.len() + 64];
     let start = buffer.as_ptr().align_offset(64);
     buffer[start..start + bytes.len()].copy_from_slice(bytes);
-    SharedBytes::new(Arc::new(buffer), start..start + bytes.len()).expect("the range lies within")
+    PanelBytes { owner: Arc::new(buffer), range: start..start + bytes.len() }
 }
 
 /// The bits of a product with a loaded matrix.
@@ -63,6 +63,9 @@ fn panels_of_another_format_shape_or_length_are_errors_that_name_the_tensor() {
     let weight = |error| matches!(error, Some(Error::Weight { name, .. }) if name == "projection");
     assert!(weight(load(WeightFormat::Q4_0, SHAPE, &bytes)));
     assert!(weight(load(WeightFormat::Q8_0, SHAPE, &bytes[1..])));
+    let beyond = PanelBytes { owner: Arc::new([0u8; 4]), range: 2..6 };
+    let view = WeightView::in_panels("projection", WeightFormat::Q8_0, SHAPE, beyond);
+    assert!(weight(backend.load_linear(&spec(WeightFormat::Q8_0), view, None).err()));
     let error = load(WeightFormat::Q8_0, (SHAPE.0 + 1, SHAPE.1), &bytes);
     assert!(matches!(error, Some(Error::Shape { what, .. }) if what.contains("projection")));
 }

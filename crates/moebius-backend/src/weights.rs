@@ -7,9 +7,12 @@
 //! in panels already is held where it lies.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_expert_kernels::{SharedBytes, WeightFormat};
+use moebius_expert_kernels::WeightFormat;
 use moebius_metering::Meter;
 use moebius_router::Routing;
 
@@ -99,6 +102,21 @@ pub trait MappedPages: Sync {
     fn release(&self, bytes: &[u8]);
 }
 
+/// Packed bytes that live as long as any holder needs them: a part of a mapped file.
+#[derive(Clone)]
+pub struct PanelBytes {
+    /// What keeps the bytes; it shows the same ones whenever it is asked.
+    pub owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    /// Which of the owner's bytes they are; whoever takes them over checks that they are there.
+    pub range: Range<usize>,
+}
+
+impl fmt::Debug for PanelBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PanelBytes").field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
 /// A stored matrix: row-major `[rows, cols]`, little endian, borrowed from a mapped file where there is one. It may
 /// come in another format than the spec's: the backend rounds each row to the spec's, or refuses in
 /// [`Backend::supports`].
@@ -116,7 +134,7 @@ pub struct WeightView<'a> {
     pub cols: usize,
     /// The elements, row by row; none if the matrix is in panels.
     pub bytes: Cow<'a, [u8]>,
-    panels: Option<SharedBytes>,
+    panels: Option<PanelBytes>,
     pages: Option<&'a dyn MappedPages>,
 }
 
@@ -138,7 +156,7 @@ impl<'a> WeightView<'a> {
         name: impl Into<String>,
         format: WeightFormat,
         shape: (usize, usize),
-        panels: SharedBytes,
+        panels: PanelBytes,
     ) -> Self {
         let mut view = WeightView::new(name, format, shape, &[][..]);
         view.panels = Some(panels);
@@ -146,7 +164,7 @@ impl<'a> WeightView<'a> {
     }
 
     /// The packed bytes, if the matrix is in panels.
-    pub fn panels(&self) -> Option<&SharedBytes> {
+    pub fn panels(&self) -> Option<&PanelBytes> {
         self.panels.as_ref()
     }
 

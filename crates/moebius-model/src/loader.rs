@@ -366,7 +366,7 @@ impl<'a> SharedLoader<'_, 'a> {
                 expected: format!("matrix {index} of {shape:?}"),
                 got: "less".into(),
             })?;
-        let size = view.panels().map_or(&*view.bytes, |panels| panels.as_slice()).len() as u64;
+        let size = view.panels().map_or(view.bytes.len(), |panels| panels.range.len()) as u64;
         (self.progress)(self.loaded_bytes.fetch_add(size, Ordering::Relaxed) + size);
         Ok(view)
     }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use moebius_backend::{MappedPages, SharedBytes, WeightFormat, WeightView};
+use moebius_backend::{MappedPages, PanelBytes, WeightFormat, WeightView};
 use safetensors::Dtype;
 
 use crate::formats::HeldFormats;
@@ -199,11 +199,11 @@ impl Checkpoint {
     }
 
     /// The bytes of a packed matrix, which keep their file mapped.
-    fn packed_matrix(&self, entry: &TensorEntry, packed: &Packed, index: usize) -> Option<SharedBytes> {
+    fn packed_matrix(&self, entry: &TensorEntry, packed: &Packed, index: usize) -> Option<PanelBytes> {
         let Source::Mapped(file) = &self.files[entry.file] else { return None };
         let start = entry.range.start + packed.stride()?.checked_mul(index)?;
         let end = start.checked_add(packed.matrix_bytes()?).filter(|&end| end <= entry.range.end)?;
-        SharedBytes::new(file.clone(), start..end).ok()
+        Some(PanelBytes { owner: file.clone(), range: start..end })
     }
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use moebius_backend::{
-    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Result,
-    Unsupported, WeightSpec, WeightView,
+    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Packer,
+    Result, Unsupported, WeightFormat, WeightSpec, WeightView,
 };
 use moebius_expert_kernels::{Isa, KernelError, Kernels, Pool};
 
 use crate::experts::CpuExperts;
-use crate::linear::CpuLinear;
+use crate::linear::{CpuLinear, pack, refused};
 use crate::ops::CpuOps;
 use crate::slices::kernel;
 
@@ -118,5 +118,16 @@ impl Backend for CpuBackend {
 
     fn ops(&self) -> &dyn Ops {
         &self.ops
+    }
+
+    fn packer(&self) -> Option<&dyn Packer> {
+        Some(self)
+    }
+}
+
+impl Packer for CpuBackend {
+    fn pack(&self, view: &WeightView<'_>, held: WeightFormat) -> Result<Vec<u8>> {
+        let packed = pack(&self.engine, view, held, (view.rows, view.cols))?;
+        packed.as_bytes().map(<[u8]>::to_vec).map_err(|error| refused(view, error))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
-use moebius_expert_kernels::{Formats, PackedMatrix};
+use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, SharedBytes};
 
 use crate::backend::Engine;
 use crate::slices::{filled, kernel, with_f32};
@@ -40,7 +40,8 @@ impl CpuLinear {
     }
 }
 
-/// Packs one stored matrix, which must be `[rows, cols]`, rounding each row to the format in which it is held.
+/// Packs one stored matrix, which must be `[rows, cols]`, rounding each row to the format in which it is held. One that
+/// is packed stays where it lies.
 pub(crate) fn pack(
     engine: &Engine,
     view: &WeightView<'_>,
@@ -54,6 +55,15 @@ pub(crate) fn pack(
             got: format!("[{}, {}]", view.rows, view.cols),
         });
     }
+    if let Some(panels) = view.panels() {
+        if view.format != held {
+            let source = format!("expected it packed in {held}, got {}", view.format).into();
+            return Err(Error::Weight { name: view.name.clone(), source });
+        }
+        let memory = SharedBytes::new(panels.owner.clone(), panels.range.clone());
+        let packed = memory.and_then(|memory| PackedMatrix::from_packed(held, rows, cols, memory));
+        return packed.map_err(|e| refused(view, e));
+    }
     let done = |bytes: &[u8]| {
         if view.bytes.len() >= LARGE_BYTES {
             view.release(bytes);
@@ -61,7 +71,12 @@ pub(crate) fn pack(
     };
     let formats = Formats { stored: view.format, held };
     PackedMatrix::pack_with(&engine.pool, formats, (rows, cols), &view.bytes, &done)
-        .map_err(|error| Error::Weight { name: view.name.clone(), source: Box::new(error) })
+        .map_err(|e| refused(view, e))
+}
+
+/// What the kernels say of a matrix.
+pub(crate) fn refused(view: &WeightView<'_>, error: KernelError) -> Error {
+    Error::Weight { name: view.name.clone(), source: Box::new(error) }
 }
 
 impl Linear for CpuLinear {

@@ -22,6 +22,6 @@ mod weights;
 pub use error::{Error, Result, Unsupported};
 pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
 pub use spec::{Activation, BackendInfo, ExpertSpec, LinearSpec, Projection, WeightSpec};
-pub use weights::{Backend, ExpertBank, ExpertSource, Linear, MappedPages, WeightView};
+pub use weights::{Backend, ExpertBank, ExpertSource, Linear, MappedPages, Packer, PanelBytes, WeightView};
 
 pub use moebius_expert_kernels::WeightFormat;

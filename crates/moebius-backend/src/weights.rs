@@ -3,9 +3,13 @@
 //! Shapes: a matrix is `[outputs, inputs]`; activations are `[tokens, width]`, f32, on the backend's device.
 //! A spec's format is what a weight is held in, a view's what it is stored in; a backend that holds a format takes
 //! views in every format and rounds each row to the spec's, so that a device never sees what was stored.
-//! Invariants: stored bytes are borrowed and their pages are given back, so that no weight is held twice.
+//! Invariants: stored bytes are borrowed and their pages are given back, so that no weight is held twice; what is stored
+//! in panels already is held where it lies.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_expert_kernels::WeightFormat;
@@ -45,6 +49,22 @@ pub trait Backend: Send + Sync {
 
     /// The operations between the projections.
     fn ops(&self) -> &dyn Ops;
+
+    /// Some if this backend holds weights in the kernels' panels: then it packs matrices for files, and takes views in
+    /// panels without copying them. Others are never given such a view.
+    fn packer(&self) -> Option<&dyn Packer> {
+        None
+    }
+}
+
+/// A backend that holds weights in panels of sixteen rows, as `moebius-expert-kernels` lays them out.
+pub trait Packer {
+    /// The bytes of a matrix, rounded to `held` and packed as [`Backend::load_linear`] would hold it:
+    /// [`WeightFormat::packed_bytes_for`] of them, the same on every machine.
+    ///
+    /// # Errors
+    /// [`crate::Error::Weight`] when the bytes do not fit the view's shape or hold a NaN or an infinity.
+    fn pack(&self, view: &WeightView<'_>, held: WeightFormat) -> Result<Vec<u8>>;
 }
 
 /// A dense projection that lives on a device; also the embedding table, whose rows it can hand out.
@@ -82,6 +102,21 @@ pub trait MappedPages: Sync {
     fn release(&self, bytes: &[u8]);
 }
 
+/// Packed bytes that live as long as any holder needs them: a part of a mapped file.
+#[derive(Clone)]
+pub struct PanelBytes {
+    /// What keeps the bytes; it shows the same ones whenever it is asked.
+    pub owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    /// Which of the owner's bytes they are; whoever takes them over checks that they are there.
+    pub range: Range<usize>,
+}
+
+impl fmt::Debug for PanelBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PanelBytes").field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
 /// A stored matrix: row-major `[rows, cols]`, little endian, borrowed from a mapped file where there is one. It may
 /// come in another format than the spec's: the backend rounds each row to the spec's, or refuses in
 /// [`Backend::supports`].
@@ -97,8 +132,9 @@ pub struct WeightView<'a> {
     pub rows: usize,
     /// Input columns.
     pub cols: usize,
-    /// The elements.
+    /// The elements, row by row; none if the matrix is in panels.
     pub bytes: Cow<'a, [u8]>,
+    panels: Option<PanelBytes>,
     pages: Option<&'a dyn MappedPages>,
 }
 
@@ -111,7 +147,25 @@ impl<'a> WeightView<'a> {
         bytes: impl Into<Cow<'a, [u8]>>,
     ) -> Self {
         let (rows, cols) = shape;
-        WeightView { name: name.into(), format, rows, cols, bytes: bytes.into(), pages: None }
+        WeightView { name: name.into(), format, rows, cols, bytes: bytes.into(), panels: None, pages: None }
+    }
+
+    /// A view of a matrix that a [`Packer`] has packed before, for backends that have one. It is held in `format` and no
+    /// other, and where it lies.
+    pub fn in_panels(
+        name: impl Into<String>,
+        format: WeightFormat,
+        shape: (usize, usize),
+        panels: PanelBytes,
+    ) -> Self {
+        let mut view = WeightView::new(name, format, shape, &[][..]);
+        view.panels = Some(panels);
+        view
+    }
+
+    /// The packed bytes, if the matrix is in panels.
+    pub fn panels(&self) -> Option<&PanelBytes> {
+        self.panels.as_ref()
     }
 
     /// Releases `pages` when the view is dropped.

@@ -1,4 +1,5 @@
-//! Ctrl-C: the first stops the text that is being generated, all others end the program.
+//! Ctrl-C: the first stops the text that is being generated or the model that is being converted, all others end the
+//! program.
 
 use std::io::Write;
 use std::sync::Arc;

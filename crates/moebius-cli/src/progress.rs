@@ -20,7 +20,7 @@ pub(crate) type Loading<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// Opens the model in `dir` and says how long it took.
 pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Result<(Model, Duration)> {
     let started = Instant::now();
-    let model = with_bar(output, |progress| Model::open_with_progress(dir, options, progress))?;
+    let model = with_bar(output, "loading", |progress| Model::open_with_progress(dir, options, progress))?;
     if !output.quiet {
         warn_of_unknowns(&model);
         warn_of_less_context(options.context, &model);
@@ -28,15 +28,15 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Re
     Ok((model, started.elapsed()))
 }
 
-/// Loads something with a bar on the terminal.
-pub(crate) fn with_bar<T>(output: &OutputArgs, load: impl FnOnce(Loading<'_>) -> T) -> T {
+/// Does something with a bar on the terminal, which begins with what it is `doing`.
+pub(crate) fn with_bar<T>(output: &OutputArgs, doing: &str, load: impl FnOnce(Loading<'_>) -> T) -> T {
     let started = Instant::now();
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let wanted = !output.quiet && !output.no_progress && terminal::can_redraw();
     let shown = Once::new();
     let progress = |bytes: u64, total: u64| {
         if wanted && started.elapsed() > PATIENCE {
-            shown.call_once(|| show(&bar, total));
+            shown.call_once(|| show(&bar, doing, total));
             bar.set_position(bytes);
         }
     };
@@ -75,9 +75,10 @@ fn warn_of_less_context(asked: Option<usize>, model: &Model) {
     }
 }
 
-fn show(bar: &ProgressBar, total: u64) {
-    let template = "loading {wide_bar:.cyan/blue} {decimal_bytes} of {decimal_total_bytes}, {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("━╸─"));
+fn show(bar: &ProgressBar, doing: &str, total: u64) {
+    let rest = "{wide_bar:.cyan/blue} {decimal_bytes} of {decimal_total_bytes}, {eta} left";
+    let template = format!("{doing} {rest}");
+    bar.set_style(ProgressStyle::with_template(&template).expect("a valid template").progress_chars("━╸─"));
     bar.set_length(total);
     bar.set_draw_target(ProgressDrawTarget::stderr());
 }

@@ -67,6 +67,15 @@ pub enum KernelError {
         /// What must divide it.
         of: usize,
     },
+    /// Packed bytes do not start where the kernels can read them.
+    Misaligned {
+        /// The argument.
+        what: &'static str,
+        /// What its address must be a multiple of.
+        of: usize,
+    },
+    /// Packed weights are little endian, and this machine is not.
+    BigEndian,
     /// The number of bytes of a matrix does not fit the address space.
     SizeOverflow {
         /// Rows of the matrix.
@@ -125,6 +134,10 @@ impl fmt::Display for KernelError {
             Self::NotAMultiple { what, got, of } => {
                 write!(f, "`{what}` does not divide evenly: expected a multiple of {of}, got {got}")
             }
+            Self::Misaligned { what, of } => {
+                write!(f, "`{what}` is misaligned: expected an address that is a multiple of {of}")
+            }
+            Self::BigEndian => write!(f, "packed weights are little endian, and this machine is not"),
             Self::SizeOverflow { rows, cols } => {
                 write!(f, "a matrix of {rows} rows and {cols} columns exceeds the address space")
             }

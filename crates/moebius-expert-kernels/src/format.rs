@@ -15,12 +15,15 @@ mod rounding;
 
 use std::{fmt, str::FromStr};
 
-use self::{bf16::LanesBf16, f16::LanesF16, mxfp4::UnitMxfp4, q4_0::UnitQ4_0, q4_k::UnitQ4K, q6_k::UnitQ6K};
-pub(crate) use self::{f32::LanesF32, q8_0::UnitQ8_0};
+pub(crate) use self::{
+    bf16::LanesBf16, f16::LanesF16, f32::LanesF32, mxfp4::UnitMxfp4, q4_0::UnitQ4_0, q4_k::UnitQ4K,
+    q6_k::UnitQ6K, q8_0::UnitQ8_0,
+};
 use crate::{
     KernelError, Kernels,
-    arch::{CACHE_LINE, LANES, Op, Simd},
+    arch::{CACHE_LINE, LANES, Op, Simd, plain::Plain},
     rows::{Block, Inputs},
+    units::Units,
 };
 
 /// Makes everything that has one case for each format from the table of formats: variant, name, unit.
@@ -50,7 +53,7 @@ macro_rules! formats {
         /// `[ceil(rows / 16), cols / block]` units, in the type of the format.
         #[derive(Debug, Clone)]
         pub(crate) enum Panels {
-            $($format(Vec<$unit>),)+
+            $($format(Units<$unit>),)+
         }
 
         impl Panels {
@@ -141,6 +144,14 @@ impl WeightFormat {
         rows.checked_mul(blocks)?.checked_mul(self.block_bytes())
     }
 
+    /// The bytes of a matrix in this format once it is packed, rows rounded up to whole panels of sixteen; `None` as
+    /// for [`WeightFormat::bytes_for`]. The same on every machine.
+    #[must_use]
+    pub fn packed_bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
+        let blocks = cols.is_multiple_of(self.block_len()).then_some(cols / self.block_len())?;
+        rows.div_ceil(LANES).checked_mul(blocks)?.checked_mul(with_unit!(self, U => size_of::<U>()))
+    }
+
     /// Rounds a row to this format, as a file stores it. The values are finite.
     ///
     /// # Errors
@@ -215,7 +226,7 @@ impl Op for Encode<'_> {
 }
 
 /// The blocks of sixteen rows at the same columns, as one piece that a kernel reads front to back.
-pub(crate) trait Unit: Copy + Send + Sync {
+pub(crate) trait Unit: Plain + Send + Sync {
     /// Columns of a block.
     const COLS: usize;
     /// Bytes of one row's block in a file.

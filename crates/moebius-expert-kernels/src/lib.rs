@@ -24,7 +24,10 @@
 
 #![deny(unsafe_code)]
 
-#[expect(unsafe_code, reason = "intrinsics and disjoint writes; every other module is safe code")]
+#[expect(
+    unsafe_code,
+    reason = "intrinsics, disjoint writes and casts of plain numbers; every other module is safe code"
+)]
 mod arch;
 mod attention;
 mod bandwidth;
@@ -37,6 +40,7 @@ mod pack;
 mod pool;
 mod rows;
 mod tile;
+mod units;
 mod vector;
 
 pub use arch::pages::keep_freed_memory;
@@ -47,4 +51,5 @@ pub use format::WeightFormat;
 pub use kernels::{Isa, Kernels};
 pub use pack::{Done, Formats, PackedMatrix};
 pub use pool::Pool;
+pub use units::SharedBytes;
 pub use vector::{Activation, RotaryLayout, RotaryTables};

@@ -4,7 +4,7 @@
 //! by side: a kernel reads it front to back and adds sixteen outputs at once. The last panel is padded with zeros.
 //!
 //! Shapes: source `[rows, cols]` row-major; packed `[ceil(rows / 16), cols / block]` units of sixteen blocks.
-//! Invariants: every weight is finite; a matrix held as it was stored keeps its values exactly, otherwise each row is
+//! Invariants: every weight is finite when it is packed; a matrix held as it was stored keeps its values exactly, otherwise each row is
 //! rounded by itself.
 
 use std::{
@@ -14,10 +14,11 @@ use std::{
 };
 
 use crate::{
-    KernelError, Pool, WeightFormat,
-    arch::{CACHE_LINE, LANES, disjoint::collect_rows},
+    KernelError, Pool, SharedBytes, WeightFormat,
+    arch::{CACHE_LINE, LANES, disjoint::collect_rows, plain::bytes_of},
     error::{check_len, check_nonzero},
     format::{Panels, Unit, panels_of_format, with_units},
+    units::Units,
 };
 
 /// Told of bytes that were read and will not be again.
@@ -77,20 +78,47 @@ impl PackedMatrix {
         done: Done<'_>,
     ) -> Result<Self, KernelError> {
         let formats = formats.into();
-        check_nonzero("rows", rows)?;
-        check_nonzero("cols", cols)?;
         for format in [formats.stored, formats.held] {
-            let of = format.block_len();
-            if !cols.is_multiple_of(of) {
-                return Err(KernelError::NotAMultiple { what: "cols", got: cols, of });
-            }
+            check_shape(format, rows, cols)?;
         }
         let overflow = KernelError::SizeOverflow { rows, cols };
         let expected = formats.stored.bytes_for(rows, cols).ok_or(overflow)?;
         check_len("bytes", expected, bytes.len())?;
         let source = Source { formats, rows, cols, bytes };
-        let panels = panels_of_format!(formats.held, source.pack(pool, done)?);
+        let panels = panels_of_format!(formats.held, Units::Owned(source.pack(pool, done)?));
         Ok(Self { rows, cols, panels })
+    }
+
+    /// Takes over a matrix that was packed before, in the bytes of [`PackedMatrix::as_bytes`], without copying them.
+    /// They may come from another machine with another instruction set. Weights are not looked at: that none is NaN
+    /// or infinite was found when they were packed, and looking again would read all of them.
+    ///
+    /// # Errors
+    /// [`KernelError::ZeroDimension`], [`KernelError::NotAMultiple`] and [`KernelError::SizeOverflow`] for the shape,
+    /// [`KernelError::Length`] if `memory` has another size than shape and format give, [`KernelError::Misaligned`]
+    /// if it starts where the kernels cannot read (a multiple of 64 bytes always will do), [`KernelError::BigEndian`].
+    pub fn from_packed(
+        format: WeightFormat,
+        rows: usize,
+        cols: usize,
+        memory: SharedBytes,
+    ) -> Result<Self, KernelError> {
+        check_endian()?;
+        check_shape(format, rows, cols)?;
+        let expected = format.packed_bytes_for(rows, cols).ok_or(KernelError::SizeOverflow { rows, cols })?;
+        check_len("memory", expected, memory.as_slice().len())?;
+        let panels = panels_of_format!(format, Units::shared(memory)?);
+        Ok(Self { rows, cols, panels })
+    }
+
+    /// The packed weights as [`PackedMatrix::from_packed`] takes them: [`WeightFormat::packed_bytes_for`] bytes, the
+    /// same on every machine.
+    ///
+    /// # Errors
+    /// [`KernelError::BigEndian`].
+    pub fn as_bytes(&self) -> Result<&[u8], KernelError> {
+        check_endian()?;
+        Ok(with_units!(&self.panels, units => bytes_of(units)))
     }
 
     /// Writes one weight row as `f32`, exactly: `out` is `[cols]`. Serves the lookup in a tied embedding.
@@ -127,12 +155,28 @@ impl PackedMatrix {
     /// The memory of the packed weights in bytes, padding included.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
-        with_units!(&self.panels, units => size_of_val(units.as_slice()))
+        with_units!(&self.panels, units => size_of_val::<[_]>(units))
     }
 
     pub(crate) fn panels(&self) -> &Panels {
         &self.panels
     }
+}
+
+fn check_shape(format: WeightFormat, rows: usize, cols: usize) -> Result<(), KernelError> {
+    check_nonzero("rows", rows)?;
+    check_nonzero("cols", cols)?;
+    let of = format.block_len();
+    if cols.is_multiple_of(of) {
+        Ok(())
+    } else {
+        Err(KernelError::NotAMultiple { what: "cols", got: cols, of })
+    }
+}
+
+/// Units hold numbers in the order of the machine, and packed bytes are those of little-endian ones.
+fn check_endian() -> Result<(), KernelError> {
+    if cfg!(target_endian = "big") { Err(KernelError::BigEndian) } else { Ok(()) }
 }
 
 fn unpack_row<U: Unit>(units: &[U], row: usize, out: &mut [f32]) {

@@ -78,6 +78,23 @@ pub enum Error {
     /// Tensors are missing, or have a wrong shape or type. All of them, not only the first.
     #[error("{}", list_problems(.0))]
     Tensors(Vec<TensorProblem>),
+    /// The weights are packed in other formats than those that were asked for.
+    #[error("the weights are packed as `{held}`: expected no format or this one, got `{wanted}`")]
+    PackedOtherwise {
+        /// What they are packed in.
+        held: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Weights that are to be packed are packed already.
+    #[error("the weights are packed already, as `{held}`")]
+    PackedAlready {
+        /// What they are packed in.
+        held: String,
+    },
+    /// A packed checkpoint could not be written.
+    #[error("cannot write the packed weights")]
+    Output(#[source] std::io::Error),
     /// A token id outside the vocabulary.
     #[error("token id {id} is outside the vocabulary: expected less than {vocab_size}")]
     TokenId {

@@ -1,11 +1,14 @@
 //! A model directory: what it says, what it holds, and loading it.
 
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moebius_backend::Backend;
+use moebius_backend::{Backend, Unsupported};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Asked, Checkpoint, PackedFile};
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
@@ -18,6 +21,7 @@ use crate::{Error, Result};
 /// A model directory whose configuration was read, and whose weights were found if they are there.
 pub struct ModelFiles {
     dir: PathBuf,
+    config: PathBuf,
     family: Family,
     architecture: Box<dyn Architecture>,
     checkpoint: Option<Checkpoint>,
@@ -54,7 +58,7 @@ impl ModelFiles {
             Err(error) => return Err(error),
         };
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
-        Ok(ModelFiles { dir, family, architecture, checkpoint, held, unknown_keys })
+        Ok(ModelFiles { dir, config: config_path, family, architecture, checkpoint, held, unknown_keys })
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -80,10 +84,12 @@ impl ModelFiles {
         architecture.load(&inventory)?;
         let checkpoint = Some(Checkpoint::random(inventory.into_inventory(), weights.seed)?);
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
-        Ok(ModelFiles { dir: PathBuf::new(), family, architecture, checkpoint, held, unknown_keys })
+        let (dir, config) = Default::default();
+        Ok(ModelFiles { dir, config, family, architecture, checkpoint, held, unknown_keys })
     }
 
-    /// Chooses what weights are held in; without this, as they are stored.
+    /// Chooses what weights are held in; without this, as they are stored. Weights that are packed already are held in
+    /// what they are packed in: another choice is an error when they are planned or loaded.
     #[must_use]
     pub fn hold(self, formats: HeldFormats) -> Self {
         ModelFiles { held: formats, ..self }
@@ -94,6 +100,11 @@ impl ModelFiles {
         &self.dir
     }
 
+    /// The configuration's file; empty for random weights.
+    pub fn config_path(&self) -> &Path {
+        &self.config
+    }
+
     /// Bytes of the checkpoint as stored, if one lies beside the configuration.
     pub fn checkpoint_bytes(&self) -> Option<u64> {
         self.checkpoint.as_ref().map(Checkpoint::size_bytes)
@@ -102,13 +113,13 @@ impl ModelFiles {
     /// What the model is. Reads no weights.
     ///
     /// # Errors
-    /// [`Error::Tensors`] when the checkpoint does not fit the configuration; a backend that cannot hold it.
+    /// [`Error::Tensors`] when the checkpoint does not fit the configuration; [`Error::PackedOtherwise`]; a backend
+    /// that cannot hold it.
     pub fn info(&self, backend: &Arc<dyn Backend>) -> Result<ModelInfo> {
-        let loader = Loader::plan(backend, self.checkpoint.as_ref(), self.held);
-        self.architecture.load(&loader)?;
-        loader.check()?;
+        let plan = self.plan(backend)?;
         let outline = self.architecture.outline();
-        let (ignored_tensors, unknown_tensors) = self.leftovers(&loader);
+        let tally = plan.tally();
+        let (ignored_tensors, unknown_tensors) = self.leftovers(&plan.into_asked());
         Ok(ModelInfo {
             family: self.family.model_type,
             n_layers: outline.base.n_layers,
@@ -120,7 +131,8 @@ impl ModelFiles {
             cache_bytes_per_token: outline.base.cache().bytes_per_token(),
             eos_token_ids: outline.base.eos_token_ids,
             bos_token_id: outline.base.bos_token_id,
-            tally: loader.tally(),
+            tally,
+            packed: self.checkpoint.as_ref().and_then(Checkpoint::packing),
             ignored_tensors,
             unknown_tensors,
             unknown_keys: self.unknown_keys.clone(),
@@ -134,22 +146,77 @@ impl ModelFiles {
     /// Those of [`ModelFiles::info`]; [`Error::Tensors`] naming everything when there is no checkpoint; a
     /// weight that holds a NaN or an infinity.
     pub fn load(&self, backend: &Arc<dyn Backend>, progress: Progress<'_>) -> Result<Box<dyn Model>> {
-        let Some(checkpoint) = &self.checkpoint else {
-            let name = "model.safetensors".into();
-            return Err(Error::Tensors(vec![TensorProblem::Missing { name, shape: Vec::new() }]));
-        };
-        let plan = Loader::plan(backend, Some(checkpoint), self.held);
+        let Some(checkpoint) = &self.checkpoint else { return Err(no_checkpoint()) };
+        self.plan(backend)?;
+        self.architecture.load(&Loader::real(backend, checkpoint, self.held()?, progress))
+    }
+
+    /// Writes the weights as `backend` would hold them, as a model.safetensors that is loaded without being copied; and
+    /// says how many bytes were read for it. `progress` is told how many were read so far and will be in all, after
+    /// every matrix; `None` when it said to stop, and what was written then is no checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::load`]; [`Error::PackedAlready`]; [`Error::Output`] when `out` refuses; a backend that
+    /// does not pack.
+    pub fn write_packed(
+        &self,
+        backend: &Arc<dyn Backend>,
+        out: &mut dyn Write,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Option<u64>> {
+        let Some(checkpoint) = &self.checkpoint else { return Err(no_checkpoint()) };
+        if let Some(held) = checkpoint.packing() {
+            return Err(Error::PackedAlready { held: held.to_string() });
+        }
+        let packer = backend.packer().ok_or_else(|| no_panels(backend))?;
+        let asked = self.plan(backend)?.into_asked();
+        let file = PackedFile::new(checkpoint, &asked, self.held)?;
+        let (mut read, total) = (0, file.source_bytes());
+        let written = file.write(packer, out, &mut |bytes| {
+            read += bytes as u64;
+            progress(read, total)
+        })?;
+        Ok(written.is_continue().then_some(total))
+    }
+
+    /// A plan that found the checkpoint whole.
+    fn plan<'a>(&'a self, backend: &'a Arc<dyn Backend>) -> Result<Loader<'a>> {
+        if self.checkpoint.as_ref().is_some_and(|c| c.packing().is_some()) && backend.packer().is_none() {
+            return Err(no_panels(backend));
+        }
+        let plan = Loader::plan(backend, self.checkpoint.as_ref(), self.held()?);
         self.architecture.load(&plan)?;
         plan.check()?;
-        self.architecture.load(&Loader::real(backend, checkpoint, self.held, progress))
+        Ok(plan)
+    }
+
+    /// What weights are held in. Those that are packed are held as they are stored, and that may be asked for.
+    fn held(&self) -> Result<HeldFormats> {
+        match self.checkpoint.as_ref().and_then(Checkpoint::packing) {
+            None => Ok(self.held),
+            Some(packed) if [HeldFormats::AsStored, packed].contains(&self.held) => Ok(HeldFormats::AsStored),
+            Some(packed) => {
+                Err(Error::PackedOtherwise { held: packed.to_string(), wanted: self.held.to_string() })
+            }
+        }
     }
 
     /// Tensors that nothing asked for: those known not to matter, and the rest.
-    fn leftovers(&self, loader: &Loader<'_>) -> (Vec<String>, Vec<String>) {
-        let asked = loader.asked();
+    fn leftovers(&self, asked: &BTreeMap<String, Asked>) -> (Vec<String>, Vec<String>) {
         let names = self.checkpoint.iter().flat_map(Checkpoint::names).map(String::from);
-        names.filter(|name| !asked.contains(name)).partition(|name| is_ignorable(name))
+        names.filter(|name| !asked.contains_key(name)).partition(|name| is_ignorable(name))
     }
+}
+
+fn no_checkpoint() -> Error {
+    let name = "model.safetensors".into();
+    Error::Tensors(vec![TensorProblem::Missing { name, shape: Vec::new() }])
+}
+
+fn no_panels(backend: &Arc<dyn Backend>) -> Error {
+    let reason = "it does not hold weights in panels".into();
+    let unsupported = Unsupported { backend: backend.info().name, what: "packed weights".into(), reason };
+    Error::Backend(unsupported.into())
 }
 
 /// The directory and its configuration: `path` may name either.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use moebius_backend::WeightFormat;
 use moebius_router::RouterConfig;
 
+use crate::formats::HeldFormats;
+
 /// Where in a model a weight works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
@@ -126,6 +128,8 @@ pub struct ModelInfo {
     pub bos_token_id: Option<u32>,
     /// Parameters and bytes by place.
     pub tally: BTreeMap<Place, Tally>,
+    /// The choice that weights were packed with, if they lie packed in the checkpoint.
+    pub packed: Option<HeldFormats>,
     /// Cache bytes that one token takes.
     pub cache_bytes_per_token: u64,
     /// Tensors in the checkpoint that are known not to matter.

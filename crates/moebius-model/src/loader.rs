@@ -9,7 +9,7 @@
 //! the same in the plan; bytes are counted as held.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +19,7 @@ use moebius_backend::{
     WeightView,
 };
 
-use crate::checkpoint::{Checkpoint, TensorEntry};
+use crate::checkpoint::{Asked, Checkpoint, TensorEntry};
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
@@ -103,8 +103,8 @@ pub(crate) struct Loader<'a> {
     progress: Option<Progress<'a>>,
     loaded_bytes: AtomicU64,
     tally: RefCell<BTreeMap<Place, Tally>>,
-    /// Names that were asked for and found.
-    asked: RefCell<BTreeSet<String>>,
+    /// What was asked for and found, and how.
+    asked: RefCell<BTreeMap<String, Asked>>,
     /// Every tensor that was asked for, with its shape: in an inventory only, for a family may ask for millions.
     inventory: Option<RefCell<BTreeMap<String, Vec<usize>>>>,
     problems: RefCell<Vec<TensorProblem>>,
@@ -159,9 +159,10 @@ impl<'a> Loader<'a> {
         bias: bool,
     ) -> Result<Arc<dyn Linear>> {
         let name = format!("{prefix}.weight");
-        self.note(place, &name, &[outputs, inputs]);
-        let bias = if bias { Some(self.values(place, &format!("{prefix}.bias"), outputs)?) } else { None };
         let format = self.held_format(place, &name, inputs);
+        let asked = Asked::Matrices { matrix: (outputs, inputs), format };
+        self.note(place, &name, &[outputs, inputs], asked);
+        let bias = if bias { Some(self.values(place, &format!("{prefix}.bias"), outputs)?) } else { None };
         let spec = LinearSpec { name, inputs, outputs, format };
         self.count_held(place, format, spec.weight_bytes());
         if self.progress.is_none() {
@@ -181,7 +182,7 @@ impl<'a> Loader<'a> {
 
     /// A vector as plain numbers; empty while planning.
     pub(crate) fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.note(place, name, &[len]);
+        self.note(place, name, &[len], Asked::Values);
         self.count_held(place, WeightFormat::F32, (len * size_of::<f32>()) as u64);
         if self.progress.is_none() {
             return Ok(Vec::new());
@@ -226,7 +227,8 @@ impl<'a> Loader<'a> {
         }
         if self.checkpoint.is_some() || self.inventory.is_some() {
             for (name, shape, projection) in &layout.tensors(&spec) {
-                self.find(name, shape);
+                let (matrix, format) = (spec.shape(*projection), spec.format_of(*projection));
+                self.find(name, shape, Asked::Matrices { matrix, format });
                 self.require_format(name, &spec, *projection);
             }
         }
@@ -254,9 +256,9 @@ impl<'a> Loader<'a> {
         self.tally.borrow().clone()
     }
 
-    /// Names that were asked for and found.
-    pub(crate) fn asked(&self) -> BTreeSet<String> {
-        self.asked.borrow().clone()
+    /// What was asked for and found, and how.
+    pub(crate) fn into_asked(self) -> BTreeMap<String, Asked> {
+        self.asked.into_inner()
     }
 
     /// All tensors with their shapes, if this is an inventory.
@@ -270,10 +272,10 @@ impl<'a> Loader<'a> {
         if problems.is_empty() { Ok(()) } else { Err(Error::Tensors(problems.clone())) }
     }
 
-    fn note(&self, place: Place, name: &str, shape: &[usize]) {
+    fn note(&self, place: Place, name: &str, shape: &[usize], asked: Asked) {
         let elements = shape.iter().map(|&n| n as u64).product();
         self.count(place, elements, elements);
-        self.find(name, shape);
+        self.find(name, shape, asked);
     }
 
     /// Counts parameters, and of these the ones that a token uses.
@@ -292,16 +294,16 @@ impl<'a> Loader<'a> {
     }
 
     /// Looks a tensor up, and notes what is wrong with it.
-    fn find(&self, name: &str, shape: &[usize]) {
+    fn find(&self, name: &str, shape: &[usize], asked: Asked) {
         if let Some(inventory) = &self.inventory {
             inventory.borrow_mut().insert(name.to_owned(), shape.to_vec());
         }
         let Some(checkpoint) = self.checkpoint else { return };
         let entry = checkpoint.get(name);
         if entry.is_some() {
-            self.asked.borrow_mut().insert(name.to_owned());
+            self.asked.borrow_mut().insert(name.to_owned(), asked);
         }
-        if let Some(problem) = problem_of(entry, name, shape) {
+        if let Some(problem) = problem_of(entry, name, shape, asked) {
             self.problems.borrow_mut().push(problem);
         }
     }
@@ -364,7 +366,7 @@ impl<'a> SharedLoader<'_, 'a> {
                 expected: format!("matrix {index} of {shape:?}"),
                 got: "less".into(),
             })?;
-        let size = view.bytes.len() as u64;
+        let size = view.panels().map_or(view.bytes.len(), |panels| panels.range.len()) as u64;
         (self.progress)(self.loaded_bytes.fetch_add(size, Ordering::Relaxed) + size);
         Ok(view)
     }
@@ -383,7 +385,12 @@ impl ExpertSource for CheckpointExperts<'_, '_> {
     }
 }
 
-fn problem_of(entry: Option<&TensorEntry>, name: &str, shape: &[usize]) -> Option<TensorProblem> {
+fn problem_of(
+    entry: Option<&TensorEntry>,
+    name: &str,
+    shape: &[usize],
+    asked: Asked,
+) -> Option<TensorProblem> {
     let name = name.to_owned();
     let Some(entry) = entry else {
         return Some(TensorProblem::Missing { name, shape: shape.to_vec() });
@@ -395,5 +402,16 @@ fn problem_of(entry: Option<&TensorEntry>, name: &str, shape: &[usize]) -> Optio
         let expected = "F32, F16 or BF16".into();
         return Some(TensorProblem::Dtype { name, expected, got: format!("{:?}", entry.dtype) });
     }
-    None
+    match (&entry.packed, asked) {
+        (Some(packed), Asked::Values) => {
+            let got = format!("{} in panels", packed.format);
+            Some(TensorProblem::Dtype { name, expected: "F32, F16 or BF16".into(), got })
+        }
+        (Some(packed), Asked::Matrices { matrix, .. }) if packed.matrix != matrix => {
+            let [expected, got] =
+                [matrix, packed.matrix].map(|(rows, cols)| format!("matrices [{rows}, {cols}]"));
+            Some(TensorProblem::Dtype { name, expected, got })
+        }
+        _ => None,
+    }
 }

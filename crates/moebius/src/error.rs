@@ -60,6 +60,9 @@ pub enum Error {
         /// The reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Something is where a directory was to be written.
+    #[error("`{}` exists already", .0.display())]
+    OutputExists(PathBuf),
     /// An option is out of its range.
     #[error("invalid {name}: expected {expected}, got {got}")]
     InvalidOption {
@@ -123,7 +126,9 @@ impl Error {
             }
             Error::Memory { .. } => ErrorKind::Memory,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
-            Error::NothingToScore(_) | Error::InvalidOption { .. } => ErrorKind::Usage,
+            Error::NothingToScore(_) | Error::InvalidOption { .. } | Error::OutputExists(_) => {
+                ErrorKind::Usage
+            }
             Error::Write { .. } => ErrorKind::Runtime,
             Error::Text(error) => text_kind(error),
             Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
@@ -155,6 +160,7 @@ impl Error {
             Error::Engine(error) => return engine_hint(error),
             Error::Model(error) => return model_hint(error),
             Error::UnknownName { .. } => "use one of these names, or leave it out",
+            Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Write { .. } => "check that the directory exists and has room",
         };
         Some(hint.into())
@@ -183,8 +189,10 @@ fn model_kind(error: &ModelError) -> ErrorKind {
         ModelError::TokenId { .. }
         | ModelError::TopK { .. }
         | ModelError::Context { .. }
-        | ModelError::UnknownFormat { .. } => ErrorKind::Usage,
-        ModelError::Io { .. } => ErrorKind::Runtime,
+        | ModelError::UnknownFormat { .. }
+        | ModelError::PackedOtherwise { .. }
+        | ModelError::PackedAlready { .. } => ErrorKind::Usage,
+        ModelError::Io { .. } | ModelError::Output(_) => ErrorKind::Runtime,
         ModelError::Backend(moebius_backend::Error::Weight { .. }) => ErrorKind::InvalidModel,
         ModelError::Backend(moebius_backend::Error::Startup { .. }) => ErrorKind::Usage,
         ModelError::Backend(_) => ErrorKind::Runtime,
@@ -199,13 +207,20 @@ fn model_hint(error: &ModelError) -> Option<String> {
             "a model directory holds config.json, model.safetensors (or shards with an index) and tokenizer.json"
         }
         ModelError::Io { .. } => "check the file's permissions",
-        ModelError::Json { .. } | ModelError::InvalidFile { .. } => "download or copy the file again",
+        ModelError::Json { .. } | ModelError::InvalidFile { .. } => {
+            "download or copy the file again; if it was converted, convert the original again"
+        }
         ModelError::Config { .. } => "compare config.json with the one that the model was published with",
         ModelError::UnknownFamily { .. } => "`moebius families` lists what can be run",
         ModelError::Tensors(_) => {
             "config.json and the weights must come from the same model, and every shard must be there"
         }
         ModelError::UnknownFormat { .. } => "use one of these names, or leave it out",
+        ModelError::PackedOtherwise { .. } => {
+            "leave the format out, or convert the original again with `moebius convert --format`"
+        }
+        ModelError::PackedAlready { .. } => "convert the original, from which any format can be made",
+        ModelError::Output(_) => "check that there is room",
         ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
         ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",
         ModelError::Context { .. } => "use a shorter prompt or fewer tokens",

@@ -25,6 +25,7 @@
 struct Readme;
 
 mod backend;
+mod convert;
 mod cpu;
 mod doctor;
 mod dump;
@@ -43,6 +44,7 @@ pub mod bench;
 pub mod text;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
+pub use convert::{ConvertOptions, Converted, convert};
 pub use cpu::{cpu_features, cpu_name, kernel_name};
 pub use doctor::{Finding, Health, doctor, read_bandwidth};
 pub use error::{Error, ErrorKind, Result};

@@ -43,7 +43,8 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
             remark(output, "measuring the memory ...");
         }
         let machine = Machine::measure(threads.unwrap_or_else(cores))?;
-        let opened = progress::with_bar(output, |bar| Session::open(&subject, &plan, &options, bar));
+        let opened =
+            progress::with_bar(output, "loading", |bar| Session::open(&subject, &plan, &options, bar));
         let mut session = opened.map_err(|error| smaller(error, args))?;
         if output.verbose {
             introduce(&mut session)?;

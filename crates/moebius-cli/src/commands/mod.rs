@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod doctor;
 mod families;
 mod knobs;
@@ -25,6 +26,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Run(args)) => run::run(args, &cli.output),
         Some(Command::Show(args)) => show::show(args),
         Some(Command::Score(args)) => score::score(args, &cli.output),
+        Some(Command::Convert(args)) => convert::convert(args, &cli.output),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),
         Some(Command::Doctor(args)) => doctor::doctor(args, &cli.output),

@@ -28,6 +28,7 @@ struct Report<'a> {
     total_parameters: u64,
     active_parameters: u64,
     weight_bytes: Option<u64>,
+    packed: Option<String>,
     parts: Vec<Part>,
     cache_bytes_per_token: u64,
     cache_bytes_full_context: u64,
@@ -101,6 +102,7 @@ impl<'a> Report<'a> {
             total_parameters: info.total_parameters(),
             active_parameters: info.active_parameters(),
             weight_bytes: info.weight_bytes(),
+            packed: info.packed.map(|formats| formats.to_string()),
             parts: info.tally.iter().map(part).collect(),
             cache_bytes_per_token: info.cache_bytes_per_token,
             cache_bytes_full_context: info.cache_bytes_per_token.saturating_mul(info.context as u64),
@@ -124,6 +126,9 @@ impl<'a> Report<'a> {
         match &self.moe {
             Some(moe) => rows.extend(moe.facts(self.layers)),
             None => rows.push(("experts", "none: all layers are dense".into())),
+        }
+        if let Some(formats) = &self.packed {
+            rows.push(("weights", format!("packed, {formats}: mapped as they lie")));
         }
         let (total, active) = (self.total_parameters as f64, self.active_parameters as f64);
         let share = percent((total > 0.0).then(|| active / total));

@@ -7,6 +7,7 @@
 
 pub(crate) mod disjoint;
 pub(crate) mod pages;
+pub(crate) mod plain;
 mod scalar;
 pub(crate) mod team;
 

@@ -6,5 +6,6 @@ mod formats;
 mod matmul;
 mod packing;
 mod pool;
+mod shared;
 mod support;
 mod vector;

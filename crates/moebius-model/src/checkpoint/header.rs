@@ -9,12 +9,14 @@ use std::ops::Range;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::packed::{self, Packing};
 
 /// Bytes of the length in front of the header.
-const LENGTH_BYTES: usize = size_of::<u64>();
+pub(super) const LENGTH_BYTES: usize = size_of::<u64>();
 /// The limit of the format.
-const HEADER_LIMIT_BYTES: u64 = 100_000_000;
+pub(super) const HEADER_LIMIT_BYTES: u64 = 100_000_000;
 
 /// One tensor of a file.
 pub(super) struct Placed {
@@ -28,13 +30,21 @@ pub(super) struct Placed {
 #[derive(Deserialize)]
 struct Header {
     #[serde(rename = "__metadata__")]
-    _metadata: Option<IgnoredAny>,
+    metadata: Option<Value>,
     #[serde(flatten)]
     tensors: BTreeMap<String, TensorInfo>,
 }
 
-/// The tensors of a file, in the order in which they lie; or what is wrong, with expected and got.
-pub(super) fn read(file: &[u8]) -> Result<Vec<Placed>, String> {
+/// What a header says.
+pub(super) struct Contents {
+    /// The tensors, in the order in which they lie.
+    pub(super) tensors: Vec<Placed>,
+    /// Which of them are packed, if there is word of it.
+    pub(super) packing: Option<Packing>,
+}
+
+/// Reads the header of a file; or what is wrong, with expected and got.
+pub(super) fn read(file: &[u8]) -> Result<Contents, String> {
     let (length, rest) = file
         .split_first_chunk()
         .ok_or_else(|| format!("expected a header of at least {LENGTH_BYTES} bytes, got {}", file.len()))?;
@@ -50,7 +60,13 @@ pub(super) fn read(file: &[u8]) -> Result<Vec<Placed>, String> {
     })?;
     let header: Header =
         serde_json::from_slice(header).map_err(|error| format!("the header cannot be read: {error}"))?;
-    place(header.tensors, LENGTH_BYTES + length, file.len())
+    let tensors = place(header.tensors, LENGTH_BYTES + length, file.len())?;
+    let packing = match header.metadata.as_ref().and_then(|metadata| metadata.get(packed::KEY)) {
+        None => None,
+        Some(Value::String(text)) => Some(Packing::read(text)?),
+        Some(_) => return Err("the packing cannot be read: expected a text".into()),
+    };
+    Ok(Contents { tensors, packing })
 }
 
 /// Checks that the tensors fill the bytes from `data_start` to `file_len`.

@@ -1,7 +1,7 @@
 //! A read-only mapping of one file, the only place of this crate with unsafe code.
 //!
 //! Invariants: the mapping is never written; pages that were read are given back on request, so that a
-//! checkpoint and its packed copy are not resident at the same time.
+//! checkpoint and its packed copy are not resident at the same time; weights that lie packed in a file keep its mapping.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -33,14 +33,20 @@ impl MappedFile {
         }
         let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is private to this process and read-only. As with every mapped file, another
-        // process that truncates it while it is read would end this one; loading is short, and nothing
-        // reads the mapping afterwards.
+        // process that truncates it while it is read would end this one. Of a file with packed weights that holds for as
+        // long as the model lives; a converted model is put in place whole and never written again.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(MappedFile { map })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 

@@ -4,35 +4,45 @@
 //! data (github.com/huggingface/safetensors). A sharded checkpoint adds `model.safetensors.index.json`.
 //!
 //! Invariants: header sizes, offsets, shapes and their products are checked before anything is used; a
-//! shard's name never leads out of the checkpoint's directory; opening reads headers only.
+//! shard's name never leads out of the checkpoint's directory; opening reads headers only; a packed matrix keeps the
+//! mapping of its file.
 
 mod header;
 mod index;
 mod mmap;
+mod packed;
 mod random;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::{bf16, f16};
-use moebius_backend::{MappedPages, WeightFormat, WeightView};
+use moebius_backend::{MappedPages, PanelBytes, WeightFormat, WeightView};
 use safetensors::Dtype;
 
+use crate::formats::HeldFormats;
 use crate::{Error, Result};
 use mmap::MappedFile;
 use random::RandomFile;
+
+pub(crate) use packed::Packed;
+pub(crate) use write::{Asked, PackedFile};
 
 /// An opened checkpoint directory, or random tensors.
 pub(crate) struct Checkpoint {
     files: Vec<Source>,
     tensors: BTreeMap<String, TensorEntry>,
+    /// The choice behind its packed weights, if it has any.
+    packing: Option<HeldFormats>,
 }
 
 /// Where bytes come from.
 enum Source {
-    Mapped(MappedFile),
+    Mapped(Arc<MappedFile>),
     Random(RandomFile),
 }
 
@@ -57,8 +67,10 @@ impl Source {
 pub(crate) struct TensorEntry {
     /// Sizes of its dimensions, outermost first.
     pub(crate) shape: Vec<usize>,
-    /// The element type.
+    /// The element type; bytes if it is packed.
     pub(crate) dtype: Dtype,
+    /// Its matrices, if it is packed.
+    pub(crate) packed: Option<Packed>,
     file: usize,
     range: Range<usize>,
 }
@@ -69,8 +81,11 @@ impl TensorEntry {
         self.range.len()
     }
 
-    /// The weight format of its elements, if they are plain floats of a known size.
+    /// The weight format of its elements, if they are packed or plain floats of a known size.
     pub(crate) fn format(&self) -> Option<WeightFormat> {
+        if let Some(packed) = &self.packed {
+            return Some(packed.format);
+        }
         match self.dtype {
             Dtype::F32 => Some(WeightFormat::F32),
             Dtype::BF16 => Some(WeightFormat::Bf16),
@@ -88,7 +103,7 @@ impl Checkpoint {
     /// damaged, or inconsistent with its index.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let shards = index::shards(dir)?;
-        let mut checkpoint = Checkpoint { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Checkpoint { files: Vec::new(), tensors: BTreeMap::new(), packing: None };
         for path in &shards.files {
             checkpoint.add_file(path)?;
         }
@@ -111,14 +126,19 @@ impl Checkpoint {
             let range = start..end.ok_or_else(too_large)?;
             file.place(&name, start);
             start = range.end;
-            tensors.insert(name, TensorEntry { shape, dtype: Dtype::BF16, file: 0, range });
+            tensors.insert(name, TensorEntry { shape, dtype: Dtype::BF16, packed: None, file: 0, range });
         }
-        Ok(Checkpoint { files: vec![Source::Random(file)], tensors })
+        Ok(Checkpoint { files: vec![Source::Random(file)], tensors, packing: None })
     }
 
     /// The tensor called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
+    }
+
+    /// The choice behind its packed weights, if it has any.
+    pub(crate) fn packing(&self) -> Option<HeldFormats> {
+        self.packing
     }
 
     /// All names, sorted.
@@ -153,7 +173,7 @@ impl Checkpoint {
     }
 
     /// Matrix number `index` of a tensor that holds several of shape `(rows, cols)` one after another.
-    /// `None` when it is not made of plain floats or does not reach that far.
+    /// `None` when it is neither packed as such nor made of plain floats, or does not reach that far.
     pub(crate) fn matrix(
         &self,
         name: &str,
@@ -161,6 +181,10 @@ impl Checkpoint {
         (rows, cols): (usize, usize),
     ) -> Option<WeightView<'_>> {
         let entry = self.get(name)?;
+        if let Some(packed) = &entry.packed {
+            let bytes = self.packed_matrix(entry, packed, index).filter(|_| packed.matrix == (rows, cols))?;
+            return Some(WeightView::in_panels(name, packed.format, (rows, cols), bytes));
+        }
         let format = entry.format()?;
         let size = format.bytes_for(rows, cols)?;
         let start = index.checked_mul(size)?;
@@ -169,9 +193,17 @@ impl Checkpoint {
         let bytes = source.read(entry.range.start + start..entry.range.start + end);
         let view = WeightView::new(name, format, (rows, cols), bytes);
         Some(match source {
-            Source::Mapped(file) => view.backed_by(file),
+            Source::Mapped(file) => view.backed_by(&**file),
             Source::Random(_) => view,
         })
+    }
+
+    /// The bytes of a packed matrix, which keep their file mapped.
+    fn packed_matrix(&self, entry: &TensorEntry, packed: &Packed, index: usize) -> Option<PanelBytes> {
+        let Source::Mapped(file) = &self.files[entry.file] else { return None };
+        let start = entry.range.start + packed.stride()?.checked_mul(index)?;
+        let end = start.checked_add(packed.matrix_bytes()?).filter(|&end| end <= entry.range.end)?;
+        Some(PanelBytes { owner: file.clone(), range: start..end })
     }
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.
@@ -190,14 +222,30 @@ impl Checkpoint {
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
         let invalid = |reason: String| Error::InvalidFile { path: path.into(), reason };
-        for header::Placed { name, shape, dtype, range } in header::read(file.bytes()).map_err(invalid)? {
-            let entry = TensorEntry { shape, dtype, file: self.files.len(), range };
+        let header::Contents { tensors, mut packing } = header::read(file.bytes()).map_err(invalid)?;
+        for tensor in tensors {
+            let taken = packing.as_mut().and_then(|packing| packing.take(&tensor)).transpose();
+            let header::Placed { name, shape, dtype, range } = tensor;
+            let (shape, packed) = match taken.map_err(invalid)? {
+                Some((shape, packed)) => (shape, Some(packed)),
+                None => (shape, None),
+            };
+            let entry = TensorEntry { shape, dtype, packed, file: self.files.len(), range };
             if self.tensors.contains_key(&name) {
                 return Err(invalid(format!("tensor `{name}` is in two files of the checkpoint")));
             }
             self.tensors.insert(name, entry);
         }
-        self.files.push(Source::Mapped(file));
+        if let Some(packing) = packing {
+            let held = packing.held().map_err(invalid)?;
+            packing.finish().map_err(invalid)?;
+            if self.packing.replace(held).is_some_and(|other| other != held) {
+                return Err(invalid(
+                    "its weights are packed in another way than those of other files".into(),
+                ));
+            }
+        }
+        self.files.push(Source::Mapped(Arc::new(file)));
         Ok(())
     }
 }

@@ -1,0 +1,64 @@
+//! `moebius convert`.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use moebius::metering::format::si;
+use moebius::{BackendOptions, ConvertOptions, Converted};
+use serde::Serialize;
+
+use crate::args::{ConvertArgs, OutputArgs, saturate};
+use crate::commands::model_dir;
+use crate::errors::{CliError, Result};
+use crate::interrupt::Interrupt;
+use crate::terminal::{print, printable};
+use crate::{json, progress};
+
+#[derive(Serialize)]
+struct Report<'a> {
+    path: &'a str,
+    format: String,
+    source_bytes: u64,
+    bytes: u64,
+    parameters: u64,
+    bits_per_weight: Option<f64>,
+    seconds: f64,
+}
+
+/// Writes a model with packed weights.
+pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> Result<()> {
+    let dir = model_dir(args.model.as_deref())?;
+    let format = args.format.held();
+    let threads = args.threads.map(saturate);
+    let options = ConvertOptions { backend: BackendOptions { threads, ..BackendOptions::default() }, format };
+    let interrupt = Interrupt::install();
+    let writing = interrupt.generating();
+    let started = Instant::now();
+    let converted = progress::with_bar(output, "converting", |bar| {
+        moebius::convert(&dir, &args.out, &options, &mut |bytes, total| {
+            bar(bytes, total);
+            if writing.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    });
+    let Some(converted) = converted? else { return Err(CliError::Interrupted) };
+    let Converted { source_bytes, bytes, parameters } = converted;
+    let path = args.out.display().to_string();
+    let bits_per_weight = converted.bits_per_weight();
+    let seconds = started.elapsed().as_secs_f64();
+    if args.json.json {
+        let (path, format) = (&*path, format.to_string());
+        return json::print(&Report {
+            path,
+            format,
+            source_bytes,
+            bytes,
+            parameters,
+            bits_per_weight,
+            seconds,
+        });
+    }
+    let size = |bytes: u64| si(Some(bytes as f64), "B");
+    let bits = bits_per_weight.map_or(String::new(), |bits| format!(", {bits:.2} bits a weight"));
+    let (before, after, path) = (size(source_bytes), size(bytes), printable(&path));
+    print(&format!("{before} became {after}{bits}, in {seconds:.1} s: {path}\n"))
+}

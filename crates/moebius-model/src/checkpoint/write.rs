@@ -1,0 +1,146 @@
+//! Writes a packed checkpoint: one safetensors file, a matrix at a time.
+//!
+//! Packed tensors come first, each a whole number of 64 bytes, so that every one starts aligned; the header is filled
+//! up with spaces to the same end. Tensors that are not packed follow as they are.
+//!
+//! Invariants: the header is complete before the first tensor, from shapes alone; no more than one matrix is in memory.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+use moebius_backend::{Packer, WeightFormat};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
+use serde::Serialize;
+
+use super::packed::{ALIGNMENT, KEY, Packed, Packing};
+use super::{Checkpoint, header};
+use crate::formats::HeldFormats;
+use crate::{Error, Result};
+
+/// What becomes of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked {
+    /// Plain numbers, as they are.
+    Values,
+    /// Matrices of these rows and columns, held in this format.
+    Matrices {
+        /// Rows and columns.
+        matrix: (usize, usize),
+        /// What they are held in.
+        format: WeightFormat,
+    },
+}
+
+/// Told of bytes that were read; says whether to go on.
+type Advance<'a> = &'a mut dyn FnMut(usize) -> ControlFlow<()>;
+
+#[derive(Serialize)]
+struct Header {
+    #[serde(rename = "__metadata__")]
+    metadata: BTreeMap<&'static str, String>,
+    #[serde(flatten)]
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+/// A file that is to be written.
+pub(crate) struct PackedFile<'a> {
+    checkpoint: &'a Checkpoint,
+    packed: Vec<(&'a str, Packed)>,
+    plain: Vec<&'a str>,
+    held: HeldFormats,
+}
+
+impl<'a> PackedFile<'a> {
+    /// The tensors `asked` of a checkpoint that has all of them; `held` is the choice that their formats come from.
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        asked: &'a BTreeMap<String, Asked>,
+        held: HeldFormats,
+    ) -> Result<Self> {
+        let mut file = PackedFile { checkpoint, packed: Vec::new(), plain: Vec::new(), held };
+        for (name, asked) in asked {
+            match *asked {
+                Asked::Values => file.plain.push(name),
+                Asked::Matrices { matrix, format } => {
+                    let shape = &file.checkpoint.tensors[name].shape;
+                    let rows: usize = shape.iter().rev().skip(1).product();
+                    let packed = Packed::new(format, shape, rows.checked_div(matrix.0).unwrap_or(0));
+                    file.packed.push((name, packed.filter(|p| p.matrix == matrix).ok_or_else(too_large)?));
+                }
+            }
+        }
+        Ok(file)
+    }
+
+    /// Bytes of the checkpoint that will be read.
+    pub(crate) fn source_bytes(&self) -> u64 {
+        let names = self.packed.iter().map(|(name, _)| *name).chain(self.plain.iter().copied());
+        names.map(|name| self.checkpoint.tensors[name].size_bytes() as u64).sum()
+    }
+
+    /// Writes the file. Stops without an error when `advance` says so; what is written then is no file.
+    pub(crate) fn write(
+        &self,
+        packer: &dyn Packer,
+        out: &mut dyn Write,
+        advance: Advance<'_>,
+    ) -> Result<ControlFlow<()>> {
+        out.write_all(&self.header()?).map_err(Error::Output)?;
+        for (name, packed) in &self.packed {
+            for index in 0..packed.matrices {
+                let view = self.checkpoint.matrix(name, index, packed.matrix);
+                let view = view.expect("a plan has found the tensor whole");
+                let bytes = packer.pack(&view, packed.format)?;
+                out.write_all(&bytes).map_err(Error::Output)?;
+                let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
+                out.write_all(&[0; ALIGNMENT][..padding]).map_err(Error::Output)?;
+                if advance(view.bytes.len()).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        for name in &self.plain {
+            let bytes = self.checkpoint.bytes(&self.checkpoint.tensors[*name]);
+            out.write_all(&bytes).map_err(Error::Output)?;
+            if advance(bytes.len()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The length and the header, filled up so that tensors start aligned.
+    fn header(&self) -> Result<Vec<u8>> {
+        let mut packing = Packing::new(self.held);
+        let (mut tensors, mut start) = (BTreeMap::new(), 0usize);
+        let mut place = |name: &str, dtype, shape, bytes: Option<usize>| {
+            let end = bytes.and_then(|bytes| start.checked_add(bytes)).ok_or_else(too_large)?;
+            tensors.insert(name.to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) });
+            start = end;
+            Ok::<_, Error>(())
+        };
+        for (name, packed) in &self.packed {
+            let bytes = packed.size_bytes();
+            packing.insert(name, self.checkpoint.tensors[*name].shape.clone(), packed);
+            place(name, Dtype::U8, bytes.into_iter().collect(), bytes)?;
+        }
+        for name in &self.plain {
+            let entry = &self.checkpoint.tensors[*name];
+            place(name, entry.dtype, entry.shape.clone(), Some(entry.size_bytes()))?;
+        }
+        let header = Header { metadata: [(KEY, packing.text())].into(), tensors };
+        let mut json = serde_json::to_vec(&header).expect("plain data can be written");
+        let end = (header::LENGTH_BYTES + json.len()).next_multiple_of(ALIGNMENT);
+        json.resize(end - header::LENGTH_BYTES, b' ');
+        if json.len() as u64 > header::HEADER_LIMIT_BYTES {
+            return Err(too_large());
+        }
+        Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
+    }
+}
+
+fn too_large() -> Error {
+    Error::Output(io::Error::new(io::ErrorKind::FileTooLarge, "the model is too large for one file"))
+}

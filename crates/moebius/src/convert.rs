@@ -1,0 +1,195 @@
+//! Writing a model with its weights as the kernels hold them, so that it starts without packing any.
+//!
+//! Invariants: what stands at the target is whole: files are written into a directory beside it, which is renamed at the
+//! end and removed when something goes wrong. What a killed program leaves behind has another name, and harms nobody.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use moebius_model::{Error as ModelError, HeldFormats, ModelFiles};
+
+use crate::backend::{BackendOptions, open_backend};
+use crate::{Error, Result};
+
+/// Files beside the weights that say how a model is used, or under which terms; those that are there are copied.
+const COMPANIONS: [&str; 15] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "NOTICE.txt",
+];
+/// A directory of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+
+/// How to convert a model.
+#[derive(Clone, Debug, Default)]
+pub struct ConvertOptions {
+    /// What packs it.
+    pub backend: BackendOptions,
+    /// What weights are rounded to, whatever they are stored in.
+    pub format: HeldFormats,
+}
+
+/// What a conversion read and wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Converted {
+    /// Bytes of the weights that were read.
+    pub source_bytes: u64,
+    /// Bytes of the file that holds them now.
+    pub bytes: u64,
+    /// Parameters of the model.
+    pub parameters: u64,
+}
+
+impl Converted {
+    /// Bits of a parameter in the file, padding included; `None` for a model without parameters.
+    #[must_use]
+    pub fn bits_per_weight(&self) -> Option<f64> {
+        (self.parameters > 0).then(|| self.bytes as f64 * 8.0 / self.parameters as f64)
+    }
+}
+
+/// Writes the model in the directory `model` to the new directory `out`, its weights rounded and packed as
+/// [`crate::Model::open`] would hold them. Opening that maps them and copies none, and gives the same bits. The file
+/// serves every little-endian machine, whatever its instruction set. `progress` is told the bytes read so far and in
+/// all after every matrix; `None` when it said to stop, and then nothing is left at `out`.
+///
+/// # Errors
+/// [`Error::OutputExists`] when something is at `out` already; [`Error::Write`] when the disk refuses; those of
+/// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already.
+pub fn convert(
+    model: impl AsRef<Path>,
+    out: impl AsRef<Path>,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<Option<Converted>> {
+    let (model, out) = (model.as_ref(), out.as_ref());
+    refuse_existing(out)?;
+    let files = ModelFiles::open(model, None)?.hold(options.format);
+    if files.checkpoint_bytes().is_none() {
+        return Err(Error::NoWeights(model.into()));
+    }
+    let backend = open_backend(&options.backend)?;
+    let parameters = files.info(&backend)?.total_parameters();
+    let partial = Partial::beside(out)?;
+    copy(files.config_path(), &partial.file(CONFIG))?;
+    copy_companions(files.dir(), &partial.path)?;
+
+    let path = partial.file(WEIGHTS);
+    let mut file = File::create_new(&path).map_err(write_error(&path))?;
+    let written = files.write_packed(&backend, &mut file, progress).map_err(|error| match error {
+        ModelError::Output(source) => write_error(&path)(source),
+        other => other.into(),
+    })?;
+    let Some(source_bytes) = written else { return Ok(None) };
+    file.sync_all().map_err(write_error(&path))?;
+    let bytes = file.metadata().map_err(write_error(&path))?.len();
+    // Some systems do not rename a directory with open files.
+    drop(file);
+    partial.rename(out)?;
+    Ok(Some(Converted { source_bytes, bytes, parameters }))
+}
+
+fn write_error(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Write { path: path.clone(), source: source.into() }
+}
+
+/// Fails if there is anything at `path`, be it a link that leads nowhere.
+fn refuse_existing(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() { Err(Error::OutputExists(path.into())) } else { Ok(()) }
+}
+
+/// Copies contents and not permissions: what is written can be replaced.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let content = fs::read(from).map_err(|source| ModelError::Io { path: from.into(), source })?;
+    let mut file = File::create_new(to).map_err(write_error(to))?;
+    file.write_all(&content).and_then(|()| file.sync_all()).map_err(write_error(to))
+}
+
+/// Copies what lies beside the weights in `from` and is a file.
+fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANIONS {
+        if from.join(name).is_file() {
+            copy(&from.join(name), &to.join(name))?;
+        }
+    }
+    let Ok(templates) = fs::read_dir(from.join(TEMPLATES)) else { return Ok(()) };
+    let to = to.join(TEMPLATES);
+    fs::create_dir(&to).map_err(write_error(&to))?;
+    for path in templates.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+        if let Some(name) = path.file_name() {
+            copy(&path, &to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// A directory that is not whole yet; removed unless it is renamed.
+struct Partial {
+    path: PathBuf,
+}
+
+impl Partial {
+    /// An empty directory beside `out`, so that renaming it moves no data.
+    fn beside(out: &Path) -> Result<Self> {
+        /// More than programs with this process's number can have left behind.
+        const TRIES: u32 = 1000;
+        let name = out.file_name().ok_or_else(|| write_error(out)(io::ErrorKind::InvalidInput.into()))?;
+        let mut refusal = io::ErrorKind::AlreadyExists.into();
+        for number in 0..TRIES {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".partial-{}-{number}", std::process::id()));
+            let path = out.with_file_name(hidden);
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Partial { path }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refusal = error,
+                Err(error) => return Err(write_error(out)(error)),
+            }
+        }
+        Err(write_error(out)(refusal))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Puts the directory in place of nothing at `out`.
+    fn rename(self, out: &Path) -> Result<()> {
+        sync_directory(&self.path);
+        refuse_existing(out)?;
+        fs::rename(&self.path, out).map_err(write_error(out))?;
+        sync_directory(
+            out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After a rename there is nothing under this name. Otherwise an error is on its way already.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Makes the names in a directory last. Not every system can, and the files themselves are safe by then.
+fn sync_directory(path: &Path) {
+    let _ = File::open(path).and_then(|directory| directory.sync_all());
+}

@@ -26,7 +26,7 @@ use self::aarch64::neon::Neon;
 use self::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use self::x86_64::{avx2::Avx2, avx512::Avx512};
-use crate::Isa;
+use crate::{Isa, vector::lanes::reduce_sum};
 
 /// The number of `f32` values in a [`Simd::V`] and of output rows in a panel, on every instruction set.
 pub(crate) const LANES: usize = 16;
@@ -135,19 +135,10 @@ pub(crate) trait Simd: Dots {
     fn pow2(self, n: Self::V) -> Self::V;
     /// The nearest `f32`, ties to even.
     fn widen_i32(self, i: Self::I) -> Self::V;
-    /// The sum of the lanes of each: halves are added until one lane is left.
+    /// [`reduce_sum`] of each, in the same order whatever the instruction set.
     #[inline(always)]
     fn sum_lanes(self, v: [Self::V; 4]) -> [f32; 4] {
-        v.map(|v| {
-            let mut lanes = [0.0; LANES];
-            self.store(v, &mut lanes);
-            for width in [8, 4, 2, 1] {
-                for lane in 0..width {
-                    lanes[lane] += lanes[lane + width];
-                }
-            }
-            lanes[0]
-        })
+        v.map(|v| reduce_sum(self, v))
     }
     /// `2^(e - 127)` for each byte 1 to 254; zero for 0.
     fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V;

@@ -146,7 +146,7 @@ impl Simd for Avx2 {
     }
 }
 
-/// The sum of the lanes of each: halves are added until one lane is left.
+/// The sum of the lanes of each, halves first.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn sum_halves(v: [[__m256; 2]; 4]) -> [f32; 4] {

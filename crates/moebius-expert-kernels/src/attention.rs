@@ -139,7 +139,8 @@ impl Kernels {
             .enumerate()
             .flat_map(|(tile, of)| of.chunks().map(move |chunk| (tile, chunk)))
             .collect();
-        let len = Softmax::len(ROWS, width);
+        let rows = all.iter().map(|tile| tile.queries.len()).max().unwrap_or(0);
+        let len = Softmax::len(rows, width);
         let too_large = KernelError::SizeOverflow { rows: chunks.len(), cols: len };
         let total = chunks.len().checked_mul(len).ok_or(too_large)?;
         let mut numbers = Vec::new();

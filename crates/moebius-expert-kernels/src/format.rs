@@ -140,16 +140,21 @@ impl WeightFormat {
     /// exceeds the address space.
     #[must_use]
     pub fn bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
-        let blocks = cols.is_multiple_of(self.block_len()).then_some(cols / self.block_len())?;
-        rows.checked_mul(blocks)?.checked_mul(self.block_bytes())
+        rows.checked_mul(self.blocks_of(cols)?)?.checked_mul(self.block_bytes())
     }
 
     /// The bytes of a matrix in this format once it is packed, rows rounded up to whole panels of sixteen; `None` as
     /// for [`WeightFormat::bytes_for`]. The same on every machine.
     #[must_use]
     pub fn packed_bytes_for(self, rows: usize, cols: usize) -> Option<usize> {
-        let blocks = cols.is_multiple_of(self.block_len()).then_some(cols / self.block_len())?;
-        rows.div_ceil(LANES).checked_mul(blocks)?.checked_mul(with_unit!(self, U => size_of::<U>()))
+        rows.div_ceil(LANES)
+            .checked_mul(self.blocks_of(cols)?)?
+            .checked_mul(with_unit!(self, U => size_of::<U>()))
+    }
+
+    /// Blocks of a row; `None` if it is no multiple of one.
+    fn blocks_of(self, cols: usize) -> Option<usize> {
+        cols.is_multiple_of(self.block_len()).then_some(cols / self.block_len())
     }
 
     /// Rounds a row to this format, as a file stores it. The values are finite.

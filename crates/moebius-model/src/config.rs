@@ -43,6 +43,8 @@ pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
     top_k_override: Option<usize>,
+    /// `model_type` of the multimodal model that this is the text part of.
+    text_part_of: Option<String>,
 }
 
 impl Config {
@@ -89,7 +91,54 @@ impl Config {
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        Config { values, used: RefCell::default(), top_k_override: None }
+        Config { values, used: RefCell::default(), top_k_override: None, text_part_of: None }
+    }
+
+    /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
+    pub(crate) fn into_text_part(mut self) -> Self {
+        /// Keys that the whole may say for the part.
+        const SHARED: [&str; 4] = ["tie_word_embeddings", "eos_token_id", "bos_token_id", "quantization_config"];
+        let Some(Value::Object(mut text)) = self.values.remove("text_config") else { return self };
+        for key in SHARED {
+            if let (None | Some(Value::Null), Some(value)) = (text.get(key), self.values.remove(key)) {
+                text.insert(key.into(), value);
+            }
+        }
+        let whole = self.values.get("model_type").and_then(Value::as_str).unwrap_or("unnamed");
+        let text_part_of = Some(whole.to_owned());
+        Config { values: text, text_part_of, top_k_override: self.top_k_override, used: RefCell::default() }
+    }
+
+    /// `model_type` of the multimodal model that this is the text part of.
+    pub(crate) fn text_part_of(&self) -> Option<&str> {
+        self.text_part_of.as_deref()
+    }
+
+    /// Rows and columns that share a scale where weights are stored in FP8, of `quantization_config`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a way of storing weights that is not read.
+    pub(crate) fn fp8_block(&self) -> Result<(usize, usize)> {
+        const KEY: &str = "quantization_config";
+        const USUAL: (usize, usize) = (128, 128);
+        let Some(quantization) = self.opt_object(KEY)? else { return Ok(USUAL) };
+        match quantization.opt_text("quant_method")? {
+            Some("mxfp4") => Ok(USUAL),
+            Some("fp8") => {
+                let side = |value: &Value| value.as_u64().filter(|n| (1..=MAX_WIDTH as u64).contains(n));
+                let sides = quantization.list("weight_block_size", "sizes", side)?;
+                match sides.as_deref() {
+                    None => Ok(USUAL),
+                    Some(&[rows, cols]) => Ok((rows as usize, cols as usize)),
+                    Some(_) => Err(Error::config(KEY, "`weight_block_size`: expected two sizes")),
+                }
+            }
+            other => {
+                let got = other.unwrap_or("nothing");
+                let reason = format!("`quant_method`: expected `fp8` or `mxfp4`, got `{got}`");
+                Err(Error::config(KEY, reason))
+            }
+        }
     }
 
     /// Routes every token to `top_k` experts, whatever the file says.
@@ -206,6 +255,27 @@ impl Config {
         match self.value(key) {
             None => Ok(None),
             Some(value) => value.as_str().map(Some).ok_or_else(|| unexpected(key, "a string", value)),
+        }
+    }
+
+    /// Fails unless a text is absent or one of those that the family reads.
+    pub(crate) fn expect_text(&self, key: &str, known: &[&str]) -> Result<()> {
+        match self.opt_text(key)? {
+            Some(text) if !known.contains(&text) => {
+                Err(Error::config(key, format!("expected `{}`, got `{text}`", known.join("` or `"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// For each layer which of `kinds` it is, by number.
+    pub(crate) fn per_layer(&self, key: &str, n_layers: usize, kinds: &[&str]) -> Result<Option<Vec<usize>>> {
+        let kind = |value: &Value| kinds.iter().position(|kind| Some(*kind) == value.as_str());
+        match self.list(key, &format!("`{}`", kinds.join("` and `")), kind)? {
+            Some(layers) if layers.len() != n_layers => {
+                Err(Error::config(key, format!("expected {n_layers} entries, got {}", layers.len())))
+            }
+            layers => Ok(layers),
         }
     }
 

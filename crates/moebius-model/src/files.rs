@@ -26,6 +26,7 @@ pub struct ModelFiles {
     architecture: Box<dyn Architecture>,
     checkpoint: Option<Checkpoint>,
     held: HeldFormats,
+    text_part_of: Option<String>,
     unknown_keys: Vec<String>,
 }
 
@@ -49,16 +50,18 @@ impl ModelFiles {
     /// is there but damaged.
     pub fn open(path: &Path, top_k: Option<usize>) -> Result<Self> {
         let (dir, config_path) = locate(path)?;
-        let config = Config::read(&config_path)?.with_top_k(top_k);
+        let config = Config::read(&config_path)?.into_text_part().with_top_k(top_k);
         let family = families::find(&config)?;
         let architecture = (family.read)(&config)?;
-        let checkpoint = match Checkpoint::open(&dir) {
+        let checkpoint = match Checkpoint::open(&dir, config.fp8_block()?) {
             Ok(checkpoint) => Some(checkpoint),
             Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
             Err(error) => return Err(error),
         };
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
-        Ok(ModelFiles { dir, config: config_path, family, architecture, checkpoint, held, unknown_keys })
+        let text_part_of = config.text_part_of().map(str::to_owned);
+        let config = config_path;
+        Ok(ModelFiles { dir, config, family, architecture, checkpoint, held, text_part_of, unknown_keys })
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -72,7 +75,7 @@ impl ModelFiles {
         top_k: Option<usize>,
         backend: &Arc<dyn Backend>,
     ) -> Result<Self> {
-        let config = Config::parse(config)?.with_top_k(top_k);
+        let config = Config::parse(config)?.into_text_part().with_top_k(top_k);
         let config = config.with_at_least("max_position_embeddings", weights.context.max(1));
         let config = match weights.layers {
             Some(layers) => config.with_size("num_hidden_layers", layers),
@@ -83,9 +86,11 @@ impl ModelFiles {
         let inventory = Loader::inventory(backend);
         architecture.load(&inventory)?;
         let checkpoint = Some(Checkpoint::random(inventory.into_inventory(), weights.seed)?);
+        config.fp8_block()?;
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
+        let text_part_of = config.text_part_of().map(str::to_owned);
         let (dir, config) = Default::default();
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, held, unknown_keys })
+        Ok(ModelFiles { dir, config, family, architecture, checkpoint, held, text_part_of, unknown_keys })
     }
 
     /// Chooses what weights are held in; without this, as they are stored. Weights that are packed already are held in
@@ -116,7 +121,7 @@ impl ModelFiles {
     /// [`Error::Tensors`] when the checkpoint does not fit the configuration; [`Error::PackedOtherwise`]; a backend
     /// that cannot hold it.
     pub fn info(&self, backend: &Arc<dyn Backend>) -> Result<ModelInfo> {
-        let plan = self.plan(backend)?;
+        let (plan, model) = self.plan(backend)?;
         let outline = self.architecture.outline();
         let tally = plan.tally();
         let (ignored_tensors, unknown_tensors) = self.leftovers(&plan.into_asked());
@@ -128,7 +133,10 @@ impl ModelFiles {
             context: outline.base.context,
             attention: outline.attention,
             moe: outline.moe,
-            cache_bytes_per_token: outline.base.cache().bytes_per_token(),
+            mtp_layers: outline.mtp_layers,
+            text_part_of: self.text_part_of.clone(),
+            cache_bytes_per_token: model.cache_spec().bytes_per_token(),
+            cache_bytes_per_sequence: model.cache_spec().bytes_per_sequence(),
             eos_token_ids: outline.base.eos_token_ids,
             bos_token_id: outline.base.bos_token_id,
             tally,
@@ -169,7 +177,7 @@ impl ModelFiles {
             return Err(Error::PackedAlready { held: held.to_string() });
         }
         let packer = backend.packer().ok_or_else(|| no_panels(backend))?;
-        let asked = self.plan(backend)?.into_asked();
+        let asked = self.plan(backend)?.0.into_asked();
         let file = PackedFile::new(checkpoint, &asked, self.held)?;
         let (mut read, total) = (0, file.source_bytes());
         let written = file.write(packer, out, &mut |bytes| {
@@ -179,15 +187,15 @@ impl ModelFiles {
         Ok(written.is_continue().then_some(total))
     }
 
-    /// A plan that found the checkpoint whole.
-    fn plan<'a>(&'a self, backend: &'a Arc<dyn Backend>) -> Result<Loader<'a>> {
+    /// A plan that found the checkpoint whole, and the model without values that came of it.
+    fn plan<'a>(&'a self, backend: &'a Arc<dyn Backend>) -> Result<(Loader<'a>, Box<dyn Model>)> {
         if self.checkpoint.as_ref().is_some_and(|c| c.packing().is_some()) && backend.packer().is_none() {
             return Err(no_panels(backend));
         }
         let plan = Loader::plan(backend, self.checkpoint.as_ref(), self.held()?);
-        self.architecture.load(&plan)?;
+        let model = self.architecture.load(&plan)?;
         plan.check()?;
-        Ok(plan)
+        Ok((plan, model))
     }
 
     /// What weights are held in. Those that are packed are held as they are stored, and that may be asked for.
@@ -203,8 +211,29 @@ impl ModelFiles {
 
     /// Tensors that nothing asked for: those known not to matter, and the rest.
     fn leftovers(&self, asked: &BTreeMap<String, Asked>) -> (Vec<String>, Vec<String>) {
-        let names = self.checkpoint.iter().flat_map(Checkpoint::names).map(String::from);
-        names.filter(|name| !asked.contains_key(name)).partition(|name| is_ignorable(name))
+        let Some(checkpoint) = &self.checkpoint else { return Default::default() };
+        let asked = |name: &&str| asked.contains_key(checkpoint.owner(name));
+        let names = checkpoint.names().filter(|name| !asked(name)).map(String::from);
+        names.partition(|name| self.is_ignorable(name))
+    }
+
+    /// Whether inference does not need a tensor: stored rotary frequencies, layers and heads for multi-token
+    /// prediction, a copy of a tied output projection, and in a multimodal model whatever is not about text. Other
+    /// decoder layers beyond the configured number are not among them: they may mean that the configuration is another
+    /// model's.
+    fn is_ignorable(&self, name: &str) -> bool {
+        /// What the parts of multimodal models that are not about text are called.
+        const NOT_TEXT: [&str; 5] = ["vis", "audio", "embed_", "mm_", "multi_modal"];
+        let outline = self.architecture.outline();
+        let layer = || name.split_once("layers.")?.1.split('.').next()?.parse::<usize>().ok();
+        let mtp = outline.base.n_layers..outline.base.n_layers + outline.mtp_layers;
+        let inner = name.strip_prefix("model.").unwrap_or(name);
+        name.ends_with("rotary_emb.inv_freq")
+            || inner.starts_with("mtp.")
+            || inner.starts_with("mtp_")
+            || name == "lm_head.weight"
+            || layer().is_some_and(|layer| mtp.contains(&layer))
+            || (self.text_part_of.is_some() && NOT_TEXT.iter().any(|part| inner.starts_with(part)))
     }
 }
 
@@ -229,14 +258,4 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         return Ok((dir.into(), path.into()));
     }
     Err(Error::NotFound { what: "model directory", path: path.into() })
-}
-
-/// Tensors that checkpoints carry and inference does not need: stored rotary frequencies, heads for
-/// multi-token prediction, and a copy of a tied output projection. Decoder layers beyond the configured
-/// number are not among them: they may mean that the configuration is another model's.
-fn is_ignorable(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || name.starts_with("mtp.")
-        || name.starts_with("model.mtp_")
-        || name == "lm_head.weight"
 }

@@ -122,6 +122,10 @@ pub struct ModelInfo {
     pub attention: String,
     /// Its experts; `None` for a model whose layers are all dense.
     pub moe: Option<MoeInfo>,
+    /// Layers after the last one that predict further tokens (MTP, arXiv 2412.19437) and are left out.
+    pub mtp_layers: usize,
+    /// `model_type` of the multimodal model that this is the text part of.
+    pub text_part_of: Option<String>,
     /// End-of-sequence ids of config.json.
     pub eos_token_ids: Vec<u32>,
     /// Beginning-of-sequence id of config.json.
@@ -132,6 +136,8 @@ pub struct ModelInfo {
     pub packed: Option<HeldFormats>,
     /// Cache bytes that one token takes.
     pub cache_bytes_per_token: u64,
+    /// Cache bytes that one sequence takes whatever its length: states of recurrences and convolutions.
+    pub cache_bytes_per_sequence: u64,
     /// Tensors in the checkpoint that are known not to matter.
     pub ignored_tensors: Vec<String>,
     /// Tensors in the checkpoint that nothing asked for.

@@ -18,6 +18,7 @@ mod files;
 mod formats;
 mod info;
 mod layers;
+mod layout;
 mod loader;
 mod model;
 mod planned;

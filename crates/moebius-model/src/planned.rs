@@ -1,7 +1,7 @@
 //! Weights of a plan: they have a shape and no values.
 
 use candle_core::Tensor;
-use moebius_backend::{Error, ExpertBank, ExpertSpec, Linear, LinearSpec, Result, Unsupported};
+use moebius_backend::{Error, ExpertBank, ExpertSpec, HeadLinear, Linear, LinearSpec, Result, Unsupported};
 use moebius_metering::Meter;
 use moebius_router::Routing;
 
@@ -38,5 +38,24 @@ impl ExpertBank for PlannedExperts {
 
     fn forward(&self, _: &Tensor, _: &Routing, _: &Meter) -> Result<Tensor> {
         no_values("experts")
+    }
+}
+
+pub(crate) struct PlannedHeads {
+    pub(crate) spec: LinearSpec,
+    pub(crate) heads: usize,
+}
+
+impl HeadLinear for PlannedHeads {
+    fn spec(&self) -> &LinearSpec {
+        &self.spec
+    }
+
+    fn heads(&self) -> usize {
+        self.heads
+    }
+
+    fn forward(&self, _: &Tensor) -> Result<Tensor> {
+        no_values(&self.spec.name)
     }
 }

@@ -12,10 +12,11 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeLayer,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras, MoeLayer,
     Multipliers,
 };
-use crate::loader::{ExpertLayout, Loader};
+use crate::layout::ExpertLayout;
+use crate::loader::Loader;
 use crate::model::Model;
 
 struct GraniteMoe {
@@ -29,7 +30,7 @@ struct GraniteMoe {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 2048, kv_heads: None };
+    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 2048, ..Defaults::USUAL };
     let (n_experts, top_k) = experts(config, &["num_local_experts"])?;
     let multiplier = |key: &str| Ok::<_, crate::Error>(config.opt_number(key)?.unwrap_or(1.0));
     Ok(Box::new(GraniteMoe {
@@ -64,9 +65,8 @@ impl GraniteMoe {
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("model.layers.{layer}");
         let moe = format!("{prefix}.block_sparse_moe");
-        let fused = |gate_up: &str, down: &str| ExpertLayout::Fused {
-            gate_up: format!("{moe}.{gate_up}"),
-            down: format!("{moe}.{down}"),
+        let fused = |gate_up: &str, down: &str| {
+            ExpertLayout::fused(format!("{moe}.{gate_up}"), format!("{moe}.{down}"))
         };
         let gate = match loader.has(&format!("{moe}.router.weight")) {
             true => format!("{moe}.router"),
@@ -83,6 +83,7 @@ impl GraniteMoe {
                 fused("input_linear.weight", "output_linear.weight"),
                 fused("experts.gate_up_proj", "experts.down_proj"),
             ],
+            extras: MoeExtras::default(),
         };
         let moe = FeedForward::Moe(MoeLayer::load(loader, moe, None)?);
         DecoderLayer::load(loader, &prefix, self.attention(), moe)
@@ -95,6 +96,7 @@ impl Architecture for GraniteMoe {
             base: self.base.clone(),
             attention: self.base.describe_attention(),
             moe: Some(MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate)),
+            mtp_layers: 0,
         }
     }
 

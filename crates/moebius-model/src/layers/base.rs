@@ -1,10 +1,9 @@
 //! What the configurations of decoder families have in common.
 
-use moebius_backend::Activation;
+use moebius_backend::{Activation, Pairing};
 
-use crate::cache::CacheSpec;
 use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, shown};
-use crate::layers::{AttentionConfig, DecoderConfig, Multipliers, QkNorm, RopeConfig};
+use crate::layers::{AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults};
 use crate::{Error, Result};
 
 /// What a family takes when a key is absent. Never borrowed from a neighbour.
@@ -18,6 +17,54 @@ pub(crate) struct Defaults {
     pub(crate) context: usize,
     /// `num_key_value_heads`; `None` is one for every query head.
     pub(crate) kv_heads: Option<usize>,
+    /// `tie_word_embeddings`.
+    pub(crate) tied: bool,
+    /// `partial_rotary_factor`, in families that have one.
+    pub(crate) partial_rotary: Option<f64>,
+    /// Which elements of a head turn together.
+    pub(crate) pairing: Pairing,
+    /// What keys are called.
+    pub(crate) keys: Keys,
+}
+
+impl Defaults {
+    /// What a family with the usual keys, an output projection of its own and rotation of whole heads in halves has to
+    /// change. The numbers are no family's.
+    pub(crate) const USUAL: Defaults = Defaults {
+        rope_theta: 1e4,
+        norm_eps: 1e-6,
+        context: 2048,
+        kv_heads: None,
+        tied: false,
+        partial_rotary: None,
+        pairing: Pairing::HalfSplit,
+        keys: Keys::USUAL,
+    };
+
+    /// The same for rotations of heads of `head_dim`.
+    pub(crate) fn rope(&self, head_dim: usize, context: usize) -> RopeDefaults {
+        let Defaults { rope_theta: theta, partial_rotary: partial, pairing, .. } = *self;
+        RopeDefaults { head_dim, theta, context, partial, pairing }
+    }
+}
+
+/// What families call what they all have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    /// The non-linearity.
+    pub(crate) activation: &'static str,
+    /// Width of a head.
+    pub(crate) head_dim: &'static str,
+    /// What is added under the norms' root.
+    pub(crate) norm_eps: &'static str,
+    /// Whether the output projection is the embedding table.
+    pub(crate) tied: &'static str,
+}
+
+impl Keys {
+    /// What most call it.
+    pub(crate) const USUAL: Keys =
+        Keys { activation: "hidden_act", head_dim: "head_dim", norm_eps: "rms_norm_eps", tied: "tie_word_embeddings" };
 }
 
 /// Sizes that every decoder has.
@@ -65,7 +112,7 @@ impl BaseConfig {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&["head_dim"], MAX_WIDTH)? {
+        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)? {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {
@@ -87,49 +134,40 @@ impl BaseConfig {
             heads,
             kv_heads,
             head_dim,
-            activation: activation(config)?,
-            norm_eps: config.opt_positive("rms_norm_eps")?.unwrap_or(defaults.norm_eps),
+            activation: activation(config, defaults.keys.activation)?,
+            norm_eps: config.opt_positive(defaults.keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
-            tied: config.flag_or("tie_word_embeddings", false)?,
-            rope: RopeConfig::read(config, head_dim, defaults.rope_theta, context)?,
+            tied: config.flag_or(defaults.keys.tied, defaults.tied)?,
+            rope: RopeConfig::read(config, defaults.rope(head_dim, context))?,
             eos_token_ids: token_ids(config, "eos_token_id")?,
             bos_token_id: token_ids(config, "bos_token_id")?.first().copied(),
         })
     }
 
-    /// Attention with these sizes, scaled by `1 / sqrt(head_dim)`, without norms, window or biases.
+    /// Attention with these sizes, see [`AttentionConfig::plain`].
     pub(crate) fn attention(&self) -> AttentionConfig {
-        AttentionConfig {
-            hidden: self.hidden,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-            scale: (self.head_dim as f64).powf(-0.5),
-            window: None,
-            qk_norm: QkNorm::None,
-            clip: None,
-            qkv_bias: false,
-            output_bias: false,
-            norm_eps: self.norm_eps,
-        }
+        AttentionConfig::plain(self.hidden, (self.heads, self.kv_heads, self.head_dim), self.norm())
     }
 
-    /// A decoder around `n_layers` layers of these sizes.
+    /// The form of every norm.
+    pub(crate) fn norm(&self) -> NormConfig {
+        NormConfig::rms(self.norm_eps)
+    }
+
+    /// A decoder around layers of these sizes.
     pub(crate) fn decoder(&self, multipliers: Multipliers) -> DecoderConfig {
         DecoderConfig {
             vocab_size: self.vocab_size,
             hidden: self.hidden,
+            context: self.context,
             tied: self.tied,
-            norm_eps: self.norm_eps,
-            rope: self.rope.clone(),
+            head_bias: false,
+            norm: self.norm(),
+            ropes: vec![self.rope.clone()],
             multipliers,
-            cache: self.cache(),
+            softcap: None,
+            names: DecoderNames::USUAL,
         }
-    }
-
-    /// What the cache holds for such a decoder.
-    pub(crate) fn cache(&self) -> CacheSpec {
-        CacheSpec { layers: vec![self.attention().cache(); self.n_layers], context: self.context }
     }
 
     /// The attention in words.
@@ -143,14 +181,15 @@ impl BaseConfig {
     }
 }
 
-/// `hidden_act`, in the spellings of the Hugging Face configurations.
-fn activation(config: &Config) -> Result<Activation> {
-    match config.opt_text("hidden_act")? {
+/// The non-linearity under `key`, in the spellings of the Hugging Face configurations.
+fn activation(config: &Config, key: &str) -> Result<Activation> {
+    match config.opt_text(key)? {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
+        Some("relu2") => Ok(Activation::ReluSquared),
         Some(other) => {
-            let reason = format!("expected `silu` or `gelu_pytorch_tanh`, got `{other}`");
-            Err(Error::config("hidden_act", reason))
+            let reason = format!("expected `silu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
+            Err(Error::config(key, reason))
         }
     }
 }

@@ -54,6 +54,8 @@ pub(crate) enum RopeScaling {
         truncate: bool,
         /// Factor on cosine and sine.
         attention_factor: f64,
+        /// What the dot products of latent attention are multiplied with, twice: `mscale_all_dim` at this factor.
+        mscale_all: f64,
     },
 }
 
@@ -70,12 +72,29 @@ pub(crate) struct RopeConfig {
     pub(crate) scaling: RopeScaling,
 }
 
+/// What a family rotates, and what it takes when a key is absent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeDefaults {
+    /// Width of a head.
+    pub(crate) head_dim: usize,
+    /// `rope_theta`.
+    pub(crate) theta: f64,
+    /// The context of the model.
+    pub(crate) context: usize,
+    /// `partial_rotary_factor`, for a family that rotates the first part of a head alone; `None` for one that knows no
+    /// such key.
+    pub(crate) partial: Option<f64>,
+    /// Which elements turn together.
+    pub(crate) pairing: Pairing,
+}
+
 impl RopeConfig {
-    /// Reads `rope_parameters`, or `rope_theta` with `rope_scaling`. The whole head is rotated in halves.
+    /// Reads `rope_parameters`, or `rope_theta` with `rope_scaling`.
     ///
     /// # Errors
     /// [`Error::Config`] for a scaling that is not supported or lacks a parameter.
-    pub(crate) fn read(config: &Config, head_dim: usize, default_theta: f64, context: usize) -> Result<Self> {
+    pub(crate) fn read(config: &Config, defaults: RopeDefaults) -> Result<Self> {
+        let RopeDefaults { context, pairing, .. } = defaults;
         let v5 = config.opt_object("rope_parameters")?;
         let (key, scaling) = match config.opt_object("rope_scaling")?.filter(|s| !s.is_empty()) {
             Some(scaling) => ("rope_scaling", Some(scaling)),
@@ -84,20 +103,26 @@ impl RopeConfig {
         let inner_theta = scaling.as_ref().map(|s| s.opt_positive("rope_theta")).transpose()?.flatten();
         let outer_theta = config.opt_positive("rope_theta")?;
         let outer_original = config.opt_positive("original_max_position_embeddings")?;
+        let rotary_dim = rotary_dim(config, scaling.as_ref(), defaults)?;
         let scaling = match &scaling {
             None => RopeScaling::None,
             Some(scaling) => read_scaling(scaling, key, outer_original, context)?,
         };
-        if !head_dim.is_multiple_of(2) {
-            return Err(Error::config("head_dim", format!("expected an even number, got {head_dim}")));
-        }
-        let theta = inner_theta.or(outer_theta).unwrap_or(default_theta);
+        let theta = inner_theta.or(outer_theta).unwrap_or(defaults.theta);
         if theta <= 1.0 {
             return Err(Error::config("rope_theta", format!("expected a number above 1, got {theta}")));
         }
-        let rope = RopeConfig { theta, rotary_dim: head_dim, pairing: Pairing::HalfSplit, scaling };
+        let rope = RopeConfig { theta, rotary_dim, pairing, scaling };
         rope.check_angles(key)?;
         Ok(rope)
+    }
+
+    /// Factor on the dot products of latent attention, which takes part of YaRN's correction there.
+    pub(crate) fn latent_scale(&self) -> f64 {
+        match self.scaling {
+            RopeScaling::Yarn { mscale_all, .. } => mscale_all * mscale_all,
+            _ => 1.0,
+        }
     }
 
     /// Parameters that are each legal may still give no usable angle together.
@@ -186,33 +211,57 @@ impl RopeConfig {
     }
 }
 
+/// Elements of a head that are rotated.
+fn rotary_dim(config: &Config, scaling: Option<&Config>, defaults: RopeDefaults) -> Result<usize> {
+    const KEY: &str = "partial_rotary_factor";
+    let inner = scaling.map(|s| s.opt_positive(KEY)).transpose()?.flatten();
+    let head_dim = defaults.head_dim;
+    let rotary_dim = match defaults.partial {
+        // The reference takes it into account where there is a scaling alone.
+        None if inner.is_some_and(|p| p != 1.0) && scaling_kind(scaling)? != "default" => {
+            return Err(Error::config(KEY, "expected 1 with a scaling"));
+        }
+        None => head_dim,
+        Some(default) => {
+            let partial = inner.or(config.opt_positive(KEY)?).unwrap_or(default);
+            if partial > 1.0 {
+                return Err(Error::config(KEY, format!("expected a number up to 1, got {partial}")));
+            }
+            (head_dim as f64 * partial) as usize
+        }
+    };
+    if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
+        let reason = format!("expected an even number of rotated elements, got {rotary_dim}");
+        return Err(Error::config("head_dim", reason));
+    }
+    Ok(rotary_dim)
+}
+
+/// `rope_type`, or `type` as it was called before.
+fn scaling_kind(scaling: Option<&Config>) -> Result<&str> {
+    let Some(scaling) = scaling else { return Ok("default") };
+    let (new, old) = (scaling.opt_text("rope_type")?, scaling.opt_text("type")?);
+    Ok(new.or(old).unwrap_or("default"))
+}
+
 fn read_scaling(
     scaling: &Config,
     key: &'static str,
     outer_original: Option<f64>,
     context: usize,
 ) -> Result<RopeScaling> {
-    let kind = match scaling.opt_text("rope_type")? {
-        Some(kind) => Some(kind),
-        None => scaling.opt_text("type")?,
-    };
-    scaling.opt_text("type")?;
+    let kind = scaling_kind(Some(scaling))?;
     let wrong = |reason: String| Error::config(key, reason);
     let original = match outer_original {
         Some(original) => original,
         None => scaling.opt_positive("original_max_position_embeddings")?.unwrap_or(context as f64),
     };
     scaling.irrelevant(&["original_max_position_embeddings"]);
-    let kind = kind.unwrap_or("default");
     let factor = scaling.opt_positive("factor")?;
     let need = |name: &str| {
         let value = scaling.opt_positive(name)?;
         value.ok_or_else(|| wrong(format!("`{kind}` scaling needs `{name}`")))
     };
-    let partial = scaling.opt_positive("partial_rotary_factor")?;
-    if kind != "default" && partial.is_some_and(|p| p != 1.0) {
-        return Err(wrong("`partial_rotary_factor`: expected 1 with a scaling".into()));
-    }
     let parsed = match kind {
         "default" => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: need("factor")? },
@@ -244,7 +293,8 @@ fn read_yarn(scaling: &Config, factor: f64, original: f64) -> Result<RopeScaling
         }
         turns => Ok(turns.unwrap_or(default)),
     };
-    let by_mscale = match (given("mscale")?, given("mscale_all_dim")?) {
+    let mscale_all_dim = given("mscale_all_dim")?;
+    let by_mscale = match (given("mscale")?, mscale_all_dim) {
         (Some(mscale), Some(all)) => grown(mscale) / grown(all),
         _ => grown(1.0),
     };
@@ -255,5 +305,6 @@ fn read_yarn(scaling: &Config, factor: f64, original: f64) -> Result<RopeScaling
         original,
         truncate: scaling.flag_or("truncate", true)?,
         attention_factor: scaling.opt_positive("attention_factor")?.unwrap_or(by_mscale),
+        mscale_all: mscale_all_dim.map_or(1.0, grown),
     })
 }

@@ -127,7 +127,12 @@ impl Attention {
                 AttentionSpan { rows: span.rows.clone(), first_position: span.first_position, keys, values }
             })
             .collect();
-        let spec = AttentionSpec { scale: self.config.scale as f32, window: self.config.window };
+        let spec = AttentionSpec {
+            scale: self.config.scale as f32,
+            window: self.config.window,
+            chunk: None,
+            sinks: None,
+        };
         self.count(pass);
         Ok(pass.ops.attention(query, &spans, &spec)?)
     }

@@ -130,7 +130,18 @@ impl MoeLayer {
         let MoeConfig { layer, hidden, intermediate, activation, router, gate, layouts } = config;
         let (n_experts, top_k) = (router.n_experts, router.top_k);
         let (format, down_format) = (WeightFormat::F32, WeightFormat::F32); // the loader decides
-        let spec = ExpertSpec { layer, n_experts, hidden, intermediate, format, down_format, activation };
+        let (gated, biases) = (true, false);
+        let spec = ExpertSpec {
+            layer,
+            n_experts,
+            hidden,
+            intermediate,
+            format,
+            down_format,
+            activation,
+            gated,
+            biases,
+        };
         Ok(MoeLayer {
             layer,
             gate: loader.linear(Place::Router, &gate, (n_experts, hidden), false)?,

@@ -33,11 +33,13 @@ fn attention(criterion: &mut Criterion) {
                 first_position: before,
                 scale: 0.1,
                 window: None,
+                chunk: None,
+                value_stride: HEAD_DIM,
             };
             let cache = kv_heads * capacity * HEAD_DIM;
             let (queries, keys, cached) =
                 (values(tokens * HEADS * HEAD_DIM, 1), values(cache, 2), values(cache, 3));
-            let inputs = AttentionInputs { queries: &queries, keys: &keys, values: &cached };
+            let inputs = AttentionInputs { queries: &queries, keys: &keys, values: &cached, sinks: None };
             let mut out = vec![0.0; queries.len()];
             let seen = tokens * before + tokens * (tokens + 1) / 2;
             group.throughput(Throughput::ElementsAndBytes {

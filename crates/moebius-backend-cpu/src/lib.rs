@@ -7,6 +7,7 @@
 
 mod backend;
 mod experts;
+mod heads;
 mod linear;
 mod ops;
 mod slices;

@@ -27,12 +27,27 @@ pub struct RopeTable {
 }
 
 /// What is the same for all sequences of an attention call.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct AttentionSpec {
     /// Factor on the dot products.
     pub scale: f32,
-    /// A query sees at most this many keys, itself included; `None` is all of them.
+    /// A query sees at most this many keys, itself included; `None` is all of them. Zero is an error.
     pub window: Option<usize>,
+    /// A query sees no key of an earlier chunk of so many positions, as in Llama 4; `None` is a single chunk. Zero is
+    /// an error.
+    pub chunk: Option<usize>,
+    /// One more logit for each head, `[heads]`, that takes part in the softmax and has no value (attention sinks,
+    /// arXiv 2309.17453; learned, in gpt-oss).
+    pub sinks: Option<Tensor>,
+}
+
+impl AttentionSpec {
+    /// The first key that a query at `position` sees: the later of the bounds of window and chunk.
+    pub fn first_visible(&self, position: usize) -> usize {
+        let windowed = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let chunked = self.chunk.map_or(0, |chunk| position - position.checked_rem(chunk).unwrap_or(0));
+        windowed.max(chunked)
+    }
 }
 
 /// One sequence's part of an attention call.
@@ -44,7 +59,8 @@ pub struct AttentionSpan<'a> {
     pub first_position: usize,
     /// Keys `[kv_heads, capacity, head_dim]`; positions up to the last row's are filled.
     pub keys: &'a Tensor,
-    /// Values `[kv_heads, capacity, value_dim]`.
+    /// Values `[kv_heads, capacity, value_dim]`. They may be the first columns of `keys`, as in latent attention
+    /// (arXiv 2405.04434): a view, which a backend reads where it lies.
     pub values: &'a Tensor,
 }
 
@@ -53,6 +69,12 @@ pub trait Ops: Send + Sync {
     /// `x / rms(x) * weight` over the last dimension (arXiv 1910.07467). `weight` is `[dim]`.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         reference::rms_norm(x, weight, eps)
+    }
+
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension, where the variance is the mean
+    /// square of the differences (arXiv 1607.06450). `weight` and `bias` are `[dim]`.
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        reference::layer_norm(x, weight, bias, eps)
     }
 
     /// Rotates the first `2 * cos.dim(1)` elements of every head of `x: [tokens, heads, head_dim]`.
@@ -66,7 +88,15 @@ pub trait Ops: Send + Sync {
         reference::attention(q, spans, spec)
     }
 
-    /// `activation(gate) * up`, element by element.
+    /// `activation(x)`, element by element.
+    ///
+    /// # Errors
+    /// [`crate::Error::NeedsGate`] for [`Activation::ClampedSwiglu`].
+    fn activate(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        reference::activate(activation, x)
+    }
+
+    /// `activation(gate) * up`, element by element; see [`Activation::ClampedSwiglu`] for what that one makes of up.
     fn glu(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         reference::glu(activation, gate, up)
     }

@@ -16,7 +16,10 @@ use moebius_expert_kernels::WeightFormat;
 use moebius_metering::Meter;
 use moebius_router::Routing;
 
-use crate::{BackendInfo, ExpertSpec, LinearSpec, Ops, Projection, Result, Unsupported, WeightSpec};
+use crate::heads::OneByOne;
+use crate::{
+    BackendInfo, Error, ExpertSpec, HeadLinear, LinearSpec, Ops, Projection, Result, Unsupported, WeightSpec,
+};
 
 /// A device family.
 pub trait Backend: Send + Sync {
@@ -40,8 +43,22 @@ pub trait Backend: Send + Sync {
         bias: Option<Vec<f32>>,
     ) -> Result<Box<dyn Linear>>;
 
-    /// Takes over the experts of one layer, asking `source` for each matrix once. Formats of views and spec may
-    /// differ as for [`Backend::load_linear`].
+    /// Takes over one matrix for each of `heads` heads, asking `source` for each once: `spec` describes a single one.
+    /// Formats of views and spec may differ as for [`Backend::load_linear`].
+    ///
+    /// # Errors
+    /// As for [`Backend::load_linear`].
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        Ok(Box::new(OneByOne::load(self, spec, heads, source)?))
+    }
+
+    /// Takes over the experts of one layer, asking `source` for each of [`ExpertSpec::projections`] of an expert once,
+    /// and for its bias if they have some. Formats of views and spec may differ as for [`Backend::load_linear`].
     ///
     /// # Errors
     /// As for [`Backend::load_linear`].
@@ -94,6 +111,17 @@ pub trait ExpertBank: Send + Sync {
 pub trait ExpertSource: Sync {
     /// The stored matrix of one expert.
     fn get(&self, expert: usize, projection: Projection) -> Result<WeightView<'_>>;
+
+    /// The bias of one matrix, a value for each of its rows. Asked only where [`ExpertSpec::biases`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Weight`], unless the source has biases.
+    fn bias(&self, expert: usize, projection: Projection) -> Result<Vec<f32>> {
+        Err(Error::Weight {
+            name: format!("bias of {projection:?} of expert {expert}"),
+            source: "the source of these experts has no biases".into(),
+        })
+    }
 }
 
 /// Memory behind a [`WeightView`] that can be given back to the system once it was read.

@@ -245,7 +245,24 @@ fn until(cache: &[f32], filled: usize, (capacity, width): (usize, usize)) -> Vec
     cache
 }
 
-fn attention_cases() -> [AttentionCase; 3] {
-    let case = AttentionCase { heads: 4, kv_heads: 2, head_dim: 33, value_dim: 17, scale: 0.2, window: None };
-    [case, AttentionCase { window: Some(3), ..case }, AttentionCase { head_dim: 64, value_dim: 100, ..case }]
+fn attention_cases() -> [AttentionCase; 6] {
+    let case = AttentionCase {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 33,
+        value_dim: 17,
+        scale: 0.2,
+        window: None,
+        chunk: None,
+        sinks: None,
+        shared: false,
+    };
+    [
+        AttentionCase { window: Some(3), ..case.clone() },
+        AttentionCase { head_dim: 64, value_dim: 100, ..case.clone() },
+        AttentionCase { chunk: Some(5), ..case.clone() },
+        AttentionCase { sinks: Some(vec![0.5, -3.0, 2.0, 0.0]), ..case.clone() },
+        AttentionCase { shared: true, ..case.clone() },
+        case,
+    ]
 }

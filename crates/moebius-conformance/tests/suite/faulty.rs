@@ -244,7 +244,7 @@ impl Ops for Faulty {
         let out = match self.fault {
             Fault::WindowOffByOne => {
                 let window = spec.window.map(|window| window + 1);
-                self.inner.ops().attention(q, spans, &AttentionSpec { window, ..*spec })?
+                self.inner.ops().attention(q, spans, &AttentionSpec { window, ..spec.clone() })?
             }
             _ => self.inner.ops().attention(q, spans, spec)?,
         };

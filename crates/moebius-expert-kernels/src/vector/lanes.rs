@@ -109,11 +109,40 @@ fn gated<S: Simd>(simd: S, x: S::V, gate: S::V) -> S::V {
     simd.div(x, simd.add(simd.splat(1.0), e))
 }
 
-/// An activation function.
+/// `x (1 + erf(x / sqrt 2)) / 2`, off by no more than 3e-7 |x|.
+///
+/// Abramowitz and Stegun 7.1.26: `erf z = 1 - t (a1 + t (a2 + ..)) e^-z^2` with `t = 1 / (1 + p z)`, for z from 0 on,
+/// within 1.5e-7. With `q` the half of what is taken from one, the result is `max(x, 0) - |x| q`.
+#[inline(always)]
+fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+    let zero = simd.splat(0.0);
+    let magnitude = simd.max(simd.sub(zero, x), x);
+    let z = simd.mul(magnitude, simd.splat(std::f32::consts::FRAC_1_SQRT_2));
+    let one = simd.splat(1.0);
+    let t = simd.div(one, simd.fma(z, simd.splat(0.327_591_1), one));
+    let mut p = simd.splat(1.061_405_4);
+    for coefficient in [-1.453_152, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = simd.fma(p, t, simd.splat(coefficient));
+    }
+    let e = exp(simd, simd.sub(zero, simd.mul(z, z)));
+    let q = simd.mul(simd.mul(simd.mul(p, t), simd.splat(0.5)), e);
+    simd.sub(simd.max(zero, x), simd.mul(magnitude, q))
+}
+
+/// What an activation makes of a gate, or of up where there is no gate.
 #[inline(always)]
 pub(crate) fn act<S: Simd>(simd: S, activation: Activation, x: S::V) -> S::V {
     match activation {
         Activation::Silu => silu(simd, x),
+        Activation::Gelu => gelu(simd, x),
+        Activation::ReluSquared => {
+            let positive = simd.max(simd.splat(0.0), x);
+            simd.mul(positive, positive)
+        }
+        Activation::ClampedSwiglu { limit } => {
+            let x = simd.min(simd.splat(limit), x);
+            gated(simd, x, simd.mul(x, simd.splat(1.702)))
+        }
         Activation::GeluTanh => {
             // (1 + tanh t) / 2 = 1 / (1 + e^-2t), with t = sqrt(2 / pi) (x + 0.044715 x^3).
             let square = simd.mul(x, x);
@@ -121,5 +150,17 @@ pub(crate) fn act<S: Simd>(simd: S, activation: Activation, x: S::V) -> S::V {
             let twice_t = simd.mul(simd.mul(x, factor), simd.splat(1.595_769));
             gated(simd, x, twice_t)
         }
+    }
+}
+
+/// What an activated gate is multiplied with.
+#[inline(always)]
+pub(crate) fn factor<S: Simd>(simd: S, activation: Activation, up: S::V) -> S::V {
+    match activation {
+        Activation::ClampedSwiglu { limit } => {
+            let clamped = simd.min(simd.splat(limit), simd.max(simd.splat(-limit), up));
+            simd.add(clamped, simd.splat(1.0))
+        }
+        _ => up,
     }
 }

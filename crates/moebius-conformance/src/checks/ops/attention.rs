@@ -58,10 +58,10 @@ pub fn attention_keeps_sequences_apart(backend: &dyn Backend) -> Result<(), Fail
 pub fn spans_that_do_not_fit_are_errors(backend: &dyn Backend) -> Result<(), Failure> {
     let (ops, device) = (backend.ops(), &backend.info().device);
     let ones = |shape: &[usize]| tensor(&vec![1.0; shape.iter().product()], shape, device);
+    let spec = AttentionSpec { scale: 0.25, window: None, chunk: None, sinks: None };
     let refused = |what: &str, heads: usize, rows: Range<usize>, first_position: usize| {
         let (keys, values) = (ones(&[2, 8, 16])?, ones(&[2, 8, 16])?);
         let span = AttentionSpan { rows, first_position, keys: &keys, values: &values };
-        let spec = AttentionSpec { scale: 0.25, window: None };
         ensure_refused(what, ops.attention(&ones(&[4, heads, 16])?, &[span], &spec))
     };
     refused("five heads over two key heads", 5, 0..4, 0)?;
@@ -71,7 +71,6 @@ pub fn spans_that_do_not_fit_are_errors(backend: &dyn Backend) -> Result<(), Fai
 
     let (keys, values) = (ones(&[2, 8, 12])?, ones(&[2, 8, 16])?);
     let span = AttentionSpan { rows: 0..4, first_position: 0, keys: &keys, values: &values };
-    let spec = AttentionSpec { scale: 0.25, window: None };
     ensure_refused("keys narrower than queries", ops.attention(&ones(&[4, 4, 16])?, &[span], &spec))
 }
 
@@ -87,7 +86,9 @@ fn case(
     (heads, kv_heads, head_dim, value_dim): (usize, usize, usize, usize),
     window: Option<usize>,
 ) -> AttentionCase {
-    AttentionCase { heads, kv_heads, head_dim, value_dim, scale: 1.0 / (head_dim as f32).sqrt(), window }
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let (chunk, sinks, shared) = (None, None, false);
+    AttentionCase { heads, kv_heads, head_dim, value_dim, scale, window, chunk, sinks, shared }
 }
 
 /// Rows from a position on, with a cache that has `spare` positions more than they need.
@@ -106,7 +107,8 @@ pub(in crate::checks) fn sequence(
         };
         (0..case.kv_heads).flat_map(head).collect()
     };
-    let (keys, values) = (cache(case.head_dim), cache(case.value_dim));
+    let keys = cache(case.head_dim);
+    let values = if case.shared { Vec::new() } else { cache(case.value_dim) };
     let queries = samples.vector(rows * case.heads * case.head_dim).iter().map(|q| 4.0 * q).collect();
     Sequence { first_position, queries, capacity, keys, values }
 }
@@ -133,10 +135,13 @@ fn call(
         queries.extend_from_slice(&sequence.queries);
         rows.push(first..queries.len() / (case.heads * case.head_dim));
         let shape = |width| [case.kv_heads, sequence.capacity, width];
-        caches.push((
-            prepare(&tensor(&sequence.keys, &shape(case.head_dim), device)?)?,
-            prepare(&tensor(&sequence.values, &shape(case.value_dim), device)?)?,
-        ));
+        let keys = prepare(&tensor(&sequence.keys, &shape(case.head_dim), device)?)?;
+        let values = if case.shared {
+            keys.narrow(2, 0, case.value_dim)?
+        } else {
+            prepare(&tensor(&sequence.values, &shape(case.value_dim), device)?)?
+        };
+        caches.push((keys, values));
     }
     let tokens = queries.len() / (case.heads * case.head_dim);
     let queries = prepare(&tensor(&queries, &[tokens, case.heads, case.head_dim], device)?)?;
@@ -150,7 +155,8 @@ fn call(
         .collect();
     // Rows say where a sequence belongs; the order of the spans says nothing.
     spans.reverse();
-    let spec = AttentionSpec { scale: case.scale, window: case.window };
+    let sinks = case.sinks.as_ref().map(|sinks| tensor(sinks, &[case.heads], device)).transpose()?;
+    let spec = AttentionSpec { scale: case.scale, window: case.window, chunk: case.chunk, sinks };
     values_of(&backend.ops().attention(&queries, &spans, &spec)?, &[tokens, case.heads * case.value_dim])
 }
 

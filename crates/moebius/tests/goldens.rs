@@ -7,10 +7,14 @@ use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, Sampl
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-/// The sets that come with the project, or those of the directory that `MOEBIUS_GOLDENS` names.
+/// The sets that come with the project, or the set or the directory of sets that `MOEBIUS_GOLDENS` names.
 fn goldens() -> Vec<PathBuf> {
-    let bundled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/goldens");
-    let root = std::env::var_os("MOEBIUS_GOLDENS").map_or_else(bundled, PathBuf::from);
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/goldens");
+    let named = std::env::var_os("MOEBIUS_GOLDENS").map(PathBuf::from);
+    if let Some(set) = named.iter().find(|path| path.join("golden.json").is_file()) {
+        return vec![set.clone()];
+    }
+    let root = named.unwrap_or(bundled);
     let entries = std::fs::read_dir(&root).expect("the project has goldens");
     let mut dirs: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
     dirs.retain(|dir| dir.join("golden.json").is_file());

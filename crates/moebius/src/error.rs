@@ -60,6 +60,16 @@ pub enum Error {
         /// The reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A disk has no room for what would be written.
+    #[error("`{}` needs {needed_bytes} bytes, {free_bytes} are free there", path.display())]
+    DiskSpace {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes that would be written.
+        needed_bytes: u64,
+        /// Bytes that may be.
+        free_bytes: u64,
+    },
     /// Something is where a directory was to be written.
     #[error("`{}` exists already", .0.display())]
     OutputExists(PathBuf),
@@ -129,7 +139,7 @@ impl Error {
             Error::NothingToScore(_) | Error::InvalidOption { .. } | Error::OutputExists(_) => {
                 ErrorKind::Usage
             }
-            Error::Write { .. } => ErrorKind::Runtime,
+            Error::Write { .. } | Error::DiskSpace { .. } => ErrorKind::Runtime,
             Error::Text(error) => text_kind(error),
             Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
             Error::Engine(EngineError::Sampler(_)) => ErrorKind::Runtime,
@@ -162,6 +172,7 @@ impl Error {
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Write { .. } => "check that the directory exists and has room",
+            Error::DiskSpace { .. } => {
         };
         Some(hint.into())
     }

@@ -37,6 +37,7 @@ mod locate;
 mod memory;
 mod model;
 mod observer;
+mod partial;
 mod route;
 mod score;
 

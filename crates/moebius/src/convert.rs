@@ -113,7 +113,7 @@ pub(crate) fn write_weights(
 ) -> Result<Option<Converted>> {
     let parameters = files.info(backend)?.total_parameters();
     let needed_bytes = files.packed_bytes(backend)?;
-    partial::check_room(partial.path(), needed_bytes)?;
+    partial::check_room(partial::directory_of(partial.path()), needed_bytes)?;
     let path = partial.file(WEIGHTS);
     let mut file = File::create_new(&path).map_err(write_error(&path))?;
     let written = files.write_packed(backend, &mut file, progress).map_err(|error| match error {

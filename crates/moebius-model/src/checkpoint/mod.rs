@@ -29,12 +29,14 @@ use crate::{Error, Result};
 use mmap::MappedFile;
 use random::RandomFile;
 
+pub use packed::PACKING;
 pub(crate) use packed::Packed;
 pub(crate) use write::{Asked, PackedFile};
 
 /// An opened checkpoint directory, or random tensors.
 pub(crate) struct Checkpoint {
     files: Vec<Source>,
+    paths: Vec<PathBuf>,
     tensors: BTreeMap<String, TensorEntry>,
     /// The choice behind its packed weights, if it has any.
     packing: Option<HeldFormats>,
@@ -103,11 +105,13 @@ impl Checkpoint {
     /// damaged, or inconsistent with its index.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let shards = index::shards(dir)?;
-        let mut checkpoint = Checkpoint { files: Vec::new(), tensors: BTreeMap::new(), packing: None };
+        let mut checkpoint =
+            Checkpoint { files: Vec::new(), paths: Vec::new(), tensors: BTreeMap::new(), packing: None };
         for path in &shards.files {
             checkpoint.add_file(path)?;
         }
         shards.check(|name| Some(&*shards.files[checkpoint.get(name)?.file]))?;
+        checkpoint.paths = shards.files;
         Ok(checkpoint)
     }
 
@@ -128,12 +132,17 @@ impl Checkpoint {
             start = range.end;
             tensors.insert(name, TensorEntry { shape, dtype: Dtype::BF16, packed: None, file: 0, range });
         }
-        Ok(Checkpoint { files: vec![Source::Random(file)], tensors, packing: None })
+        Ok(Checkpoint { files: vec![Source::Random(file)], paths: Vec::new(), tensors, packing: None })
     }
 
     /// The tensor called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
+    }
+
+    /// Its files; none for random tensors.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// The choice behind its packed weights, if it has any.

@@ -23,6 +23,8 @@ pub(super) const ALIGNMENT: usize = 64;
 
 const VERSION: u64 = 1;
 const LAYOUT: &str = "panels16";
+/// The layout and the version of packed files, as one word: a file with another one is not read.
+pub const PACKING: &str = "panels16-1";
 
 /// The matrices of a packed tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,29 +37,35 @@ class Test:
 
 @dataclass
 class Row:
-    """One test of one model in one format: tokens per second of each round, and of the same round at the same place."""
+    """One test of one model in one format: tokens per second of each round, and of the same round at the same place.
+
+    `settings` and `peers` have a value for each peer.
+    """
 
     model: str
     format: str
     test: str
-    setting: str
+    settings: dict[str, str]
     moebius: list[float] = field(default_factory=list)
-    peer: list[float] = field(default_factory=list)
+    peers: dict[str, list[float]] = field(default_factory=dict)
 
-    def ratios(self) -> list[float]:
-        """moebius over the peer, by round: what slows a round down slows both."""
-        return [ours / theirs for ours, theirs in zip(self.moebius, self.peer, strict=True)]
+    def ratios(self, peer: str | None = None) -> list[float]:
+        """moebius over a peer, by round: what slows a round down slows all. Without a name, over the fastest."""
+        theirs = [self.peers[peer]] if peer else list(self.peers.values())
+        return [ours / max(rates) for ours, *rates in zip(self.moebius, *theirs, strict=True)]
 
     def record(self) -> dict:
         ratios = self.ratios()
+        rates = dict(moebius_tokens_per_second=median(self.moebius))
+        rates |= dict(peer_tokens_per_second={peer: median(samples) for peer, samples in self.peers.items()})
         summary = dict(ratio=median(ratios), ratio_lowest=min(ratios), ratio_highest=max(ratios))
-        rates = dict(moebius_tokens_per_second=median(self.moebius), peer_tokens_per_second=median(self.peer))
+        summary |= dict(ratio_to={peer: median(self.ratios(peer)) for peer in self.peers})
         return asdict(self) | rates | summary
 
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes of weights that each side holds of one model in one format."""
+    """Bytes of weights of one model in one format: what moebius holds, and what the file of the peers has."""
 
     model: str
     format: str
@@ -88,22 +94,32 @@ class Comparison:
 
     def markdown(self) -> str:
         head = [f"- {name}: {value}" for name, value in self.head.items()]
-        names = ("model", "format", "test", "moebius t/s", "llama.cpp t/s", "ratio", "range", "llama.cpp's setting")
-        speeds = table(names, "lllrrrrl", [cells(row) for row in self.rows])
+        peers = list(self.rows[0].peers)
+        ratios = ["ratio", "range", *(f"to {peer}" for peer in several(peers))]
+        names = ("model", "format", "test", "moebius t/s", *(f"{peer} t/s" for peer in peers), *ratios)
+        names += tuple(f"{peer}'s setting" for peer in peers)
+        sides = "lll" + "r" * (1 + len(peers) + len(ratios)) + "l" * len(peers)
+        speeds = table(names, sides, [cells(row) for row in self.rows])
         held = [
             (size.model, size.format, megabytes(size.moebius), megabytes(size.peer), size.note())
             for size in self.sizes
         ]
-        sizes = table(("model", "format", "moebius MB", "llama.cpp MB", ""), "llrrl", held)
+        sizes = table(("model", "format", "moebius MB", f"{' and '.join(peers)} MB", ""), "llrrl", held)
         return "\n".join([*head, "", *speeds, "", "Weights held:", "", *sizes])
+
+
+def several(peers: list[str]) -> list[str]:
+    """The peers that have a ratio of their own: none where there is one, whose ratio is the row's."""
+    return peers if len(peers) > 1 else []
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table of speeds."""
     of = row.record()
-    rates = (rate(of["moebius_tokens_per_second"]), rate(of["peer_tokens_per_second"]))
+    rates = [rate(of["moebius_tokens_per_second"]), *map(rate, of["peer_tokens_per_second"].values())]
     spread = f"{of['ratio_lowest']:.2f} to {of['ratio_highest']:.2f}"
-    return (row.model, row.format, row.test, *rates, f"**{of['ratio']:.2f}**", spread, row.setting)
+    each = [f"{of['ratio_to'][peer]:.2f}" for peer in several(list(row.peers))]
+    return (row.model, row.format, row.test, *rates, f"**{of['ratio']:.2f}**", spread, *each, *row.settings.values())
 
 
 def rate(tokens_per_second: float) -> str:

@@ -72,6 +72,9 @@ def blocks(format: Format, count: int, rms: float, random: np.random.Generator) 
     def codes() -> np.ndarray:
         return np.maximum(bits(32).view(np.int8), -127)
 
+    def nibbles() -> np.ndarray:
+        return random.integers(1, 16, (count, 16), np.uint8)
+
     def floats(dtype: str, keep: int, fraction_bits: int, bias: int) -> np.ndarray:
         """Random signs and fractions, the bits in `keep`, beside one exponent."""
         exponent = (bias + int(np.floor(np.log2(rms)))) << fraction_bits
@@ -88,8 +91,8 @@ def blocks(format: Format, count: int, rms: float, random: np.random.Generator) 
         "bf16": lambda: [floats("uint16", 0x807F, 7, 127)],
         # A scale and 32 signed codes; codes are -127..127.
         "q8_0": lambda: [raw(scale(73.5)), raw(codes())],
-        # A scale and 32 codes of four bits, less 8.
-        "q4_0": lambda: [raw(scale(4.64)), bits(16)],
+        # A scale and 32 codes of four bits, less 8; codes are -7..7, whose mean is 0.
+        "q4_0": lambda: [raw(scale(4.32)), nibbles() << 4 | nibbles()],
         # Scale and minimum, eight pairs of six bits, 256 codes of four bits.
         "q4_k": lambda: [raw(k_scale()), bits(12), bits(128)],
         # Low four bits, high two bits, sixteen signed scales, one scale; codes are less 32.

@@ -1,13 +1,14 @@
 """Writes a GGUF file of random weights in the shape of a config.json and in the format that `moebius bench` would hold.
 
-The weights' root mean square is about 0.02, so that logits stay finite. The embedding is far larger than what a layer
-adds to it: tokens keep their own direction through the layers, and the router spreads them over the experts as chance
-would.
+The weights' root mean square is about 0.02, so that logits stay finite. Attention adds little to what a layer gets, and
+the embedding is far larger than what the experts add: tokens keep their own direction through the layers, and the
+router spreads them over the experts as chance would. Were attention's output as large as the rest, then what tokens
+have in common would grow from layer to layer, and in a deep model all would choose the same experts.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ ARCHITECTURES = {"granitemoe": "granitemoe", "mixtral": "llama", "olmoe": "olmoe
 """What a `model_type` is called in GGUF."""
 WEIGHT_RMS = 0.02
 EMBEDDING_RMS = 1.5
+ATTENTION_OUTPUT_RMS = WEIGHT_RMS / 16
 
 
 class ModelError(Exception):
@@ -89,6 +91,15 @@ def shape(name: str, layers: int | None = None) -> Shape:
         raise ModelError(f"`{path}` is not a config.json of a known family: {error}") from error
 
 
+def stand_in(of: Shape) -> Shape:
+    """The shape in the family of the same matrices that more programs know.
+
+    For `olmoe` that is `qwen3_moe`: queries and keys are then normalised by head and not together, and the weights of
+    the chosen experts are brought to a sum of one, which next to the matrices is no work.
+    """
+    return replace(of, model_type="qwen3_moe") if of.model_type == "olmoe" else of
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A tensor of the file; `dims` are outermost first."""
@@ -123,7 +134,7 @@ def tensors(of: Shape, choice: str) -> Iterator[Tensor]:
         yield matrix(at + "attn_q", "attention", queries, of.hidden)
         yield matrix(at + "attn_k", "attention", keys, of.hidden)
         yield matrix(at + "attn_v", "attention", keys, of.hidden)
-        yield matrix(at + "attn_output", "attention", of.hidden, queries)
+        yield matrix(at + "attn_output", "attention", of.hidden, queries, rms=ATTENTION_OUTPUT_RMS)
         # OLMoE normalises all heads together, Qwen3 each by itself.
         widths = {"olmoe": (queries, keys), "qwen3_moe": (of.head_dim, of.head_dim)}.get(of.model_type)
         if widths is not None:
@@ -204,7 +215,9 @@ def describe(writer: "gguf.GGUFWriter", of: Shape) -> None:
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_logit_scale(config["logits_scaling"])
-        writer.add_residual_scale(config["residual_multiplier"])
+        # Not `residual_multiplier`: ik_llama.cpp scales by this what a layer gets as well as what it adds, and tokens
+        # would lose the direction that spreads them over the experts. By one it scales too, to no effect.
+        writer.add_residual_scale(1.0)
     # llama.cpp wants a tokenizer in every file. This one is never asked: token ids are made up.
     words = [f"<{index}>" for index in range(of.vocab)]
     words[:4] = ["a", "b", "ab", "\u010a"]

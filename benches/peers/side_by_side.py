@@ -2,99 +2,38 @@
 
     python benches/peers/side_by_side.py --shape olmoe-1b-7b:4,granite-1b-a400m --format q4_0,q8_0 -p 512 -n 64 -b 1,8
 
-One program runs at a time. A round runs each once, the other one first than in the round before. Before the rounds
-llama.cpp tries its settings, and the fastest of each test is the one that is compared.
+With `--ik-llama` its fork ik_llama.cpp takes part too. One program runs at a time. A round runs each once, another one
+first than in the round before. Before the rounds the peers try their settings, and the fastest of each test is the one
+that is compared.
 """
 
 import argparse
 import importlib.util
-import json
 import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comparison import Comparison, Row, Size, Test, best
+from comparison import Comparison, Row, Size, Test
 from machine import machine
+from programs import Failure, IkLlama, LlamaCpp, Moebius, Peer, say
 
 if TYPE_CHECKING:
     from gguf_model import Shape
 
 HERE = Path(__file__).resolve().parent
-SETTINGS = {
-    "repack": ("on", "on"),
-    "repack, no flash attention": ("on", "off"),
-    "no repack": ("off", "on"),
-    "no repack, no flash attention": ("off", "off"),
-}
-"""Repack and flash attention of each setting that is tried."""
-TRIALS = 2
-"""Samples of each test and setting before the rounds."""
 BUSY = 0.5
 """A load average above this is warned of."""
 DISK_RESERVE = 1 << 30
 """Bytes that a model file must leave free."""
 INSTALL = "pip install -r benches/peers/requirements.txt; see benches/peers/README.md"
-
-
-class Failure(Exception):
-    """What went wrong, and what to try next."""
-
-    def __init__(self, what: str, hint: str):
-        super().__init__(what)
-        self.hint = hint
-
-
-# ---------------------------------------------------------------- the two programs
-
-
-def output(command: list[str], what: str) -> str:
-    """What a program prints."""
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    except OSError as error:
-        hint = "build it, or give its path by `--moebius`"
-        raise Failure(f"cannot run `{command[0]}`: {error.strerror}", hint) from error
-    if done.returncode:
-        said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise Failure(f"{what} failed: {said}", "run it by hand: " + shlex.join(command))
-    return done.stdout
-
-
-def moebius(args: argparse.Namespace, shape: str, layers: int, format: str) -> tuple[dict[Test, float], dict]:
-    """Tokens per second of each test in one run, and what the first row says of the model."""
-    command = [args.moebius, "bench", "--shape", shape, "--layers", str(layers), "--format", format]
-    for flag, numbers in (("-p", args.prompt_tokens), ("-n", args.generate), ("-b", args.batch)):
-        command += [flag, ",".join(map(str, numbers))]
-    command += ["-t", str(args.threads), "-r", "1", "--no-progress", "-o", "json"]
-    try:
-        rows = json.loads(output(command, "moebius"))
-    except json.JSONDecodeError as error:
-        hint = "give the path of a `moebius` by `--moebius`"
-        raise Failure(f"`{args.moebius}` prints no JSON: {error}", hint) from error
-    rates = {}
-    for row in rows:
-        test = Test(row["prompt_tokens"], row["generated_tokens"], row["batch_sequences"])
-        rates[test] = row["tokens_per_second"]
-    return rates, rows[0]
-
-
-def peer(
-    path: Path, tests: list[Test], setting: str, threads: int, samples: int
-) -> tuple[dict[Test, list[float]], dict]:
-    """Tokens per second of each test and sample, and what the first row says of the peer."""
-    repack, flash_attention = SETTINGS[setting]
-    command = [sys.executable, str(HERE / "llama_bench.py"), str(path), "-t", str(threads), "-r", str(samples)]
-    command += ["--repack", repack, "--flash-attention", flash_attention, *map(str, tests)]
-    rows = [json.loads(line) for line in output(command, "llama.cpp").splitlines()]
-    return {Test.parse(row["test"]): row["samples_tokens_per_second"] for row in rows}, rows[0]
 
 
 # ---------------------------------------------------------------- a model in a format
@@ -106,7 +45,8 @@ def model_file(args: argparse.Namespace, shape: "Shape", format: str) -> Iterato
     import gguf_model
 
     size = gguf_model.weight_bytes(shape, format)
-    name = f"{shape.name}-{shape.layers}L-{format}.gguf"
+    family = "" if shape.model_type == shape.config["model_type"] else f"-as-{shape.model_type}"
+    name = f"{shape.name}-{shape.layers}L{family}-{format}.gguf"
     with tempfile.TemporaryDirectory(prefix="moebius-peers-") as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,55 +67,72 @@ def model_file(args: argparse.Namespace, shape: "Shape", format: str) -> Iterato
         yield path
 
 
-def choose(args: argparse.Namespace, path: Path, tests: list[Test]) -> dict[str, list[Test]]:
-    """The tests of each setting that is the fastest for some."""
-    tried: dict[Test, dict[str, list[float]]] = {test: {} for test in tests}
-    for setting in SETTINGS:
-        rates, _ = peer(path, tests, setting, args.threads, TRIALS)
-        for test, samples in rates.items():
-            tried[test][setting] = samples
-    chosen: dict[str, list[Test]] = {}
-    for test, samples in tried.items():
-        chosen.setdefault(best(samples), []).append(test)
-    return chosen
+def empty_row(title: str, format: str, test: Test, chosen: dict[str, dict[str, list[Test]]]) -> Row:
+    """A row without rounds; `chosen` has the settings of each peer and their tests."""
+    settings = {peer: next(name for name, tests in of.items() if test in tests) for peer, of in chosen.items()}
+    return Row(title, format, str(test), settings, peers={peer: [] for peer in chosen})
 
 
-def compare(args: argparse.Namespace, shape: "Shape", name: str, format: str, into: Comparison) -> None:
-    """Adds the rows of a shape in a format."""
-    tests = Test.all(args.prompt_tokens, args.generate, args.batch)
-    with model_file(args, shape, format) as path:
-        say(f"{shape.title()} {format}: trying llama.cpp's settings")
-        chosen = choose(args, path, tests)
-        setting_of = {test: setting for setting, of in chosen.items() for test in of}
-        rows = {test: Row(shape.title(), format, str(test), setting_of[test]) for test in tests}
-        about: dict[str, dict] = {}
+def run_peer(peer: Peer, path: Path, chosen: dict[str, list[Test]], rows: dict[Test, Row]) -> None:
+    """Adds a sample of each test in its setting."""
+    for setting, tests in chosen.items():
+        rates = peer.measure(path, tests, setting, 1)
+        for test in tests:
+            rows[test].peers[peer.name].extend(rates[test])
 
-        def run_moebius() -> None:
-            rates, about["moebius"] = moebius(args, name, shape.layers, format)
-            for test in tests:
-                rows[test].moebius.append(rates[test])
 
-        def run_peer() -> None:
-            for setting, of in chosen.items():
-                rates, about["peer"] = peer(path, of, setting, args.threads, 1)
-                for test in of:
-                    rows[test].peer.extend(rates[test])
+def turned(programs: list, by: int) -> list:
+    """The programs, another one first in each round."""
+    first = by % len(programs)
+    return programs[first:] + programs[:first]
 
-        for number in range(args.repetitions):
-            say(f"{shape.title()} {format}: round {number + 1} of {args.repetitions}")
-            for run in (run_moebius, run_peer) if number % 2 == 0 else (run_peer, run_moebius):
-                run()
-    into.rows.extend(rows.values())
-    into.sizes.append(Size(shape.title(), format, about["moebius"]["size_bytes"], about["peer"]["size_bytes"]))
-    into.head["moebius"] = "{version}, {build}, kernels {kernels}".format(**about["moebius"])
-    into.head["llama.cpp"] = "llama-cpp-python {version}, {system}".format(**about["peer"]).rstrip(" |")
+
+@dataclass
+class Run:
+    """The programs of a run and what was found."""
+
+    args: argparse.Namespace
+    moebius: Moebius
+    peers: list[Peer]
+    found: Comparison
+
+    def compare(self, shape: "Shape", name: str, format: str) -> None:
+        """Adds the rows of a shape, which moebius knows by a name, in a format."""
+        title = f"{shape.title()} {format}"
+        tests = Test.all(self.args.prompt_tokens, self.args.generate, self.args.batch)
+        about = {}
+        with model_file(self.args, self.known_to_peers(shape), format) as path:
+            chosen = {}
+            for peer in self.peers:
+                say(f"{title}: trying {peer.name}'s settings")
+                chosen[peer.name] = peer.choose(path, tests)
+            rows = {test: empty_row(shape.title(), format, test, chosen) for test in tests}
+            for number in range(self.args.repetitions):
+                say(f"{title}: round {number + 1} of {self.args.repetitions}")
+                for program in turned([self.moebius, *self.peers], number):
+                    if isinstance(program, Peer):
+                        run_peer(program, path, chosen[program.name], rows)
+                        continue
+                    rates, about = program.measure(name, shape.layers, format)
+                    for test in tests:
+                        rows[test].moebius.append(rates[test])
+        self.found.rows.extend(rows.values())
+        self.found.sizes.append(Size(shape.title(), format, about["size_bytes"], self.peers[0].first_row["size_bytes"]))
+        self.found.head["moebius"] = "{version}, {build}, kernels {kernels}".format(**about)
+        self.found.head |= {peer.name: peer.about() for peer in self.peers}
+
+    def known_to_peers(self, shape: "Shape") -> "Shape":
+        """The shape in a family that every peer knows, which the output then says."""
+        from gguf_model import stand_in
+
+        if not any(shape.model_type in peer.lacks for peer in self.peers):
+            return shape
+        other = stand_in(shape)
+        self.found.head[f"{shape.model_type} in the peers"] = f"as {other.model_type}, with the same matrices"
+        return other
 
 
 # ---------------------------------------------------------------- the command
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def load() -> str:
@@ -208,6 +165,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("-t", "--threads", type=int, help="default: all cores")
     add("-r", "--repetitions", type=int, default=5, help="rounds; default: 5")
     add("-o", "--output", choices=("md", "json"), default="md")
+    add("--ik-llama", type=Path, metavar="DIR", help="a checkout of ik_llama.cpp with the library built in its `build`")
     add("--keep", type=Path, metavar="DIR", help="leave the model files here, and use those that are")
     return parser.parse_args(argv)
 
@@ -251,15 +209,30 @@ def shapes_of(args: argparse.Namespace) -> list[tuple["Shape", str]]:
 
 
 def typed(argv: list[str]) -> str:
-    """The command without `--moebius` and `--keep`, which name folders of one machine."""
+    """The command without what names folders of one machine."""
     shown, words = [], iter(argv)
     for word in words:
         flag, equals, _ = word.partition("=")
-        if flag not in ("--moebius", "--keep"):
+        if flag not in ("--moebius", "--keep", "--ik-llama"):
             shown.append(word)
-        elif not equals:
+            continue
+        if not equals:
             next(words, None)
+        if flag == "--ik-llama":
+            shown += [flag, "ik_llama.cpp"]
     return "`" + shlex.join(["python", "benches/peers/side_by_side.py", *shown]) + "`"
+
+
+def prepared(args: argparse.Namespace, folder: Path, found: Comparison) -> Run:
+    """The programs of a run and where it puts its rows; what has to be compiled for it is put into the folder."""
+    lengths = []
+    for flag, values in (("-p", args.prompt_tokens), ("-n", args.generate), ("-b", args.batch)):
+        lengths += [flag, ",".join(map(str, values))]
+    peers: list[Peer] = [LlamaCpp(args.threads)]
+    if args.ik_llama is not None:
+        peers.append(IkLlama(args.threads, args.ik_llama, folder / "ik_llama_bench"))
+        peers[-1].build()
+    return Run(args, Moebius(args.moebius, lengths, args.threads), peers, found)
 
 
 def main(argv: list[str]) -> int:
@@ -273,9 +246,11 @@ def main(argv: list[str]) -> int:
         hardware, cores = machine()
         args.threads = args.threads or cores
         found.head |= {"machine": hardware, "threads": str(args.threads), "load before": load(), "command": typed(argv)}
-        for shape, name in shapes:
-            for format in args.format.split(","):
-                compare(args, shape, name, format, found)
+        with tempfile.TemporaryDirectory(prefix="moebius-peers-") as folder:
+            run = prepared(args, Path(folder), found)
+            for shape, name in shapes:
+                for format in args.format.split(","):
+                    run.compare(shape, name, format)
     except KeyboardInterrupt:
         say("stopped: results are those that were finished")
         status = 130

@@ -3,7 +3,9 @@
 The arithmetic needs the standard library alone; the model files need numpy, and to be read back the package gguf.
 """
 
+import contextlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -12,13 +14,18 @@ import unittest
 from pathlib import Path
 
 from comparison import Comparison, Row, Size, Test, best, table
-from side_by_side import Failure, output, typed
+from programs import Failure, IkLlama, Peer, output
+from side_by_side import turned, typed
 
 HERE = Path(__file__).resolve().parent
 TINY = dict(hidden_size=64, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
 TINY |= dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2, vocab_size=300, tie_word_embeddings=False)
 TINY |= dict(max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=1e4, moe_intermediate_size=32)
 TINY |= dict(attention_multiplier=0.1, embedding_multiplier=12.0, logits_scaling=6.0, residual_multiplier=0.2)
+
+
+def row(moebius: list[float], **peers: list[float]) -> Row:
+    return Row("m", "q4_0", "pp1", {peer: f"set {peer}" for peer in peers}, moebius, peers)
 
 
 def have(*packages: str) -> bool:
@@ -39,13 +46,24 @@ class Arithmetic(unittest.TestCase):
 
     def test_ratios_are_of_rounds_and_not_of_medians(self):
         # A round at half the speed of the others slows both sides; the ratio stays.
-        record = Row("m", "f", "pp1", "repack", moebius=[30.0, 10.0, 24.0], peer=[15.0, 5.0, 20.0]).record()
+        record = row([30.0, 10.0, 24.0], a=[15.0, 5.0, 20.0]).record()
         self.assertEqual((record["ratio"], record["ratio_lowest"], record["ratio_highest"]), (2.0, 1.2, 2.0))
-        self.assertEqual((record["moebius_tokens_per_second"], record["peer_tokens_per_second"]), (24.0, 15.0))
+        self.assertEqual((record["moebius_tokens_per_second"], record["peer_tokens_per_second"]), (24.0, {"a": 15.0}))
+
+    def test_the_ratio_is_to_the_fastest_peer_of_each_round(self):
+        record = row([30.0, 30.0, 30.0], a=[10.0, 20.0, 10.0], b=[15.0, 15.0, 15.0]).record()
+        self.assertEqual((record["ratio"], record["ratio_lowest"], record["ratio_highest"]), (2.0, 1.5, 2.0))
+        self.assertEqual(record["ratio_to"], {"a": 3.0, "b": 2.0})
 
     def test_rounds_without_a_partner_are_an_error(self):
         with self.assertRaises(ValueError):
-            Row("m", "f", "pp1", "repack", moebius=[1.0], peer=[]).ratios()
+            row([1.0], a=[]).ratios()
+        with self.assertRaises(ValueError):
+            row([1.0], a=[1.0], b=[]).ratios()
+
+    def test_another_program_is_first_in_each_round(self):
+        rounds = [turned(["a", "b", "c"], number) for number in range(4)]
+        self.assertEqual(rounds, [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]])
 
     def test_the_setting_of_the_highest_median_is_the_best_and_the_first_of_equals(self):
         self.assertEqual(best({"a": [1.0, 9.0, 1.0], "b": [2.0, 2.0, 2.0]}), "b")
@@ -59,11 +77,77 @@ class Arithmetic(unittest.TestCase):
         self.assertEqual(table(("a", "b"), "lr", [("1", "2")]), ["| a | b |", "| --- | --: |", "| 1 | 2 |"])
 
     def test_both_outputs_carry_the_ratio(self):
-        row = Row("m", "q4_0", "pp1", "repack", [150.0], [40.0])
-        found = Comparison({"machine": "abacus"}, [row], [Size("m", "q4_0", 1, 1)])
+        found = Comparison({"machine": "abacus"}, [row([150.0], a=[40.0])], [Size("m", "q4_0", 1, 1)])
         self.assertIn("- machine: abacus", found.markdown())
-        self.assertIn("| m | q4_0 | pp1 | 150 | 40.0 | **3.75** | 3.75 to 3.75 | repack |", found.markdown())
+        self.assertIn("| model | format | test | moebius t/s | a t/s | ratio | range | a's setting |", found.markdown())
+        self.assertIn("| m | q4_0 | pp1 | 150 | 40.0 | **3.75** | 3.75 to 3.75 | set a |", found.markdown())
         self.assertEqual(json.loads(found.json())["rows"][0]["ratio"], 3.75)
+
+    def test_two_peers_have_columns_and_ratios_of_their_own(self):
+        found = Comparison({}, [row([150.0], a=[40.0], b=[50.0])], [Size("m", "q4_0", 1, 1)])
+        names = "moebius t/s | a t/s | b t/s | ratio | range | to a | to b | a's setting | b's setting |"
+        self.assertIn(f"| model | format | test | {names}", found.markdown())
+        cells = "150 | 40.0 | 50.0 | **3.00** | 3.00 to 3.00 | 3.75 | 3.00 | set a | set b |"
+        self.assertIn(f"| m | q4_0 | pp1 | {cells}", found.markdown())
+        self.assertIn("| model | format | moebius MB | a and b MB |", found.markdown())
+
+
+class Scripted(Peer):
+    """A peer whose speeds are given: by setting, tokens per second of each test; a setting of None fails."""
+
+    name = "scripted"
+
+    def __init__(self, speeds: dict[str, dict[str, float] | None]):
+        super().__init__(threads=1)
+        self.speeds, self.settings = speeds, tuple(speeds)
+
+    def run(self, path: Path, tests: list[Test], setting: str, samples: int) -> list[dict]:
+        speeds = self.speeds[setting]
+        if speeds is None:
+            raise Failure(f"no {setting}", "none")
+        return [dict(test=str(test), samples_tokens_per_second=[speeds[str(test)]] * samples) for test in tests]
+
+    def about(self) -> str:
+        return "1"
+
+
+class Peers(unittest.TestCase):
+    TESTS = Test.all([1], [2], [1, 8])
+
+    def choose(self, speeds: dict[str, dict[str, float] | None]) -> dict[str, list[str]]:
+        with contextlib.redirect_stderr(io.StringIO()):
+            chosen = Scripted(speeds).choose(Path("x"), self.TESTS)
+        return {setting: [str(test) for test in tests] for setting, tests in chosen.items()}
+
+    def test_each_test_gets_its_fastest_setting_and_one_that_fails_is_none(self):
+        slow, mixed = dict(pp1=1.0, tg2=1.0, tg2x8=3.0), dict(pp1=2.0, tg2=2.0, tg2x8=2.0)
+        self.assertEqual(self.choose({"a": slow, "b": None, "c": mixed}), {"c": ["pp1", "tg2"], "a": ["tg2x8"]})
+
+    def test_a_peer_that_fails_in_every_setting_is_an_error_with_the_first_cause(self):
+        with self.assertRaisesRegex(Failure, "no a"):
+            self.choose({"a": None, "b": None})
+
+    def test_a_checkout_without_a_library_is_an_error_that_says_what_to_build(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaisesRegex(Failure, "no built library") as caught:
+                IkLlama(1, Path(folder), Path(folder) / "x").build()
+        self.assertIn("README.md", caught.exception.hint)
+
+    def test_settings_of_ik_llama_are_options_of_the_program_that_measures(self):
+        # A program that prints what it was given in place of measuring.
+        script = """#!/bin/sh\necho "{\\"test\\": \\"pp1\\", \\"said\\": \\"$2 $3 $5 $6 $GLIBC_TUNABLES\\"}"\n"""
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "bench"
+            program.write_text(script, encoding="utf-8")
+            program.chmod(0o755)
+            peer = IkLlama(2, Path(folder), program)
+
+            def said(setting: str) -> str:
+                return peer.run(Path("m"), [Test(prompt=1)], setting, 3)[0]["said"].strip()
+
+            self.assertEqual(said("as in the file"), "2 3 - pp1")
+            self.assertEqual(said("repack, merge, huge pages"), "2 3 repack,merge pp1 glibc.malloc.hugetlb=1")
+            self.assertEqual(said("repack, no flash attention"), "2 3 repack,no-flash-attention pp1")
 
 
 class Command(unittest.TestCase):
@@ -102,6 +186,8 @@ class Command(unittest.TestCase):
     def test_the_command_is_shown_without_the_folders_of_a_machine(self):
         shown = typed(["--moebius", "a/moebius", "--shape", "x:2", "--keep=b", "-p", "1,2"])
         self.assertEqual(shown, "`python benches/peers/side_by_side.py --shape x:2 -p 1,2`")
+        for given in (["--ik-llama", "/home/me/ik"], ["--ik-llama=/home/me/ik"]):
+            self.assertEqual(typed(given), "`python benches/peers/side_by_side.py --ik-llama ik_llama.cpp`")
 
 
 @unittest.skipUnless(have("numpy"), "numpy is not installed")
@@ -157,6 +243,20 @@ class Models(unittest.TestCase):
                         rms = float(np.sqrt((values**2).mean()))
                         wanted = planned.rms or 1.0
                         self.assertTrue(0.6 * wanted < rms < 1.5 * wanted, f"{read.name}: {rms}, not {wanted}")
+
+    def test_a_stand_in_has_the_matrices_of_the_shape_and_no_shape_needs_one_that_is_known(self):
+        import gguf_model
+
+        shape = gguf_model.shape("olmoe-1b-7b", 2)
+        other = gguf_model.stand_in(shape)
+        self.assertEqual(other.model_type, "qwen3_moe")
+
+        def matrices(of) -> list:
+            return [tensor for tensor in gguf_model.tensors(of, "q4_0") if len(tensor.dims) > 1]
+
+        self.assertEqual(matrices(other), matrices(shape))
+        granite = gguf_model.shape("granite-1b-a400m", 2)
+        self.assertIs(gguf_model.stand_in(granite), granite)
 
     @unittest.skipUnless(have("gguf"), "gguf is not installed")
     def test_the_same_seed_gives_the_same_file(self):

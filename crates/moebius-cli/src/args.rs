@@ -4,6 +4,7 @@
 //! variable, over which the flag wins.
 
 mod bench;
+mod cache;
 mod convert;
 mod model;
 mod run;
@@ -17,8 +18,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, OutputFormat};
+pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
-pub(crate) use model::{ExpertsArg, FormatArg, ModelArgs, saturate};
+pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, saturate};
 pub(crate) use run::{RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 
@@ -38,6 +40,8 @@ Examples:
   moebius show ./OLMoE-1B-7B                 what a model is, from config.json alone if need be
   moebius score ./OLMoE-1B-7B a.txt b.txt    perplexity of texts, --routing compares them
   moebius run ./OLMoE-1B-7B --format q4_k_m  hold it in about 4 bits a weight
+  moebius run ./OLMoE-1B-7B --format q4_k_m --cache
+                                             and keep it so, to start at once the next time
   moebius convert ./OLMoE-1B-7B ./small --format q4_k_m
                                              write it so that it starts at once
   moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
@@ -107,6 +111,8 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Write a model with its weights rounded and packed, to start at once
     Convert(ConvertArgs),
+    /// List the packed models that --cache keeps, or remove them
+    Cache(CacheListArgs),
     /// Measure speed: prompts, generation, batches, depth
     Bench(Box<BenchArgs>),
     /// List the model families that can be run

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use moebius::ErrorKind;
 
-use crate::terminal::printable;
+use crate::terminal::{WARNING, printable};
 
 /// What the exit code says after Ctrl-C, as shells do.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -146,13 +146,25 @@ pub(crate) fn report(error: &CliError) -> ExitCode {
 /// Says on stderr what went wrong, why, and what to try.
 pub(crate) fn explain(error: &CliError) {
     let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+    let head = format!("{red}error:{red:#} {}\n", printable(&error.to_string()));
+    tell(head, &causes(error), error.hint());
+}
+
+/// Says on stderr what is done without because of an error, why, and what to try.
+pub(crate) fn warn(message: &str, error: &moebius::Error) {
+    let mut all = vec![error.to_string()];
+    all.extend(causes(error));
+    tell(format!("{WARNING}warning:{WARNING:#} {message}\n"), &all, error.hint());
+}
+
+fn tell(head: String, causes: &[String], hint: Option<String>) {
     let cyan = Style::new().bold().fg_color(Some(AnsiColor::Cyan.into()));
     let bold = Style::new().bold();
-    let mut lines = format!("{red}error:{red:#} {}\n", printable(&error.to_string()));
-    for cause in causes(error) {
-        lines += &format!("{bold}caused by:{bold:#} {}\n", printable(&cause));
+    let mut lines = head;
+    for cause in causes {
+        lines += &format!("{bold}caused by:{bold:#} {}\n", printable(cause));
     }
-    if let Some(hint) = error.hint() {
+    if let Some(hint) = hint {
         lines += &format!("\n{cyan}hint:{cyan:#} {}\n", printable(&hint));
     }
     // Nobody can be told that stderr is gone.
@@ -160,7 +172,7 @@ pub(crate) fn explain(error: &CliError) {
 }
 
 /// The messages below an error, without those that repeat the one above.
-fn causes(error: &CliError) -> Vec<String> {
+fn causes(error: &dyn StdError) -> Vec<String> {
     let mut above = error.to_string();
     let mut causes = Vec::new();
     let mut next = error.source();

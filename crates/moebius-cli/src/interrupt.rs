@@ -1,4 +1,4 @@
-//! Ctrl-C: the first stops the text that is being generated or the model that is being converted, all others end the
+//! Ctrl-C: the first stops the text that is being generated or the model that is being packed, all others end the
 //! program.
 
 use std::io::Write;

@@ -9,6 +9,7 @@ mod commands;
 mod errors;
 mod interrupt;
 mod json;
+mod keeping;
 mod meter;
 mod progress;
 mod reply;

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moebius::{Model, OpenOptions};
 
-use crate::args::OutputArgs;
+use crate::args::{ModelArgs, OutputArgs};
 use crate::errors::Result;
+use crate::interrupt::Interrupt;
+use crate::keeping;
 use crate::terminal::{self, printable};
 
 /// A model that opens faster than this needs no bar.
@@ -17,15 +19,39 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Told the bytes loaded so far and in all.
 pub(crate) type Loading<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
-/// Opens the model in `dir` and says how long it took.
-pub(crate) fn open(dir: &Path, options: &OpenOptions, output: &OutputArgs) -> Result<(Model, Duration)> {
-    let started = Instant::now();
-    let model = with_bar(output, "loading", |progress| Model::open_with_progress(dir, options, progress))?;
-    if !output.quiet {
-        warn_of_unknowns(&model);
-        warn_of_less_context(options.context, &model);
+/// How a model is opened.
+#[derive(Default)]
+pub(crate) struct Opening {
+    options: OpenOptions,
+    keeps: bool,
+}
+
+impl Opening {
+    /// As the flags say.
+    pub(crate) fn new(args: &ModelArgs) -> Self {
+        Opening { options: args.open_options(), keeps: args.cache.keeps() }
     }
-    Ok((model, started.elapsed()))
+
+    /// Opens the model in `dir` and says how long it took.
+    pub(crate) fn open(
+        &self,
+        dir: &Path,
+        interrupt: &Interrupt,
+        output: &OutputArgs,
+    ) -> Result<(Model, Duration)> {
+        let started = Instant::now();
+        let options = &self.options;
+        if self.keeps {
+            keeping::keep(dir, options, interrupt, output)?;
+        }
+        let model = with_bar(output, "loading", |bar| Model::open_with_progress(dir, options, bar))?;
+        if !output.quiet {
+            keeping::warn_of_unused(model.cache_use(), output);
+            warn_of_unknowns(&model);
+            warn_of_less_context(options.context, &model);
+        }
+        Ok((model, started.elapsed()))
+    }
 }
 
 /// Does something with a bar on the terminal, which begins with what it is `doing`.

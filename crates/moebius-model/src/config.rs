@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::read_json;
+use crate::checkpoint::{FP8_BLOCK, read_json};
 use crate::{Error, Result};
 
 const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
@@ -120,15 +120,14 @@ impl Config {
     /// [`Error::Config`] for a way of storing weights that is not read.
     pub(crate) fn fp8_block(&self) -> Result<(usize, usize)> {
         const KEY: &str = "quantization_config";
-        const USUAL: (usize, usize) = (128, 128);
-        let Some(quantization) = self.opt_object(KEY)? else { return Ok(USUAL) };
+        let Some(quantization) = self.opt_object(KEY)? else { return Ok(FP8_BLOCK) };
         match quantization.opt_text("quant_method")? {
-            Some("mxfp4") => Ok(USUAL),
+            Some("mxfp4") => Ok(FP8_BLOCK),
             Some("fp8") => {
                 let side = |value: &Value| value.as_u64().filter(|n| (1..=MAX_WIDTH as u64).contains(n));
                 let sides = quantization.list("weight_block_size", "sizes", side)?;
                 match sides.as_deref() {
-                    None => Ok(USUAL),
+                    None => Ok(FP8_BLOCK),
                     Some(&[rows, cols]) => Ok((rows as usize, cols as usize)),
                     Some(_) => Err(Error::config(KEY, "`weight_block_size`: expected two sizes")),
                 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use moebius_backend::{Backend, Unsupported};
 
-use crate::checkpoint::{Asked, Checkpoint, PackedFile};
+use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, PackedFile};
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
@@ -25,6 +25,8 @@ pub struct ModelFiles {
     family: Family,
     architecture: Box<dyn Architecture>,
     checkpoint: Option<Checkpoint>,
+    /// The weights of `checkpoint` as they are held, packed.
+    copy: Option<Checkpoint>,
     held: HeldFormats,
     text_part_of: Option<String>,
     unknown_keys: Vec<String>,
@@ -60,8 +62,8 @@ impl ModelFiles {
         };
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
         let text_part_of = config.text_part_of().map(str::to_owned);
-        let config = config_path;
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, held, text_part_of, unknown_keys })
+        let (config, copy) = (config_path, None);
+        Ok(ModelFiles { dir, config, family, architecture, checkpoint, copy, held, text_part_of, unknown_keys })
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -90,14 +92,38 @@ impl ModelFiles {
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
         let text_part_of = config.text_part_of().map(str::to_owned);
         let (dir, config) = Default::default();
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, held, text_part_of, unknown_keys })
+        let copy = None;
+        Ok(ModelFiles { dir, config, family, architecture, checkpoint, copy, held, text_part_of, unknown_keys })
     }
 
     /// Chooses what weights are held in; without this, as they are stored. Weights that are packed already are held in
-    /// what they are packed in: another choice is an error when they are planned or loaded.
+    /// what they are packed in: another choice is an error when they are planned or loaded. Forgets a copy.
     #[must_use]
     pub fn hold(self, formats: HeldFormats) -> Self {
-        ModelFiles { held: formats, ..self }
+        ModelFiles { held: formats, copy: None, ..self }
+    }
+
+    /// From now on takes the weights from the packed copy in `dir`, which [`ModelFiles::write_packed`] has written; what
+    /// the model is and leaves unused is still said of the original.
+    ///
+    /// # Errors
+    /// A copy that is damaged or does not hold what would be packed now; the weights are then still the original's.
+    pub fn map_copy(&mut self, dir: &Path, backend: &Arc<dyn Backend>) -> Result<()> {
+        let expected = self.plan(backend)?.0.tally();
+        let copy = Checkpoint::open(dir, FP8_BLOCK)?;
+        let differs = |reason: String| Err(Error::InvalidFile { path: dir.into(), reason });
+        if copy.packing() != Some(self.held) {
+            let got = copy.packing().map_or("none".into(), |held| held.to_string());
+            return differs(format!("expected weights packed as `{}`, got `{got}`", self.held));
+        }
+        let before = self.copy.replace(copy);
+        let tally = self.plan(backend).map(|(plan, _)| plan.tally());
+        if tally.as_ref().is_ok_and(|tally| *tally == expected) {
+            return Ok(());
+        }
+        self.copy = before;
+        tally?;
+        differs("its weights are held in other formats than they would be now".into())
     }
 
     /// The directory that the files are in; empty for random weights.
@@ -110,9 +136,24 @@ impl ModelFiles {
         &self.config
     }
 
-    /// Bytes of the checkpoint as stored, if one lies beside the configuration.
+    /// Bytes of the checkpoint as stored, if one lies beside the configuration; those of its copy when that is used.
     pub fn checkpoint_bytes(&self) -> Option<u64> {
-        self.checkpoint.as_ref().map(Checkpoint::size_bytes)
+        self.weights().map(Checkpoint::size_bytes)
+    }
+
+    /// The checkpoint's files; none for random weights.
+    pub fn checkpoint_paths(&self) -> &[PathBuf] {
+        self.checkpoint.as_ref().map_or(&[], Checkpoint::paths)
+    }
+
+    /// What weights are to be held in.
+    pub fn formats(&self) -> HeldFormats {
+        self.held
+    }
+
+    /// Whether there are weights in files that are not packed.
+    pub fn is_packable(&self) -> bool {
+        self.checkpoint.as_ref().is_some_and(|c| c.packing().is_none() && !c.paths().is_empty())
     }
 
     /// What the model is. Reads no weights.
@@ -154,7 +195,7 @@ impl ModelFiles {
     /// Those of [`ModelFiles::info`]; [`Error::Tensors`] naming everything when there is no checkpoint; a
     /// weight that holds a NaN or an infinity.
     pub fn load(&self, backend: &Arc<dyn Backend>, progress: Progress<'_>) -> Result<Box<dyn Model>> {
-        let Some(checkpoint) = &self.checkpoint else { return Err(no_checkpoint()) };
+        let Some(checkpoint) = self.weights() else { return Err(no_checkpoint()) };
         self.plan(backend)?;
         self.architecture.load(&Loader::real(backend, checkpoint, self.held()?, progress))
     }
@@ -173,7 +214,7 @@ impl ModelFiles {
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Option<u64>> {
         let Some(checkpoint) = &self.checkpoint else { return Err(no_checkpoint()) };
-        if let Some(held) = checkpoint.packing() {
+        if let Some(held) = self.weights().and_then(Checkpoint::packing) {
             return Err(Error::PackedAlready { held: held.to_string() });
         }
         let packer = backend.packer().ok_or_else(|| no_panels(backend))?;
@@ -187,12 +228,27 @@ impl ModelFiles {
         Ok(written.is_continue().then_some(total))
     }
 
-    /// A plan that found the checkpoint whole, and the model without values that came of it.
+    /// Bytes of the file that [`ModelFiles::write_packed`] would write.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::info`], and [`Error::Tensors`] when there is no checkpoint.
+    pub fn packed_bytes(&self, backend: &Arc<dyn Backend>) -> Result<u64> {
+        let Some(checkpoint) = &self.checkpoint else { return Err(no_checkpoint()) };
+        let asked = self.plan(backend)?.0.into_asked();
+        PackedFile::new(checkpoint, &asked, self.held)?.size_bytes()
+    }
+
+    /// Where weights come from, if there are any.
+    fn weights(&self) -> Option<&Checkpoint> {
+        self.copy.as_ref().or(self.checkpoint.as_ref())
+    }
+
+    /// A plan that found the weights whole, and the model without values that came of it.
     fn plan<'a>(&'a self, backend: &'a Arc<dyn Backend>) -> Result<(Loader<'a>, Box<dyn Model>)> {
-        if self.checkpoint.as_ref().is_some_and(|c| c.packing().is_some()) && backend.packer().is_none() {
+        if self.weights().is_some_and(|c| c.packing().is_some()) && backend.packer().is_none() {
             return Err(no_panels(backend));
         }
-        let plan = Loader::plan(backend, self.checkpoint.as_ref(), self.held()?);
+        let plan = Loader::plan(backend, self.weights(), self.held()?);
         let model = self.architecture.load(&plan)?;
         plan.check()?;
         Ok((plan, model))
@@ -200,7 +256,7 @@ impl ModelFiles {
 
     /// What weights are held in. Those that are packed are held as they are stored, and that may be asked for.
     fn held(&self) -> Result<HeldFormats> {
-        match self.checkpoint.as_ref().and_then(Checkpoint::packing) {
+        match self.weights().and_then(Checkpoint::packing) {
             None => Ok(self.held),
             Some(packed) if [HeldFormats::AsStored, packed].contains(&self.held) => Ok(HeldFormats::AsStored),
             Some(packed) => {

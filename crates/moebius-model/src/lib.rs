@@ -25,6 +25,7 @@ mod planned;
 
 pub use batch::{Outputs, Span, TokenBatch};
 pub use cache::{CacheSpec, KvCache, LayerCacheSpec, SequenceId};
+pub use checkpoint::PACKING;
 pub use error::{Error, Result, TensorProblem};
 pub use families::{FAMILIES, Family};
 pub use files::{ModelFiles, RandomWeights};

@@ -1,16 +1,20 @@
 //! Writing a model with its weights as the kernels hold them, so that it starts without packing any.
 //!
 //! Invariants: what stands at the target is whole: files are written into a directory beside it, which is renamed at the
-//! end and removed when something goes wrong. What a killed program leaves behind has another name, and harms nobody.
+//! end and removed when something goes wrong. What a killed program leaves behind has another name, harms nobody, and is
+//! removed by the next conversion to the same place.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
+use moebius_backend::Backend;
 use moebius_model::{Error as ModelError, HeldFormats, ModelFiles};
 
 use crate::backend::{BackendOptions, open_backend};
+use crate::partial::{self, Partial, refuse_existing, write_error};
 use crate::{Error, Result};
 
 /// Files beside the weights that say how a model is used, or under which terms; those that are there are copied.
@@ -34,7 +38,8 @@ const COMPANIONS: [&str; 15] = [
 /// A directory of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
+/// The file that packed weights are written to.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 /// How to convert a model.
 #[derive(Clone, Debug, Default)]
@@ -70,13 +75,13 @@ impl Converted {
 /// all after every matrix; `None` when it said to stop, and then nothing is left at `out`.
 ///
 /// # Errors
-/// [`Error::OutputExists`] when something is at `out` already; [`Error::Write`] when the disk refuses; those of
+/// [`Error::OutputExists`] when something is at `out` already; [`Error::DiskSpace`] and [`Error::Write`]; those of
 /// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already.
 pub fn convert(
     model: impl AsRef<Path>,
     out: impl AsRef<Path>,
     options: &ConvertOptions,
-    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    progress: Watch<'_>,
 ) -> Result<Option<Converted>> {
     let (model, out) = (model.as_ref(), out.as_ref());
     refuse_existing(out)?;
@@ -85,34 +90,41 @@ pub fn convert(
         return Err(Error::NoWeights(model.into()));
     }
     let backend = open_backend(&options.backend)?;
-    let parameters = files.info(&backend)?.total_parameters();
+    partial::sweep_beside(out);
     let partial = Partial::beside(out)?;
     copy(files.config_path(), &partial.file(CONFIG))?;
-    copy_companions(files.dir(), &partial.path)?;
+    copy_companions(files.dir(), partial.path())?;
+    let converted = write_weights(&files, &backend, &partial, progress)?;
+    if converted.is_some() {
+        partial.rename(out)?;
+    }
+    Ok(converted)
+}
 
+/// Told the bytes read so far and in all; says whether to go on.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Writes the weights of `files`, packed, into a directory that has none yet; `None` when `progress` said to stop.
+pub(crate) fn write_weights(
+    files: &ModelFiles,
+    backend: &Arc<dyn Backend>,
+    partial: &Partial,
+    progress: Watch<'_>,
+) -> Result<Option<Converted>> {
+    let parameters = files.info(backend)?.total_parameters();
+    let needed_bytes = files.packed_bytes(backend)?;
+    partial::check_room(partial::directory_of(partial.path()), needed_bytes)?;
     let path = partial.file(WEIGHTS);
     let mut file = File::create_new(&path).map_err(write_error(&path))?;
-    let written = files.write_packed(&backend, &mut file, progress).map_err(|error| match error {
+    let written = files.write_packed(backend, &mut file, progress).map_err(|error| match error {
         ModelError::Output(source) => write_error(&path)(source),
         other => other.into(),
     })?;
     let Some(source_bytes) = written else { return Ok(None) };
     file.sync_all().map_err(write_error(&path))?;
     let bytes = file.metadata().map_err(write_error(&path))?.len();
-    // Some systems do not rename a directory with open files.
-    drop(file);
-    partial.rename(out)?;
+    debug_assert_eq!(bytes, needed_bytes);
     Ok(Some(Converted { source_bytes, bytes, parameters }))
-}
-
-fn write_error(path: &Path) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Write { path: path.clone(), source: source.into() }
-}
-
-/// Fails if there is anything at `path`, be it a link that leads nowhere.
-fn refuse_existing(path: &Path) -> Result<()> {
-    if path.symlink_metadata().is_ok() { Err(Error::OutputExists(path.into())) } else { Ok(()) }
 }
 
 /// Copies contents and not permissions: what is written can be replaced.
@@ -138,58 +150,4 @@ fn copy_companions(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A directory that is not whole yet; removed unless it is renamed.
-struct Partial {
-    path: PathBuf,
-}
-
-impl Partial {
-    /// An empty directory beside `out`, so that renaming it moves no data.
-    fn beside(out: &Path) -> Result<Self> {
-        /// More than programs with this process's number can have left behind.
-        const TRIES: u32 = 1000;
-        let name = out.file_name().ok_or_else(|| write_error(out)(io::ErrorKind::InvalidInput.into()))?;
-        let mut refusal = io::ErrorKind::AlreadyExists.into();
-        for number in 0..TRIES {
-            let mut hidden = std::ffi::OsString::from(".");
-            hidden.push(name);
-            hidden.push(format!(".partial-{}-{number}", std::process::id()));
-            let path = out.with_file_name(hidden);
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(Partial { path }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refusal = error,
-                Err(error) => return Err(write_error(out)(error)),
-            }
-        }
-        Err(write_error(out)(refusal))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    /// Puts the directory in place of nothing at `out`.
-    fn rename(self, out: &Path) -> Result<()> {
-        sync_directory(&self.path);
-        refuse_existing(out)?;
-        fs::rename(&self.path, out).map_err(write_error(out))?;
-        sync_directory(
-            out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-        );
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // After a rename there is nothing under this name. Otherwise an error is on its way already.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// Makes the names in a directory last. Not every system can, and the files themselves are safe by then.
-fn sync_directory(path: &Path) {
-    let _ = File::open(path).and_then(|directory| directory.sync_all());
 }

@@ -2,6 +2,7 @@
 
 use moebius_backend_cpu::{Isa, Kernels, Pool};
 
+use crate::cache::{Cache, CacheEntry, EntryState};
 use crate::{Result, cpu, locate, memory};
 
 /// Bytes that the bandwidth measurement reads in one pass: well above common caches.
@@ -32,6 +33,8 @@ pub struct Health {
     pub read_bytes_per_second: Option<f64>,
     /// The default model, if it is there.
     pub default_model: Option<std::path::PathBuf>,
+    /// The cache of packed models and its entries, if there is a place for it that can be read.
+    pub cache: Option<(Cache, Vec<CacheEntry>)>,
     /// What could be better.
     pub findings: Vec<Finding>,
 }
@@ -60,7 +63,16 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
     let read_bytes_per_second = read_bandwidth(threads)?;
     let named = locate::bundled_model().ok();
     let default_model = named.clone().filter(|dir| dir.exists());
+    let cache = Cache::standard().and_then(|cache| Ok((cache.clone(), cache.entries()?))).ok();
     let mut findings = Vec::new();
+    let outdated = cache.iter().flat_map(|(_, entries)| entries).filter(|e| e.state != EntryState::Current);
+    let outdated = outdated.count();
+    if outdated > 0 {
+        findings.push(Finding {
+            what: format!("{outdated} packed models in the cache do not serve any more"),
+            hint: "`moebius cache clear --outdated` removes them".into(),
+        });
+    }
     if kernels.isa() == Isa::Scalar {
         findings.push(Finding {
             what: "only the scalar kernels are used: they are several times slower".into(),
@@ -89,6 +101,7 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
         available_bytes,
         read_bytes_per_second,
         default_model,
+        cache,
         findings,
     })
 }

@@ -60,6 +60,30 @@ pub enum Error {
         /// The reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A disk has no room for what would be written.
+    #[error("`{}` needs {needed_bytes} bytes, {free_bytes} are free there", path.display())]
+    DiskSpace {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes that would be written.
+        needed_bytes: u64,
+        /// Bytes that may be.
+        free_bytes: u64,
+    },
+    /// A packed copy in the cache is not as it was written.
+    #[error("the packed copy in `{}` cannot be used", path.display())]
+    CachedCopy {
+        /// Its directory.
+        path: PathBuf,
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The files of a model changed while they were read.
+    #[error("the model in `{}` changed while it was packed", .0.display())]
+    SourceChanged(PathBuf),
+    /// Nothing says where this user's caches are.
+    #[error("there is no place for a cache")]
+    NoCachePlace,
     /// Something is where a directory was to be written.
     #[error("`{}` exists already", .0.display())]
     OutputExists(PathBuf),
@@ -126,10 +150,14 @@ impl Error {
             }
             Error::Memory { .. } => ErrorKind::Memory,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
-            Error::NothingToScore(_) | Error::InvalidOption { .. } | Error::OutputExists(_) => {
-                ErrorKind::Usage
-            }
-            Error::Write { .. } => ErrorKind::Runtime,
+            Error::NothingToScore(_)
+            | Error::InvalidOption { .. }
+            | Error::OutputExists(_)
+            | Error::NoCachePlace => ErrorKind::Usage,
+            Error::Write { .. }
+            | Error::DiskSpace { .. }
+            | Error::CachedCopy { .. }
+            | Error::SourceChanged(_) => ErrorKind::Runtime,
             Error::Text(error) => text_kind(error),
             Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
             Error::Engine(EngineError::Sampler(_)) => ErrorKind::Runtime,
@@ -162,6 +190,12 @@ impl Error {
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Write { .. } => "check that the directory exists and has room",
+            Error::DiskSpace { .. } => {
+                "make room, `moebius cache` shows what is kept; or write to another disk"
+            }
+            Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
+            Error::SourceChanged(_) => "try again when nothing writes to it any more",
+            Error::NoCachePlace => "set MOEBIUS_CACHE_DIR to a directory",
         };
         Some(hint.into())
     }

@@ -16,8 +16,14 @@ pub(crate) const ISA: Knob =
 pub(crate) const MODEL: Knob =
     Knob { name: "MOEBIUS_MODEL", help: "directory of the model that is used when none is named" };
 
+/// Where packed copies of models are kept.
+pub(crate) const CACHE_DIR: Knob = Knob {
+    name: "MOEBIUS_CACHE_DIR",
+    help: "directory of packed models; default: moebius/packed in this user's caches",
+};
+
 /// All of them.
-pub const KNOBS: &[Knob] = &[ISA, MODEL];
+pub const KNOBS: &[Knob] = &[ISA, MODEL, CACHE_DIR];
 
 impl Knob {
     /// Its value, if it is set to something.

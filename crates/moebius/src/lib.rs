@@ -25,6 +25,7 @@
 struct Readme;
 
 mod backend;
+mod cache;
 mod convert;
 mod cpu;
 mod doctor;
@@ -37,6 +38,7 @@ mod locate;
 mod memory;
 mod model;
 mod observer;
+mod partial;
 mod route;
 mod score;
 
@@ -44,6 +46,7 @@ pub mod bench;
 pub mod text;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
+pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use cpu::{cpu_features, cpu_name, kernel_name};
 pub use doctor::{Finding, Health, doctor, read_bandwidth};

@@ -8,6 +8,7 @@ use moebius_engine::{Engine, EngineOptions, SamplingParams};
 use moebius_model::{HeldFormats, ModelFiles, ModelInfo};
 
 use crate::backend::{BackendOptions, open_backend};
+use crate::cache::{Cache, CacheUse};
 use crate::generation_config::GenerationConfig;
 use crate::text::{ChatTemplate, TextError, Tokenizer};
 use crate::{Error, Result, memory};
@@ -25,6 +26,8 @@ pub struct OpenOptions {
     pub experts: Option<usize>,
     /// What weights are held in, whatever they are stored in; each is rounded while it is loaded.
     pub format: HeldFormats,
+    /// Where packed copies are looked for before anything is packed. Opening a model writes none: see [`Cache::pack`].
+    pub cache: Option<Cache>,
     /// Most positions of a sequence; at most the model's own.
     pub context: Option<usize>,
     /// Most prompt tokens of one pass. Results do not depend on it.
@@ -42,6 +45,7 @@ impl OpenOptions {
 pub struct Model {
     pub(crate) engine: Engine,
     info: ModelInfo,
+    cache_use: CacheUse,
     dir: PathBuf,
     backend: Arc<dyn Backend>,
     tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
@@ -67,17 +71,23 @@ impl Model {
         options: &OpenOptions,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
-        let files = open_files(path.as_ref(), options)?;
+        let mut files = open_files(path.as_ref(), options)?;
         let text = TextFiles::read(files.dir())?;
         let backend = open_backend(&options.backend)?;
-        let Loaded { engine, info } = load(&files, &backend, options, (0, progress))?;
+        let Loaded { engine, info, cache_use } = load(&mut files, &backend, options, (0, progress))?;
         let TextFiles { tokenizer, chat_template, generation } = text;
-        Ok(Model { engine, info, dir: files.dir().into(), backend, tokenizer, chat_template, generation })
+        let dir = files.dir().into();
+        Ok(Model { engine, info, cache_use, dir, backend, tokenizer, chat_template, generation })
     }
 
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// What the cache had for it.
+    pub fn cache_use(&self) -> &CacheUse {
+        &self.cache_use
     }
 
     /// Its directory.
@@ -149,22 +159,24 @@ pub(crate) fn open_files(path: &Path, options: &OpenOptions) -> Result<ModelFile
 pub(crate) struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) info: ModelInfo,
+    pub(crate) cache_use: CacheUse,
 }
 
-/// Loads `files` if they and `working_bytes` fit into memory.
+/// Loads `files`, from the cache if it has them, if they and `working_bytes` fit into memory.
 pub(crate) fn load(
-    files: &ModelFiles,
+    files: &mut ModelFiles,
     backend: &Arc<dyn Backend>,
     options: &OpenOptions,
     (working_bytes, progress): (u64, &(dyn Fn(u64, u64) + Sync)),
 ) -> Result<Loaded> {
     let info = files.info(backend)?;
+    let cache_use = options.cache.as_ref().map_or(CacheUse::NotAsked, |cache| cache.attach(files, backend));
     let total_bytes = files.checkpoint_bytes().unwrap_or(0);
     memory::check_fits(info.weight_bytes().unwrap_or(total_bytes).saturating_add(working_bytes))?;
     let model = files.load(backend, &|bytes| progress(bytes, total_bytes))?;
     let context = options.context.unwrap_or(usize::MAX);
     let engine_options = EngineOptions { context, chunk: options.chunk() };
-    Ok(Loaded { engine: Engine::new(model, &backend.info().device, engine_options), info })
+    Ok(Loaded { engine: Engine::new(model, &backend.info().device, engine_options), info, cache_use })
 }
 
 /// What a directory says without its weights being read, with or without weights in it. Of the options `experts` and

@@ -181,6 +181,25 @@ fn what_a_killed_program_left_is_in_nobodys_way() {
 }
 
 #[test]
+fn what_a_killed_conversion_left_is_removed_by_the_next_one_to_the_same_place() {
+    let target = Target::new();
+    let leave = |name: &str| {
+        let left = target.path().with_file_name(format!(".{name}.partial-1-0"));
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.join(FILE), "half").unwrap();
+        let mark =
+            "moebius writes the directory of the same name; it may go when no program holds this file\n";
+        std::fs::write(left.with_file_name(format!(".{name}.partial-1-0.lock")), mark).unwrap();
+    };
+    leave("packed");
+    leave("another");
+    target.convert(&golden("mixtral"), HeldFormats::AsStored).unwrap();
+    let mut neighbours = target.neighbours();
+    neighbours.sort();
+    assert_eq!(neighbours, [".another.partial-1-0", ".another.partial-1-0.lock", "packed"]);
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_named() {
     let target = Target::new();
     let out = target.path().join("below");

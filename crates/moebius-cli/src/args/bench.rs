@@ -7,7 +7,7 @@ use moebius::{BACKENDS, BackendOptions, OpenOptions};
 
 use super::model::saturate;
 use super::values;
-use super::{ExpertsArg, FormatArg};
+use super::{CacheArgs, ExpertsArg, FormatArg};
 
 const NOTES: &str = "\
 Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
@@ -76,6 +76,8 @@ pub(crate) struct BenchArgs {
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     /// Most prompt tokens of one pass
     #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ubatch_size: Option<u64>,
@@ -118,6 +120,7 @@ impl BenchArgs {
             backend: BackendOptions { name: self.backend.clone(), threads },
             experts: self.experts.experts,
             format: self.format.held(),
+            cache: self.cache.place(),
             chunk: self.ubatch_size.map(saturate),
             ..OpenOptions::default()
         }

@@ -8,7 +8,8 @@ use super::{FormatArg, JsonArg, values};
 
 const NOTES: &str = "\
 The new directory runs as the old one does with the same --format, bit for bit, and starts at once: its weights are \
-mapped, not copied. It serves any little-endian machine. The source stays as it is, and a second format needs the source.
+mapped, not copied. It serves any little-endian machine. The source stays as it is, and a second format needs the source. \
+To keep the packed weights without a directory of their own, give --cache to `moebius run`.
 
 Examples:
   moebius convert ./OLMoE-1B-7B ./OLMoE-q4 --format q4_k_m

@@ -1,8 +1,8 @@
 //! Flags about how a model runs, shared by the commands that load one.
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use moebius::{BACKENDS, BackendOptions, HeldFormats, OpenOptions};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use moebius::{BACKENDS, BackendOptions, Cache, HeldFormats, OpenOptions};
 
 use super::values;
 
@@ -37,8 +37,31 @@ impl FormatArg {
 }
 
 /// Reads a name, of which the help lists all.
-fn held_formats() -> impl TypedValueParser<Value = HeldFormats> {
+pub(super) fn held_formats() -> impl TypedValueParser<Value = HeldFormats> {
     PossibleValuesParser::new(HeldFormats::names()).try_map(|name| name.parse::<HeldFormats>())
+}
+
+/// Whether packed copies are used, and kept.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct CacheArgs {
+    /// Keep the packed weights on disk, from where later starts map them; `moebius cache` lists what is kept
+    #[arg(long, env = "MOEBIUS_CACHE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    cache: bool,
+    /// Use no packed copy that is kept, and keep none
+    #[arg(long, overrides_with = "cache")]
+    no_cache: bool,
+}
+
+impl CacheArgs {
+    /// Whether a packed copy is to be kept.
+    pub(crate) fn keeps(self) -> bool {
+        self.cache && !self.no_cache
+    }
+
+    /// Where packed copies are looked for. A system that names no place has none.
+    pub(crate) fn place(self) -> Option<Cache> {
+        Cache::standard().ok().filter(|_| !self.no_cache)
+    }
 }
 
 /// How a model runs.
@@ -49,6 +72,8 @@ pub(crate) struct ModelArgs {
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     /// Most tokens of a sequence; default: the model's own context
     #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ctx_size: Option<u64>,
@@ -71,6 +96,7 @@ impl ModelArgs {
             backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
             experts: self.experts.experts,
             format: self.format.held(),
+            cache: self.cache.place(),
             context: self.ctx_size.map(saturate),
             chunk: self.ubatch_size.map(saturate),
         }

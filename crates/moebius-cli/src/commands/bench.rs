@@ -7,16 +7,16 @@ mod tables;
 
 use std::ops::ControlFlow;
 
-use moebius::Error;
 use moebius::bench::{Measurement, Progress, Session, Shape, Subject, Test};
 use moebius::router::LoadStats;
+use moebius::{CacheUse, Error};
 
 use crate::args::{BenchArgs, OutputArgs};
 use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
-use crate::progress;
-use crate::terminal::{remark, say};
+use crate::terminal::{printable, remark, say};
+use crate::{keeping, progress};
 use record::{Machine, Setting};
 use report::Report;
 
@@ -42,10 +42,14 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         if output.verbose {
             remark(output, "measuring the memory ...");
         }
+        if let (Subject::Model(dir), true) = (&subject, args.cache.keeps()) {
+            keeping::keep(dir, &options, &interrupt, output)?;
+        }
         let machine = Machine::measure(threads.unwrap_or_else(cores))?;
         let opened =
             progress::with_bar(output, "loading", |bar| Session::open(&subject, &plan, &options, bar));
         let mut session = opened.map_err(|error| smaller(error, args))?;
+        say_where_from(&session, output);
         if output.verbose {
             introduce(&mut session)?;
         }
@@ -118,6 +122,17 @@ fn smaller(error: Error, args: &BenchArgs) -> CliError {
         }
         Error::Memory { .. } => CliError::Hinted(error, "use a smaller model, or a smaller -b or -d".into()),
         other => other.into(),
+    }
+}
+
+/// Says so if the weights are mapped, which may show in what is measured, or could have been.
+fn say_where_from(session: &Session, output: &OutputArgs) {
+    match session.cache_use() {
+        CacheUse::Mapped(path) => {
+            let path = path.display().to_string();
+            remark(output, &format!("weights are mapped from {}; --no-cache packs them", printable(&path)));
+        }
+        unused => keeping::warn_of_unused(unused, output),
     }
 }
 

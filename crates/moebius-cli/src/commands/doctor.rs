@@ -23,6 +23,9 @@ struct Report<'a> {
     available_bytes: Option<u64>,
     read_bytes_per_second: Option<f64>,
     default_model: Option<String>,
+    cache_dir: Option<String>,
+    cache_entries: Option<usize>,
+    cache_bytes: Option<u64>,
     findings: Vec<Finding<'a>>,
 }
 
@@ -44,6 +47,7 @@ pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
 
 fn report(health: &Health) -> Report<'_> {
     let findings = health.findings.iter().map(|f| Finding { what: &f.what, hint: &f.hint }).collect();
+    let cache = health.cache.as_ref();
     Report {
         version: env!("CARGO_PKG_VERSION"),
         target: version::TARGET,
@@ -56,6 +60,9 @@ fn report(health: &Health) -> Report<'_> {
         available_bytes: health.available_bytes,
         read_bytes_per_second: health.read_bytes_per_second,
         default_model: health.default_model.as_ref().map(|dir| dir.display().to_string()),
+        cache_dir: cache.map(|(cache, _)| cache.dir().display().to_string()),
+        cache_entries: cache.map(|(_, entries)| entries.len()),
+        cache_bytes: cache.map(|(_, entries)| entries.iter().map(|entry| entry.bytes).sum()),
         findings,
     }
 }
@@ -63,6 +70,12 @@ fn report(health: &Health) -> Report<'_> {
 fn text(health: &Health) -> String {
     let report = report(health);
     let bytes = report.available_bytes.map(|bytes| bytes as f64);
+    let kept_bytes = si(report.cache_bytes.map(|bytes| bytes as f64), "B");
+    let kept = match report.cache_entries {
+        None | Some(0) => "empty".into(),
+        Some(1) => format!("1 packed model, {kept_bytes}"),
+        Some(count) => format!("{count} packed models, {kept_bytes}"),
+    };
     let mut text = facts(&[
         ("moebius", format!("{} ({}, {})", report.version, report.profile, report.target)),
         ("CPU", version::features()),
@@ -72,6 +85,7 @@ fn text(health: &Health) -> String {
         ("memory", format!("{} available", si(bytes, "B"))),
         ("bandwidth", format!("{} read by all threads together", si(report.read_bytes_per_second, "B/s"))),
         ("model", report.default_model.unwrap_or_else(|| "none".into())),
+        ("cache", report.cache_dir.map_or("none".into(), |dir| format!("{dir} ({kept})"))),
     ]);
     text.push('\n');
     for finding in &report.findings {

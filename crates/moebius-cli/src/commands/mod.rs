@@ -1,6 +1,7 @@
 //! The commands: one file each.
 
 mod bench;
+mod cache;
 mod chat;
 mod completions;
 mod convert;
@@ -27,6 +28,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Show(args)) => show::show(args),
         Some(Command::Score(args)) => score::score(args, &cli.output),
         Some(Command::Convert(args)) => convert::convert(args, &cli.output),
+        Some(Command::Cache(args)) => cache::cache(args),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),
         Some(Command::Doctor(args)) => doctor::doctor(args, &cli.output),

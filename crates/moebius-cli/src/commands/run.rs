@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moebius::metering::format::si;
 use moebius::text::Message;
-use moebius::{Error, GenerateOptions, LayerRoute, Model, OpenOptions, Prompt};
+use moebius::{CacheUse, Error, GenerateOptions, LayerRoute, Model, Prompt};
 use serde::Serialize;
 
 use crate::args::{OutputArgs, RunArgs, SamplingArgs};
@@ -15,11 +15,12 @@ use crate::commands::show::listed;
 use crate::commands::{chat, model_dir};
 use crate::errors::{CliError, Result};
 use crate::interrupt::Interrupt;
+use crate::json;
 use crate::meter::{self, Meter, Timings};
+use crate::progress::Opening;
 use crate::reply::{self, Outlet, Reply};
 use crate::route_strip::RouteStrip;
 use crate::terminal::{remark, say};
-use crate::{json, progress};
 
 /// How the story begins.
 const STORY: &str = "Once upon a time";
@@ -61,7 +62,7 @@ struct Route<'a> {
 /// Tells a story with the default model.
 pub(crate) fn story(output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
-    let (model, load) = progress::open(&model_dir(None)?, &OpenOptions::default(), output)?;
+    let (model, load) = Opening::default().open(&model_dir(None)?, &interrupt, output)?;
     let meter = io::stderr().is_terminal() && !output.quiet;
     let mut session = Session::new((model, load), &SamplingArgs::default(), interrupt, meter, *output);
     let told = session.answer(&Source::Text(STORY.into()), &mut Outlet::new(true, None), true)?;
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
         return Err(CliError::usage("the prompt is empty", hint));
     }
     let interrupt = Interrupt::install();
-    let opened = progress::open(&dir, &args.model_args.open_options(), output)?;
+    let opened = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;
     let meter = args.report.meter().unwrap_or(io::stderr().is_terminal() && !output.quiet && !json);
     let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
     session.options.record_routes = args.report.route;
@@ -185,7 +186,7 @@ impl Session {
         let backend = self.model.backend().info();
         let (formats, bytes) =
             (listed(&info.formats()), si(info.weight_bytes().map(|bytes| bytes as f64), "B"));
-        let rows = [
+        let mut rows = vec![
             ("model", format!("{} ({})", self.model.dir().display(), info.family)),
             ("backend", format!("{}: {}", backend.name, backend.detail)),
             ("weights", format!("{bytes} in {}", formats.join(" + "))),
@@ -203,6 +204,9 @@ impl Session {
             ),
             ("seed", self.seed.to_string()),
         ];
+        if let CacheUse::Mapped(path) = self.model.cache_use() {
+            rows.insert(3, ("cache", path.display().to_string()));
+        }
         say(&crate::table::facts(&rows));
     }
 

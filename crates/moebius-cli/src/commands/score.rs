@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use crate::args::{OutputArgs, ScoreArgs};
 use crate::errors::Result;
+use crate::interrupt::Interrupt;
+use crate::json;
 use crate::meter::{self, Meter};
+use crate::progress::Opening;
 use crate::table::{Align, Table};
 use crate::terminal::{print, printable, remark, say};
-use crate::{json, progress};
 use inputs::Input;
 use routing::Routing;
 
@@ -51,7 +53,8 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
     let request = inputs::resolve(args)?;
     let dir = request.dir()?;
     let texts = request.read()?;
-    let (mut model, _) = progress::open(&dir, &args.model_args.open_options(), output)?;
+    let interrupt = Interrupt::install();
+    let (mut model, _) = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;
     let inputs = inputs::inputs(&model, args, texts)?;
     let sequences: Vec<Vec<u32>> = inputs.iter().flat_map(|input| input.sequences.clone()).collect();
     let options = ScoreOptions { dump: args.dump.as_deref(), routing: args.routing };

@@ -24,6 +24,8 @@ pub(crate) fn moebius(args: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(&name.to_string_lossy())) {
         command.env_remove(name);
     }
+    // What this user keeps is not to be seen.
+    command.env("MOEBIUS_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-cache"));
     command.args(args).stdin(Stdio::null());
     command
 }

@@ -20,6 +20,9 @@ use super::{Checkpoint, TensorEntry};
 use crate::Error;
 use crate::error::TensorProblem;
 
+/// Rows and columns that share a scale in FP8, unless a configuration says otherwise.
+pub(crate) const FP8_BLOCK: (usize, usize) = (128, 128);
+
 /// Elements that share a scale in MXFP4, and the bytes that hold them.
 const MX_LEN: usize = 32;
 const MX_BYTES: usize = MX_LEN / 2;

@@ -31,7 +31,8 @@ use crate::{Error, Result};
 use mmap::MappedFile;
 use random::RandomFile;
 
-pub(crate) use encoded::Encoding;
+pub(crate) use encoded::{Encoding, FP8_BLOCK};
+pub use packed::PACKING;
 pub(crate) use packed::Packed;
 pub(crate) use part::Part;
 pub(crate) use write::{Asked, AskedPart, PackedFile};
@@ -39,6 +40,7 @@ pub(crate) use write::{Asked, AskedPart, PackedFile};
 /// An opened checkpoint directory, or random tensors.
 pub(crate) struct Checkpoint {
     files: Vec<Source>,
+    paths: Vec<PathBuf>,
     tensors: BTreeMap<String, TensorEntry>,
     /// The choice behind its packed weights, if it has any.
     packing: Option<HeldFormats>,
@@ -128,12 +130,14 @@ impl Checkpoint {
             checkpoint.add_file(path)?;
         }
         shards.check(|name| Some(&*shards.files[checkpoint.get(name)?.file]))?;
+        checkpoint.paths = shards.files;
         checkpoint.link_scales(fp8_block)?;
         Ok(checkpoint)
     }
 
     fn of(files: Vec<Source>, tensors: BTreeMap<String, TensorEntry>) -> Self {
-        Checkpoint { files, tensors, packing: None, companions: BTreeMap::new(), fp8_block: (1, 1) }
+        let (paths, companions) = Default::default();
+        Checkpoint { files, paths, tensors, packing: None, companions, fp8_block: (1, 1) }
     }
 
     /// Random bf16 tensors of the given names and shapes.
@@ -167,6 +171,11 @@ impl Checkpoint {
         let parts = packed::parts_of(name);
         let packed = || self.tensors.range(parts.clone()..).next().is_some_and(|(name, _)| name.starts_with(&parts));
         self.tensors.contains_key(name) || (self.packing.is_some() && packed())
+    }
+
+    /// Its files; none for random tensors.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// The choice behind its packed weights, if it has any.

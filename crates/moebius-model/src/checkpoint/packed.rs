@@ -24,6 +24,8 @@ pub(super) const ALIGNMENT: usize = 64;
 
 const VERSION: u64 = 1;
 const LAYOUT: &str = "panels16";
+/// The layout and the version of packed files, as one word: a file with another one is not read.
+pub const PACKING: &str = "panels16-1";
 
 /// The name of a tensor that holds one part of another one, where its parts are not equal matrices in their order.
 pub(super) fn part_name(name: &str, part: Part) -> String {

@@ -113,6 +113,13 @@ impl<'a> PackedFile<'a> {
         names.map(|name| self.checkpoint.tensors[name].size_bytes() as u64).sum()
     }
 
+    /// Bytes of the file that will be written.
+    pub(crate) fn size_bytes(&self) -> Result<u64> {
+        let packed = self.packed.iter().map(|tensor| tensor.packed.size_bytes().unwrap_or(usize::MAX) as u64);
+        let plain = self.plain.iter().map(|name| self.checkpoint.tensors[*name].size_bytes() as u64);
+        Ok(packed.chain(plain).fold(self.header()?.len() as u64, u64::saturating_add))
+    }
+
     /// Writes the file. Stops without an error when `advance` says so; what is written then is no file.
     pub(crate) fn write(
         &self,

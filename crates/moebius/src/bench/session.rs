@@ -14,6 +14,7 @@ use moebius_router::{ExpertLoad, LoadStats, Routing};
 use super::random::Random;
 use super::{Kind, Measurement, Plan, Subject, Test};
 use crate::backend::open_backend;
+use crate::cache::CacheUse;
 use crate::model::{Loaded, load, open_files};
 use crate::{OpenOptions, Result, memory};
 
@@ -30,6 +31,7 @@ pub struct Progress {
 pub struct Session {
     engine: Engine,
     info: ModelInfo,
+    cache_use: CacheUse,
     backend: Arc<dyn Backend>,
     plan: Plan,
     chunk: usize,
@@ -64,7 +66,7 @@ impl Session {
         let backend = open_backend(&options.backend)?;
         let chunk = options.chunk();
         let context = plan.context(chunk);
-        let files = match subject {
+        let mut files = match subject {
             Subject::Model(dir) => open_files(dir, options)?,
             Subject::Shape { shape, layers } => {
                 let weights = RandomWeights { layers: *layers, context, seed: plan.seed };
@@ -83,16 +85,22 @@ impl Session {
             Subject::Shape { .. } => info.vocab_size as u64 * info.hidden as u64 * size_of::<u16>() as u64,
         };
         let working_bytes = cache_bytes.saturating_add(made_bytes);
-        let Loaded { engine, info } = load(&files, &backend, options, (working_bytes, progress))?;
+        let loaded = load(&mut files, &backend, options, (working_bytes, progress))?;
+        let Loaded { engine, info, cache_use } = loaded;
         engine.meter().time_stages(plan.profile);
         let load = started.elapsed();
         let plan = plan.clone();
-        Ok(Session { engine, info, backend, plan, chunk, load })
+        Ok(Session { engine, info, cache_use, backend, plan, chunk, load })
     }
 
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// What the cache had for it.
+    pub fn cache_use(&self) -> &CacheUse {
+        &self.cache_use
     }
 
     /// Where it runs.

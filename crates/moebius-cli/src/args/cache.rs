@@ -1,0 +1,61 @@
+//! `moebius cache`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use moebius::{CacheFilter, HeldFormats};
+
+use super::JsonArg;
+use super::model::held_formats;
+
+const NOTES: &str = "\
+run, score and bench with --cache keep the weights there as they pack them for --format; later starts map them and \
+pack nothing. A copy serves as long as the model's files are as they were. MOEBIUS_CACHE_DIR moves the place.";
+
+/// List the packed models that --cache keeps, or remove them
+#[derive(Args, Debug)]
+#[command(after_help = NOTES, args_conflicts_with_subcommands = true)]
+pub(crate) struct CacheListArgs {
+    /// What to do; nothing lists.
+    #[command(subcommand)]
+    pub(crate) command: Option<CacheCommand>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List what is kept
+    List {
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Remove what is kept: all of it, or what meets every condition
+    Clear(ClearArgs),
+    /// Print where it is kept
+    Dir,
+}
+
+/// `moebius cache clear`.
+#[derive(Args, Debug)]
+pub(crate) struct ClearArgs {
+    /// Copies of this model only
+    model: Option<PathBuf>,
+    // A variable that chooses a format for running must not choose what is removed.
+    /// Copies in this format only
+    #[arg(long, value_name = "NAME", value_parser = held_formats())]
+    format: Option<HeldFormats>,
+    /// Copies only that do not serve any more
+    #[arg(long)]
+    outdated: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+impl ClearArgs {
+    /// The same, as the library wants it.
+    pub(crate) fn filter(&self) -> CacheFilter {
+        CacheFilter { model: self.model.clone(), format: self.format, outdated: self.outdated }
+    }
+}

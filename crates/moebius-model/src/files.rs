@@ -63,7 +63,17 @@ impl ModelFiles {
         let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
         let text_part_of = config.text_part_of().map(str::to_owned);
         let (config, copy) = (config_path, None);
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, copy, held, text_part_of, unknown_keys })
+        Ok(ModelFiles {
+            dir,
+            config,
+            family,
+            architecture,
+            checkpoint,
+            copy,
+            held,
+            text_part_of,
+            unknown_keys,
+        })
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -93,7 +103,17 @@ impl ModelFiles {
         let text_part_of = config.text_part_of().map(str::to_owned);
         let (dir, config) = Default::default();
         let copy = None;
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, copy, held, text_part_of, unknown_keys })
+        Ok(ModelFiles {
+            dir,
+            config,
+            family,
+            architecture,
+            checkpoint,
+            copy,
+            held,
+            text_part_of,
+            unknown_keys,
+        })
     }
 
     /// Chooses what weights are held in; without this, as they are stored. Weights that are packed already are held in

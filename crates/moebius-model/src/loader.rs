@@ -15,11 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 use moebius_backend::{
-    Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
-    WeightView,
+    Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat,
+    WeightSpec, WeightView,
 };
 
-use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, TensorEntry};
+use safetensors::Dtype;
+
+use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, FP8_SCALES, TensorEntry};
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
@@ -218,7 +220,8 @@ impl<'a> Loader<'a> {
         (outputs, inputs): (usize, usize),
         stored: impl Fn(usize) -> Stored,
     ) -> Result<Box<dyn HeadLinear>> {
-        let formats: Vec<_> = (0..heads).map(|head| self.ask(place, &stored(head), (outputs, inputs))).collect();
+        let formats: Vec<_> =
+            (0..heads).map(|head| self.ask(place, &stored(head), (outputs, inputs))).collect();
         let (name, format) = (stored(0).name, formats[0]);
         let spec = LinearSpec { name, inputs, outputs, format };
         self.count_held(place, format, spec.weight_bytes().saturating_mul(heads as u64));
@@ -295,18 +298,20 @@ impl<'a> Loader<'a> {
         let Stored { name, shape, part } = stored;
         self.list(name, shape);
         let Some(checkpoint) = self.checkpoint else { return };
-        let (entry, name, shape) = match checkpoint.packed_part(name, *part) {
-            Some((name, entry)) => (Some(entry), name, vec![asked.matrix.0, asked.matrix.1]),
-            None => (checkpoint.get(name), name.clone(), shape.clone()),
+        let (packed, packed_shape) = (checkpoint.packed_part(name, *part), [asked.matrix.0, asked.matrix.1]);
+        let (entry, name, shape) = match &packed {
+            Some((name, entry)) => (Some(*entry), name, packed_shape.as_slice()),
+            None => (checkpoint.get(name), name, shape.as_slice()),
         };
         if entry.is_some() {
             let mut all = self.asked.borrow_mut();
-            let entry = all.entry(name.clone()).or_insert_with(|| Asked::Matrices(Vec::new()));
-            if let Asked::Matrices(parts) = entry {
+            let known = all.entry(name.clone()).or_insert_with(|| Asked::Matrices(Vec::new()));
+            if let Asked::Matrices(parts) = known {
                 parts.push(asked);
             }
         }
-        let problem = problem_of(entry, &name, &shape, false).or_else(|| other_matrices(entry?, &name, asked.matrix));
+        let problem =
+            problem_of(entry, name, shape, false).or_else(|| other_matrices(entry?, name, asked.matrix));
         let mut problems = self.problems.borrow_mut();
         if let Some(problem) = problem.filter(|problem| problems.last() != Some(problem)) {
             problems.push(problem);
@@ -326,7 +331,8 @@ impl<'a> Loader<'a> {
         let format = spec.format_of(projection);
         if self.held_format(Place::Experts, stored, spec.shape(projection).1) != format {
             let expected = format!("{} like the other experts of the layer", format.name());
-            let problem = TensorProblem::Dtype { name: stored.name.clone(), expected, got: got.name().into() };
+            let problem =
+                TensorProblem::Dtype { name: stored.name.clone(), expected, got: got.name().into() };
             self.problems.borrow_mut().push(problem);
         }
     }
@@ -414,28 +420,37 @@ impl ExpertSource for CheckpointExperts<'_, '_> {
     }
 
     fn bias(&self, expert: usize, projection: Projection) -> moebius_backend::Result<Vec<f32>> {
-        let StoredValues { name, shape, first, step } = self.layout.locate_bias(self.spec, expert, projection);
+        let StoredValues { name, shape, first, step } =
+            self.layout.locate_bias(self.spec, expert, projection);
         let values = self.loader.values(&name, &shape)?;
         Ok(values[first..].iter().step_by(step).take(self.spec.shape(projection).0).copied().collect())
     }
 }
 
 /// What is wrong with a tensor that was asked for, as plain numbers or in any format.
-fn problem_of(entry: Option<&TensorEntry>, name: &str, shape: &[usize], plain: bool) -> Option<TensorProblem> {
+fn problem_of(
+    entry: Option<&TensorEntry>,
+    name: &str,
+    shape: &[usize],
+    plain: bool,
+) -> Option<TensorProblem> {
     let name = name.to_owned();
-    let expected = || "F32, F16 or BF16".into();
     let Some(entry) = entry else {
         return Some(TensorProblem::Missing { name, shape: shape.to_vec() });
+    };
+    let expected = match entry.dtype {
+        Dtype::F8_E4M3 if !plain => format!("F32, F16 or BF16, or scales in `{name}{FP8_SCALES}`"),
+        _ => "F32, F16 or BF16".into(),
     };
     if entry.shape != shape {
         return Some(TensorProblem::Shape { name, expected: shape.to_vec(), got: entry.shape.clone() });
     }
     if let (Some(packed), true) = (&entry.packed, plain) {
         let got = format!("{} in panels", packed.format);
-        return Some(TensorProblem::Dtype { name, expected: expected(), got });
+        return Some(TensorProblem::Dtype { name, expected, got });
     }
     if entry.format().is_none() || (plain && entry.encoding != Encoding::Plain) {
-        return Some(TensorProblem::Dtype { name, expected: expected(), got: format!("{:?}", entry.dtype) });
+        return Some(TensorProblem::Dtype { name, expected, got: format!("{:?}", entry.dtype) });
     }
     None
 }

@@ -63,10 +63,9 @@ impl HeadLinear for OneByOne {
                 got: format!("{:?}", x.dims()),
             });
         }
-        let of_head = |(head, linear): (usize, &Box<dyn Linear>)| {
-            linear.forward(&x.narrow(1, head, 1)?.squeeze(1)?.contiguous()?)
-        };
-        let outputs: Vec<_> = self.linears.iter().enumerate().map(of_head).collect::<Result<_>>()?;
+        let of_head =
+            |head: usize| self.linears[head].forward(&x.narrow(1, head, 1)?.squeeze(1)?.contiguous()?);
+        let outputs: Vec<_> = (0..heads).map(of_head).collect::<Result<_>>()?;
         Ok(Tensor::stack(&outputs, 1)?)
     }
 }

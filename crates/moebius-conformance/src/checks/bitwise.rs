@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use moebius_backend::{Activation, Backend, Pairing};
+use moebius_backend::{Activation, Backend, ExpertSpec, Pairing, WeightFormat};
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
 use super::experts::Loaded;
-use super::linear::{for_each_format, load};
-use super::ops::{angles, attend, rope_table, sequence};
+use super::linear::{for_each_format, load, load_heads, matrices};
+use super::ops::{ACTIVATIONS, angles, attend, rope_table, sequence};
 use crate::Failure;
 use crate::failure::ensure;
 use crate::fixtures::{Matrix, Samples, expert_spec, fitted, tensor, values_of};
@@ -32,10 +32,14 @@ struct Output {
 
 type Battery = fn(&dyn Backend, &[Range<usize>]) -> Result<Vec<Output>, Failure>;
 
-const BATTERIES: [Battery; 4] = [linear, experts, small_operations, attention];
+const BATTERIES: [Battery; 5] = [linear, heads, experts, small_operations, attention];
 
 pub fn linear_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
     runs_equal_the_whole(backend, linear)
+}
+
+pub fn head_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, heads)
 }
 
 pub fn expert_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
@@ -126,28 +130,57 @@ fn linear(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, F
     Ok(outputs)
 }
 
+fn heads(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
+    let mut outputs = Vec::new();
+    for_each_format(|format| {
+        for (heads, rows, inputs) in [(3, 65, 100), (2, 32, 17)] {
+            let inputs = fitted(inputs, format);
+            let mut samples = Samples::new(56);
+            let matrices = matrices(&mut samples, format, heads, (rows, inputs))?;
+            let Some(loaded) = load_heads(backend, &matrices)? else { continue };
+            let x = samples.vector(ROWS * heads * inputs);
+            let label = format!("{heads} heads of {rows} x {inputs} in {format}");
+            outputs.push(Output::of(label, heads * rows, runs, |run| {
+                let x = &x[run.start * heads * inputs..run.end * heads * inputs];
+                let x = tensor(x, &[run.len(), heads, inputs], &backend.info().device)?;
+                values_of(&loaded.forward(&x)?, &[run.len(), heads, rows])
+            })?);
+        }
+        Ok(())
+    })?;
+    Ok(outputs)
+}
+
 fn experts(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let mut outputs = Vec::new();
     for_each_format(|format| {
         let mut seen = Vec::new();
-        for (sizes, choice, target) in [
-            ((100, 65), (6, 3), WeightTarget::Output),
-            ((33, 17), (4, 1), WeightTarget::Input),
-            ((16, 31), (1, 1), WeightTarget::Output),
-            ((17, 16), (5, 5), WeightTarget::Output),
+        let clamped = Activation::ClampedSwiglu { limit: 0.5 };
+        for (sizes, choice, target, (activation, gated, biases)) in [
+            ((100, 65), (6, 3), WeightTarget::Output, (Activation::Silu, true, false)),
+            ((33, 17), (4, 1), WeightTarget::Input, (Activation::Silu, true, false)),
+            ((16, 31), (1, 1), WeightTarget::Output, (Activation::Silu, true, false)),
+            ((17, 16), (5, 5), WeightTarget::Output, (Activation::Silu, true, false)),
+            ((33, 40), (6, 3), WeightTarget::Output, (Activation::ReluSquared, false, false)),
+            ((40, 33), (6, 3), WeightTarget::Output, (clamped, true, true)),
         ] {
-            let mut samples = Samples::new(52);
-            let spec = expert_spec(format, choice.0, sizes);
-            let sizes = (spec.hidden, spec.intermediate);
-            if seen.contains(&sizes) {
+            // What these do beside their products is the same in every format.
+            if (!gated || biases) && ![WeightFormat::F32, WeightFormat::Q8_0].contains(&format) {
                 continue;
             }
-            seen.push(sizes);
+            let mut samples = Samples::new(52);
+            let spec = ExpertSpec { activation, gated, biases, ..expert_spec(format, choice.0, sizes) };
+            let sizes = (spec.hidden, spec.intermediate);
+            let kind = (sizes, gated, biases);
+            if seen.contains(&kind) {
+                continue;
+            }
+            seen.push(kind);
             let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
             let width = loaded.bank.spec.hidden;
             let x = samples.vector(ROWS * width);
             let routing = samples.routing(ROWS, choice, target);
-            let label = format!("{} of {} experts {sizes:?} in {format}", choice.1, choice.0);
+            let label = format!("{} of {} experts {sizes:?} in {format}, {activation}", choice.1, choice.0);
             outputs.push(Output::of(label, width, runs, |rows| {
                 let x = loaded.tensor(&x[rows.start * width..rows.end * width])?;
                 let out = loaded.experts.forward(&x, &part_of(&routing, rows.clone()), &Meter::new())?;
@@ -186,7 +219,16 @@ fn small_operations(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<
         outputs.push(Output::of(format!("rms_norm of {width}"), width, runs, |rows| {
             values_of(&ops.rms_norm(&part(&x, rows)?, &weight, 1e-5)?, &[rows.len(), width])
         })?);
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        outputs.push(Output::of(format!("layer_norm of {width}"), width, runs, |rows| {
+            let out = ops.layer_norm(&part(&x, rows)?, &weight, Some(&weight), 1e-5)?;
+            values_of(&out, &[rows.len(), width])
+        })?);
+        for activation in ACTIVATIONS {
+            if !activation.needs_gate() {
+                outputs.push(Output::of(format!("{activation} alone of {width}"), width, runs, |rows| {
+                    values_of(&ops.activate(activation, &part(&x, rows)?)?, &[rows.len(), width])
+                })?);
+            }
             outputs.push(Output::of(format!("{activation} of {width}"), width, runs, |rows| {
                 let out = ops.glu(activation, &part(&x, rows)?, &part(&y, rows)?)?;
                 values_of(&out, &[rows.len(), width])

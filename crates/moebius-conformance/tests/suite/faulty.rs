@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Tensor};
 use moebius_backend::{
-    AttentionSpan, AttentionSpec, Backend, BackendInfo, ExpertBank, ExpertSource, ExpertSpec, Linear,
-    LinearSpec, Ops, Pairing, Projection, Result, RopeTable, Unsupported, WeightFormat, WeightSpec,
+    AttentionSpan, AttentionSpec, Backend, BackendInfo, ExpertBank, ExpertSource, ExpertSpec, HeadLinear,
+    Linear, LinearSpec, Ops, Pairing, Projection, Result, RopeTable, Unsupported, WeightFormat, WeightSpec,
     WeightView,
 };
 use moebius_conformance::ReferenceBackend;
@@ -38,6 +38,11 @@ pub(crate) enum Fault {
     TouchesUnfilledCache,
     ExchangesPairings,
     ForgetsEps,
+    ForgetsMean,
+    ForgetsSinks,
+    ForgetsChunks,
+    OneMatrixForAllHeads,
+    DropsExpertBiases,
     LastBitOfBatches,
     LastBitOfEveryFifthCall,
 }
@@ -110,6 +115,16 @@ impl Backend for Faulty {
         Ok(Box::new(FaultyLinear { inner: linear, fault: self.fault, calls: self.calls.clone() }))
     }
 
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        let one = self.fault == Fault::OneMatrixForAllHeads;
+        self.inner.load_heads(spec, heads, &|head| source(if one { 0 } else { head }))
+    }
+
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
         let source = FaultySource { inner: source, fault: self.fault };
         let inner = self.inner.load_experts(spec, &source)?;
@@ -149,6 +164,14 @@ impl ExpertSource for FaultySource<'_> {
             drop(self.inner.get(expert, projection)?);
         }
         self.inner.get(expert, projection)
+    }
+
+    fn bias(&self, expert: usize, projection: Projection) -> Result<Vec<f32>> {
+        let mut bias = self.inner.bias(expert, projection)?;
+        if self.fault == Fault::DropsExpertBiases {
+            bias.fill(0.0);
+        }
+        Ok(bias)
     }
 }
 
@@ -229,6 +252,15 @@ impl Ops for Faulty {
         self.inner.ops().rms_norm(x, weight, eps)
     }
 
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        let out = self.inner.ops().layer_norm(x, weight, bias, eps)?;
+        if self.fault != Fault::ForgetsMean {
+            return Ok(out);
+        }
+        let out = self.inner.ops().rms_norm(x, weight, eps)?;
+        Ok(bias.map_or(Ok(out.clone()), |bias| out.broadcast_add(bias))?)
+    }
+
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
         let mut table = table.clone();
         if self.fault == Fault::ExchangesPairings {
@@ -245,6 +277,15 @@ impl Ops for Faulty {
             Fault::WindowOffByOne => {
                 let window = spec.window.map(|window| window + 1);
                 self.inner.ops().attention(q, spans, &AttentionSpec { window, ..spec.clone() })?
+            }
+            // What is refused stays refused.
+            Fault::ForgetsSinks => {
+                self.inner.ops().attention(q, spans, spec)?;
+                self.inner.ops().attention(q, spans, &AttentionSpec { sinks: None, ..spec.clone() })?
+            }
+            Fault::ForgetsChunks => {
+                self.inner.ops().attention(q, spans, spec)?;
+                self.inner.ops().attention(q, spans, &AttentionSpec { chunk: None, ..spec.clone() })?
             }
             _ => self.inner.ops().attention(q, spans, spec)?,
         };

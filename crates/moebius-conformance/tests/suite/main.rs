@@ -55,7 +55,7 @@ fn only_the_groups_that_were_asked_for_run() {
     let report =
         accept_groups(&Faulty::new(Fault::LastBitOfBatches), &[Group::Linear]).expect("within tolerance");
     assert!(report.passed.iter().all(|&(group, _)| group == Group::Linear), "{report}");
-    assert_eq!(report.to_string(), "`faulty` (candle) passed 5 checks: linear 5");
+    assert_eq!(report.to_string(), "`faulty` (candle) passed 8 checks: linear 8");
 }
 
 #[test]
@@ -114,7 +114,13 @@ fn one_wrong_routing_weight_is_found() {
 fn weights_on_the_wrong_side_are_found() {
     finds_only(
         Fault::WeightsOnOutputsAlways,
-        &["experts::tokens_may_visit_every_expert", "experts::weights_on_inputs_agree_with_f64"],
+        &[
+            "experts::biases_are_added_before_activation_and_weight",
+            "experts::every_activation_agrees_with_f64",
+            "experts::experts_without_a_gate_agree_with_f64",
+            "experts::tokens_may_visit_every_expert",
+            "experts::weights_on_inputs_agree_with_f64",
+        ],
     );
 }
 
@@ -173,6 +179,35 @@ fn a_window_that_is_one_too_large_is_found() {
 #[test]
 fn reading_beyond_the_filled_cache_is_found() {
     finds(Fault::TouchesUnfilledCache, "ops::attention_agrees_with_f64");
+}
+
+#[test]
+fn forgotten_sinks_and_chunks_are_found() {
+    finds_only(Fault::ForgetsSinks, &["ops::sinks_take_their_share_of_attention"]);
+    finds_only(Fault::ForgetsChunks, &["ops::attention_sees_no_earlier_chunk"]);
+}
+
+#[test]
+fn a_mean_that_is_not_taken_away_is_found() {
+    finds(Fault::ForgetsMean, "ops::layer_norm_agrees_with_f64");
+}
+
+#[test]
+fn one_matrix_for_all_heads_is_found() {
+    finds(Fault::OneMatrixForAllHeads, "linear::each_head_has_a_matrix_of_its_own");
+    finds(Fault::OneMatrixForAllHeads, "loading::each_heads_matrix_is_asked_for_and_released_once");
+}
+
+#[test]
+fn biases_of_experts_that_are_dropped_are_found() {
+    finds_only(
+        Fault::DropsExpertBiases,
+        &[
+            "experts::biases_are_added_before_activation_and_weight",
+            "experts::every_activation_agrees_with_f64",
+            "experts::experts_without_a_gate_agree_with_f64",
+        ],
+    );
 }
 
 #[test]

@@ -277,6 +277,23 @@ pub(crate) trait Dot: Unit {
     ) -> [[S::V; R]; P];
 }
 
+/// `$body` for each panel of a tile, spelled out if there are at most as many as indices are named: the compiler leaves
+/// a loop around so much code rolled up, and then the sums that it indexes live in memory and are copied about.
+macro_rules! each_panel {
+    ($count:ident in [$($index:literal)+], $panel:ident => $body:block) => {
+        if $count <= [$($index),+].len() {
+            $(if $index < $count {
+                let $panel = $index;
+                $body
+            })+
+        } else {
+            for $panel in 0..$count $body
+        }
+    };
+}
+
+use each_panel;
+
 /// Asks for one of several parts of the memory a while after a unit, which a tile of few rows waits for.
 #[inline(always)]
 fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: usize) {

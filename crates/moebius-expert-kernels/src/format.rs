@@ -253,10 +253,11 @@ pub(crate) trait Unit: Plain + Send + Sync {
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]);
 }
 
-/// Rows up to which a tile waits for memory rather than for arithmetic.
-const PREFETCH_ROWS: usize = 2;
+/// Rows up to which a tile may wait for memory rather than for arithmetic.
+const PREFETCH_ROWS: usize = 4;
 
-/// How far ahead of its use memory is asked for.
+/// How far ahead of its use memory is asked for, for each row: tiles of fewer rows read more panels side by side, so
+/// that about as much is under way for all of them.
 const PREFETCH_BYTES: usize = 512;
 
 /// A unit of one column: sixteen plain numbers.
@@ -299,8 +300,8 @@ use each_panel;
 fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: usize) {
     if R <= PREFETCH_ROWS {
         let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
-        let first =
-            std::ptr::from_ref(unit).cast::<u8>().wrapping_add(PREFETCH_BYTES + part * lines * CACHE_LINE);
+        let ahead = PREFETCH_BYTES * R + part * lines * CACHE_LINE;
+        let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
         for line in 0..lines {
             simd.prefetch(first.wrapping_add(line * CACHE_LINE));
         }

@@ -103,11 +103,12 @@ impl Attention {
         x: &Tensor,
         cache: &mut KvCache,
     ) -> Result<Tensor> {
-        let project = |linear: &Arc<dyn Linear>| pass.project(Part::Attention, linear, x);
+        let projections = [&self.query, &self.key, &self.value];
+        let [query, key, value] = pass.project_each(Part::Attention, projections, x)?;
         let norms = self.norms.as_ref();
-        let query = self.heads(pass, project(&self.query)?, norms.map(|(q, _)| q), self.config.heads)?;
-        let key = self.heads(pass, project(&self.key)?, norms.map(|(_, k)| k), self.config.kv_heads)?;
-        let value = self.heads(pass, project(&self.value)?, None, self.config.kv_heads)?;
+        let query = self.heads(pass, query, norms.map(|(q, _)| q), self.config.heads)?;
+        let key = self.heads(pass, key, norms.map(|(_, k)| k), self.config.kv_heads)?;
+        let value = self.heads(pass, value, None, self.config.kv_heads)?;
         let query = pass.ops.rope(&query, pass.rope)?;
         let key = pass.ops.rope(&key, pass.rope)?;
         for span in pass.batch.spans() {

@@ -60,8 +60,7 @@ impl Mlp {
     }
 
     fn forward(&self, pass: &Pass<'_, '_>, x: &Tensor) -> Result<Tensor> {
-        let gate = pass.project(self.part, &self.gate, x)?;
-        let up = pass.project(self.part, &self.up, x)?;
+        let [gate, up] = pass.project_each(self.part, [&self.gate, &self.up], x)?;
         pass.project(self.part, &self.down, &pass.ops.glu(self.activation, &gate, &up)?)
     }
 }

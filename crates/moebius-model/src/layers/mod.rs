@@ -41,9 +41,32 @@ impl Pass<'_, '_> {
     pub(crate) fn project(&self, part: Part, linear: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
         project(self.watch.meter, part, linear.as_ref(), x)
     }
+
+    /// Each of `linears` of the same `x`, counted for `part`.
+    pub(crate) fn project_each<const N: usize>(
+        &self,
+        part: Part,
+        linears: [&Arc<dyn Linear>; N],
+        x: &Tensor,
+    ) -> Result<[Tensor; N]> {
+        let linears = linears.map(|linear| linear.as_ref());
+        for linear in linears {
+            count(self.watch.meter, part, linear, x)?;
+        }
+        let outputs = self.ops.project(&linears, x)?;
+        self.watch.meter.lap(part.into());
+        Ok(outputs.try_into().expect("an output for each projection"))
+    }
 }
 
 fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<Tensor> {
+    count(meter, part, linear, x)?;
+    let y = linear.forward(x)?;
+    meter.lap(part.into());
+    Ok(y)
+}
+
+fn count(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<()> {
     let spec = linear.spec();
     meter.add(
         part,
@@ -53,9 +76,7 @@ fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result
             cache_bytes: 0,
         },
     );
-    let y = linear.forward(x)?;
-    meter.lap(part.into());
-    Ok(y)
+    Ok(())
 }
 
 /// RMSNorm with a learned weight (arXiv 1910.07467).

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Activation, AttentionSpan, AttentionSpec, Error, Ops, Pairing, Result, RopeTable};
+use moebius_backend::{
+    Activation, AttentionSpan, AttentionSpec, Error, Linear, Ops, Pairing, Result, RopeTable,
+};
 use moebius_expert_kernels::{AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
 
 use crate::backend::Engine;
 use crate::experts::kernel_activation;
+use crate::linear::CpuLinear;
 use crate::slices::{expect_dims, filled, kernel, with_f32, with_rows};
 
 pub(crate) struct CpuOps {
@@ -15,6 +18,13 @@ pub(crate) struct CpuOps {
 }
 
 impl Ops for CpuOps {
+    fn project(&self, linears: &[&dyn Linear], x: &Tensor) -> Result<Vec<Tensor>> {
+        match CpuLinear::all_of(&self.engine, linears) {
+            Some(own) => CpuLinear::forward_each(&self.engine, &own, x),
+            None => linears.iter().map(|linear| linear.forward(x)).collect(),
+        }
+    }
+
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let row_len = weight.dim(0)?;
         expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;

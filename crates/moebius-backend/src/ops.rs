@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use crate::{Activation, Result, reference};
+use crate::{Activation, Linear, Result, reference};
 
 /// Which elements of a head RoPE (arXiv 2104.09864) turns together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +64,14 @@ pub struct AttentionSpan<'a> {
     pub values: &'a Tensor,
 }
 
-/// Small operations on f32 activations.
+/// Operations on f32 activations.
 pub trait Ops: Send + Sync {
+    /// What each projection gives for the same `x: [tokens, inputs]`, in their order: the bits of
+    /// [`Linear::forward`]. A backend that knows its own projections prepares `x` once for all of them.
+    fn project(&self, linears: &[&dyn Linear], x: &Tensor) -> Result<Vec<Tensor>> {
+        linears.iter().map(|linear| linear.forward(x)).collect()
+    }
+
     /// `x / rms(x) * weight` over the last dimension (arXiv 1910.07467). `weight` is `[dim]`.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         reference::rms_norm(x, weight, eps)

@@ -6,6 +6,7 @@
 //! Invariants: stored bytes are borrowed and their pages are given back, so that no weight is held twice; what is stored
 //! in panels already is held where it lies.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -95,6 +96,11 @@ pub trait Linear: Send + Sync {
     /// The weight's own rows for `ids`: `[ids, inputs]` in f32. An embedding lookup, so that a table which
     /// is tied to the output projection is held once.
     fn rows(&self, ids: &[u32]) -> Result<Tensor>;
+
+    /// The projection itself, for a backend whose [`Ops::project`] looks for its own.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// The experts of one layer on a device.

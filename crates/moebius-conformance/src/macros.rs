@@ -146,6 +146,7 @@ macro_rules! __checks {
         $crate::$then! { Bitwise bitwise [
             linear_rows_do_not_depend_on_their_batch
             head_rows_do_not_depend_on_their_batch
+            projections_together_have_the_bits_of_each_alone
             expert_rows_do_not_depend_on_their_batch
             small_operations_do_not_depend_on_their_batch
             attention_does_not_depend_on_how_a_prompt_was_cut

@@ -50,6 +50,7 @@ pub use error::KernelError;
 pub use experts::{ExpertBiases, ExpertRows, PackedExperts};
 pub use format::WeightFormat;
 pub use kernels::{Isa, Kernels};
+pub use matmul::Product;
 pub use pack::{Done, Formats, PackedMatrix};
 pub use pool::Pool;
 pub use units::SharedBytes;

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use moebius_backend::{Activation, Backend, ExpertSpec, Pairing, WeightFormat};
+use moebius_backend::{Activation, Backend, ExpertSpec, Linear, Pairing, WeightFormat};
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
@@ -40,6 +40,35 @@ pub fn linear_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result
 
 pub fn head_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
     runs_equal_the_whole(backend, heads)
+}
+
+pub fn projections_together_have_the_bits_of_each_alone(backend: &dyn Backend) -> Result<(), Failure> {
+    const INPUTS: usize = 512; // whole blocks of every format
+    let mut samples = Samples::new(55);
+    let mut linears = Vec::new();
+    for_each_format(|format| {
+        for outputs in [65, 16] {
+            let matrix = Matrix::sampled(&mut samples, "projection", format, (outputs, INPUTS))?;
+            let bias = (outputs == 16).then(|| samples.vector(outputs));
+            linears.extend(load(backend, &matrix, bias)?);
+        }
+        Ok(())
+    })?;
+    let linears: Vec<&dyn Linear> = linears.iter().map(|linear| linear.as_ref()).collect();
+    for tokens in [0, 1, 9] {
+        let x = samples.vector(tokens * INPUTS);
+        let x = tensor(&x, &[tokens, INPUTS], &backend.info().device)?;
+        let together = backend.ops().project(&linears, &x)?;
+        ensure(together.len() == linears.len(), || format!("{} outputs", together.len()))?;
+        for (linear, together) in linears.iter().zip(&together) {
+            let shape = [tokens, linear.spec().outputs];
+            let alone = values_of(&linear.forward(&x)?, &shape)?;
+            same(&alone, &values_of(together, &shape)?, || {
+                format!("{tokens} tokens in {}, alone and with others", linear.spec().format)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 pub fn expert_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {

@@ -45,6 +45,7 @@ pub(crate) enum Fault {
     DropsExpertBiases,
     LastBitOfBatches,
     LastBitOfEveryFifthCall,
+    LastBitOfNeighbours,
 }
 
 pub(crate) struct Faulty {
@@ -247,6 +248,14 @@ fn rewritten(routing: &Routing, weights: Vec<f32>, target: WeightTarget) -> Resu
 }
 
 impl Ops for Faulty {
+    fn project(&self, linears: &[&dyn Linear], x: &Tensor) -> Result<Vec<Tensor>> {
+        let mut outputs = self.inner.ops().project(linears, x)?;
+        if let (Fault::LastBitOfNeighbours, [_, second, ..]) = (self.fault, outputs.as_mut_slice()) {
+            *second = nudged(second)?;
+        }
+        Ok(outputs)
+    }
+
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let eps = if self.fault == Fault::ForgetsEps { f32::MIN_POSITIVE } else { eps };
         self.inner.ops().rms_norm(x, weight, eps)

@@ -229,6 +229,13 @@ fn a_last_bit_that_depends_on_the_batch_is_found_by_the_bitwise_checks_alone() {
 }
 
 #[test]
+fn a_last_bit_that_depends_on_other_projections_is_found() {
+    let check = "bitwise::projections_together_have_the_bits_of_each_alone";
+    let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfNeighbours), &[Group::Bitwise]);
+    assert_eq!(failed, [check.to_owned()].into());
+}
+
+#[test]
 fn calls_that_differ_from_each_other_are_found() {
     let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfEveryFifthCall), &[Group::Bitwise]);
     assert!(failed.contains("bitwise::the_same_call_gives_the_same_bits"), "{failed:?}");

@@ -207,9 +207,8 @@ impl Attention {
 
     /// Queries `[tokens, heads, head_dim]`, ready to be compared, and the gate `[tokens, heads * head_dim]` that lies
     /// beside them.
-    fn queries(&self, pass: &Pass<'_, '_>, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    fn queries(&self, pass: &Pass<'_, '_>, projected: Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let AttentionConfig { heads, head_dim, gate, .. } = self.config;
-        let projected = pass.project(Part::Attention, &self.query, x)?;
         let tokens = projected.dim(0)?;
         let (projected, gate) = match gate {
             OutputGate::InQuery => {
@@ -226,20 +225,15 @@ impl Attention {
             Some((span, scale)) => {
                 let factor = |p: usize| (1.0 + scale * (1.0 + ((p + 1) as f64 / span).floor()).ln()) as f32;
                 let factors: Vec<f32> = pass.batch.positions().map(factor).collect();
-                let factors = Tensor::from_vec(factors, (tokens, 1, 1), x.device())?;
+                let factors = Tensor::from_vec(factors, (tokens, 1, 1), query.device())?;
                 Ok((query.broadcast_mul(&factors)?, gate))
             }
         }
     }
 
     /// Keys and values, `[tokens, kv_heads, head_dim]` each.
-    fn keys_and_values(&self, pass: &Pass<'_, '_>, x: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn keys_and_values(&self, pass: &Pass<'_, '_>, keys: Tensor, values: Tensor) -> Result<(Tensor, Tensor)> {
         let AttentionConfig { kv_heads, head_dim, .. } = self.config;
-        let keys = pass.project(Part::Attention, &self.key, x)?;
-        let values = match &self.value {
-            Some(value) => pass.project(Part::Attention, value, x)?,
-            None => keys.clone(),
-        };
         let split = (values.dim(0)?, kv_heads, head_dim);
         let values = match &self.value_norm {
             Some(norm) => norm.forward(pass.ops, &values.reshape(split)?)?,
@@ -290,8 +284,12 @@ impl Mixer for Attention {
         x: &Tensor,
         cache: &mut KvCache,
     ) -> Result<Tensor> {
-        let (query, gate) = self.queries(pass, x)?;
-        let (key, value) = self.keys_and_values(pass, x)?;
+        let inputs = [Some(&self.query), Some(&self.key), self.value.as_ref(), self.gate.as_ref()];
+        let [query, key, value, gate] = pass.project_each(Part::Attention, inputs, x)?;
+        let (query, key) = query.zip(key).expect("queries and keys are always projected");
+        let (query, gate_in_query) = self.queries(pass, query)?;
+        let value = value.unwrap_or_else(|| key.clone());
+        let (key, value) = self.keys_and_values(pass, key, value)?;
         for span in pass.batch.spans() {
             let rows = |t: &Tensor| t.narrow(0, span.rows.start, span.rows.len());
             cache.write(span.sequence, layer, span.first_position, (&rows(&key)?, &rows(&value)?))?;
@@ -299,11 +297,7 @@ impl Mixer for Attention {
         pass.watch.meter.lap(Stage::Positions);
         let attended = self.attend(pass, layer, &query, cache)?;
         pass.watch.meter.lap(Stage::Attention);
-        let gate = match &self.gate {
-            Some(projection) => Some(pass.project(Part::Attention, projection, x)?),
-            None => gate,
-        };
-        let attended = match gate {
+        let attended = match gate.or(gate_in_query) {
             Some(gate) => (attended * sigmoid(&gate)?)?,
             None => attended,
         };

@@ -94,12 +94,10 @@ impl Mlp {
     }
 
     fn apply(&self, pass: &Pass<'_, '_>, x: &Tensor) -> Result<Tensor> {
-        let inner = match &self.gate {
-            Some(gate) => {
-                let gate = pass.project(self.part, gate, x)?;
-                pass.ops.glu(self.activation, &gate, &pass.project(self.part, &self.up, x)?)?
-            }
-            None => pass.ops.activate(self.activation, &pass.project(self.part, &self.up, x)?)?,
+        let inner = match pass.project_each(self.part, [self.gate.as_ref(), Some(&self.up)], x)? {
+            [Some(gate), Some(up)] => pass.ops.glu(self.activation, &gate, &up)?,
+            [None, Some(up)] => pass.ops.activate(self.activation, &up)?,
+            [_, None] => unreachable!("up is always projected"),
         };
         pass.project(self.part, &self.down, &inner)
     }

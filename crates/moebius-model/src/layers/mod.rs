@@ -50,6 +50,22 @@ impl Pass<'_, '_> {
     pub(crate) fn project(&self, part: Part, linear: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
         project(self.watch.meter, part, linear.as_ref(), x)
     }
+
+    /// Each of `linears` that is there of the same `x`, counted for `part`.
+    pub(crate) fn project_each<const N: usize>(
+        &self,
+        part: Part,
+        linears: [Option<&Arc<dyn Linear>>; N],
+        x: &Tensor,
+    ) -> Result<[Option<Tensor>; N]> {
+        let there: Vec<&dyn Linear> = linears.iter().flatten().map(|linear| linear.as_ref()).collect();
+        for linear in &there {
+            count(self.watch.meter, part, *linear, x)?;
+        }
+        let mut outputs = self.ops.project(&there, x)?.into_iter();
+        self.watch.meter.lap(part.into());
+        Ok(linears.map(|linear| linear.map(|_| outputs.next().expect("an output for each projection"))))
+    }
 }
 
 /// What a decoder layer adds to the residual stream: attention, a recurrence, a feed-forward.
@@ -70,6 +86,13 @@ pub(crate) trait Mixer: Send + Sync {
 }
 
 fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<Tensor> {
+    count(meter, part, linear, x)?;
+    let y = linear.forward(x)?;
+    meter.lap(part.into());
+    Ok(y)
+}
+
+fn count(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<()> {
     let spec = linear.spec();
     meter.add(
         part,
@@ -79,9 +102,7 @@ fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result
             cache_bytes: 0,
         },
     );
-    let y = linear.forward(x)?;
-    meter.lap(part.into());
-    Ok(y)
+    Ok(())
 }
 
 /// `1 / (1 + exp(-x))`.

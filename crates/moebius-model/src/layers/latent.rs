@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{AttentionSpan, AttentionSpec, HeadLinear, Linear};
+use moebius_backend::{AttentionSpan, AttentionSpec, HeadLinear, Linear, Pairing};
 use moebius_metering::{Part as Share, Stage, Work};
 
 use super::{BaseConfig, Mixer, Norm, NormConfig, Pass, count_attention};
@@ -55,7 +55,7 @@ impl LatentConfig {
     /// # Errors
     /// [`crate::Error::Config`] for a missing or impossible value.
     pub(crate) fn read(config: &Config, base: &BaseConfig) -> Result<Self> {
-        config.irrelevant(&["head_dim", "qk_head_dim", "rope_interleave"]);
+        config.irrelevant(&["head_dim", "qk_head_dim"]);
         let (nope, rope) = (config.width("qk_nope_head_dim")?, base.head_dim);
         Ok(LatentConfig {
             hidden: base.hidden,
@@ -68,6 +68,14 @@ impl LatentConfig {
             scale: ((nope + rope) as f64).powf(-0.5) * base.rope.latent_scale(),
             bias: config.flag_or("attention_bias", false)?,
         })
+    }
+
+    /// Which of the rotated elements turn together: neighbours, unless `rope_interleave` says otherwise.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a value that is no truth value.
+    pub(crate) fn pairing(config: &Config) -> Result<Pairing> {
+        Ok(if config.flag_or("rope_interleave", true)? { Pairing::Interleaved } else { Pairing::HalfSplit })
     }
 
     /// Width of what the cache keeps for a token.
@@ -141,7 +149,9 @@ impl LatentAttention {
         let LatentConfig { heads, nope, rope, .. } = self.config;
         let squeezed = match &self.squeeze {
             None => None,
-            Some((projection, norm)) => Some(norm.forward(pass.ops, &pass.project(Share::Attention, projection, x)?)?),
+            Some((projection, norm)) => {
+                Some(norm.forward(pass.ops, &pass.project(Share::Attention, projection, x)?)?)
+            }
         };
         let query = pass.project(Share::Attention, &self.query, squeezed.as_ref().unwrap_or(x))?;
         let query = query.reshape((x.dim(0)?, heads, nope + rope))?;
@@ -201,15 +211,19 @@ impl Mixer for LatentAttention {
             })
             .collect::<Result<_>>()?;
         let spans: Vec<AttentionSpan<'_>> = (pass.batch.spans().iter().zip(&kept))
-            .map(|(span, (keys, values))| {
-                AttentionSpan { rows: span.rows.clone(), first_position: span.first_position, keys, values }
+            .map(|(span, (keys, values))| AttentionSpan {
+                rows: span.rows.clone(),
+                first_position: span.first_position,
+                keys,
+                values,
             })
             .collect();
         count_attention(pass, &self.spec, heads * (self.config.row() + rank), self.config.row());
         let attended = pass.ops.attention(&query, &spans, &self.spec)?;
         pass.watch.meter.lap(Stage::Attention);
         let tokens = x.dim(0)?;
-        let attended = self.per_head(pass, self.values.as_ref(), &attended.reshape((tokens, heads, rank))?)?;
+        let attended =
+            self.per_head(pass, self.values.as_ref(), &attended.reshape((tokens, heads, rank))?)?;
         pass.project(Share::Attention, &self.output, &attended.reshape((tokens, heads * value))?)
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct MoeStack {
     pub(crate) router: RouterConfig,
     /// What the tensors are called.
     pub(crate) names: MoeNames,
-    /// Whether dense layers, shared and routed experts have biases.
+    /// Whether dense layers and shared experts have biases; routed ones then have them if they are stored.
     pub(crate) bias: bool,
 }
 
@@ -86,7 +86,12 @@ impl MoeNames {
 
 impl MoeStack {
     /// Loads the feed-forward of `layer`, its tensors below `prefix`.
-    pub(crate) fn feed_forward(&self, loader: &Loader<'_>, layer: usize, prefix: &str) -> Result<FeedForward> {
+    pub(crate) fn feed_forward(
+        &self,
+        loader: &Loader<'_>,
+        layer: usize,
+        prefix: &str,
+    ) -> Result<FeedForward> {
         if !self.sparse[layer] {
             return Ok(FeedForward::Dense(Mlp::load(loader, prefix, self.mlp(self.dense_intermediate))?));
         }
@@ -103,6 +108,8 @@ impl MoeStack {
         };
         let experts = format!("{prefix}.experts");
         let fused = ExpertLayout::fused(format!("{experts}.gate_up_proj"), format!("{experts}.down_proj"));
+        let down_bias = format!("{experts}.0.{}.bias", self.names.matrices[2]);
+        let biases = [down_bias, format!("{experts}.down_proj_bias")];
         let config = MoeConfig {
             layer,
             hidden: self.hidden,
@@ -114,7 +121,7 @@ impl MoeStack {
             extras: MoeExtras {
                 selection_bias: vector(self.names.selection_bias),
                 expert_scale: vector(self.names.expert_scale),
-                biases: self.bias,
+                biases: self.bias && biases.iter().any(|name| loader.has(name)),
                 ..MoeExtras::default()
             },
         };
@@ -122,7 +129,9 @@ impl MoeStack {
             let (mlp, prefix_of) = (self.mlp(shared.intermediate), |name| format!("{prefix}.{name}"));
             match shared.gate {
                 None => SharedExpert::load(loader, &prefix_of(shared.name), mlp),
-                Some(gate) => SharedExpert::load_gated(loader, &prefix_of(shared.name), &prefix_of(gate), mlp),
+                Some(gate) => {
+                    SharedExpert::load_gated(loader, &prefix_of(shared.name), &prefix_of(gate), mlp)
+                }
             }
         });
         MoeLayer::load(loader, config, shared.transpose()?)

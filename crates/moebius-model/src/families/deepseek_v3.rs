@@ -4,72 +4,31 @@
 //! their scores without the bias, renormalised, times a constant. Shared experts beside them, the first layers dense.
 //! Shapes: experts `gate, up: [moe_intermediate, hidden]`, `down: [hidden, moe_intermediate]`.
 
-use super::{Architecture, Outline, first_dense, mtp_layers, routed_experts, shared_experts, sigmoid_router};
+use super::usual::{LayerNames, StackDefaults, UsualAttention, UsualDecoder};
+use super::{Architecture, mtp_layers};
 use crate::Result;
 use crate::config::Config;
-use crate::layers::{
-    BaseConfig, Decoder, DecoderLayer, Defaults, Keys, LatentAttention, LatentConfig, MoeNames, MoeStack,
-    Multipliers,
-};
-use crate::loader::Loader;
-use crate::model::Model;
-
-struct DeepseekV3 {
-    base: BaseConfig,
-    attention: LatentConfig,
-    stack: MoeStack,
-    mtp_layers: usize,
-}
+use crate::layers::{BaseConfig, Defaults, Keys, LatentConfig};
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let defaults = Defaults {
         context: 4096,
         keys: Keys { head_dim: "qk_rope_head_dim", ..Keys::USUAL },
-        pairing: moebius_backend::Pairing::Interleaved,
+        pairing: LatentConfig::pairing(config)?,
         ..Defaults::USUAL
     };
     let base = BaseConfig::read(config, defaults)?;
     config.expect_text("scoring_func", &["sigmoid"])?;
     config.expect_text("topk_method", &["noaux_tc"])?;
-    let (n_experts, top_k) = routed_experts(config)?;
-    let intermediate = config.width("moe_intermediate_size")?;
-    let stack = MoeStack {
-        hidden: base.hidden,
-        activation: base.activation,
-        sparse: first_dense(config, base.n_layers)?,
-        dense_intermediate: config.width("intermediate_size")?,
-        intermediate,
-        shared: shared_experts(config, "n_shared_experts", intermediate)?,
-        router: sigmoid_router(config, n_experts, top_k)?,
-        names: MoeNames::WITH_CORRECTION_BIAS,
-        bias: false,
-    };
-    let attention = LatentConfig::read(config, &base)?;
-    Ok(Box::new(DeepseekV3 { attention, stack, mtp_layers: mtp_layers(config)?, base }))
-}
-
-impl DeepseekV3 {
-    fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
-        let prefix = format!("model.layers.{layer}");
-        let attention =
-            LatentAttention::load(loader, &format!("{prefix}.self_attn"), self.attention.clone())?;
-        let feed_forward = self.stack.feed_forward(loader, layer, &format!("{prefix}.mlp"))?;
-        DecoderLayer::around(loader, &prefix, (self.base.hidden, self.base.norm()), attention, feed_forward)
-    }
-}
-
-impl Architecture for DeepseekV3 {
-    fn outline(&self) -> Outline {
-        Outline {
-            base: self.base.clone(),
-            attention: self.attention.describe(),
-            moe: self.stack.info(),
-            mtp_layers: self.mtp_layers,
-        }
-    }
-
-    fn load(&self, loader: &Loader<'_>) -> Result<Box<dyn Model>> {
-        let layers = (0..self.base.n_layers).map(|layer| self.layer(loader, layer)).collect::<Result<_>>()?;
-        Ok(Box::new(Decoder::load(loader, self.base.decoder(Multipliers::NONE), layers)?))
-    }
+    config.irrelevant(&["aux_loss_alpha", "ep_size", "seq_aux"]);
+    let defaults =
+        StackDefaults { first_dense: 3, shared: 1, groups: 8, keep: 4, renormalize: true, scale: 2.5 };
+    Ok(Box::new(UsualDecoder {
+        stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
+        attention: UsualAttention::Latent(LatentConfig::read(config, &base)?),
+        // Kimi-K2.5 and Kimi-VL wrap the whole model.
+        names: if config.text_part_of().is_some() { LayerNames::WRAPPED } else { LayerNames::USUAL },
+        mtp_layers: mtp_layers(config)?,
+        base,
+    }))
 }

@@ -1,15 +1,17 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
 mod deepseek_v3;
+mod gpt_oss;
 mod granitemoe;
 mod mixtral;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod usual;
 
 use std::collections::BTreeSet;
 
-use moebius_router::{Renormalize, RouterConfig};
+use moebius_router::RouterConfig;
 
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
 use crate::info::MoeInfo;
@@ -18,6 +20,7 @@ use crate::layout::ExpertLayout;
 use crate::loader::Loader;
 use crate::model::Model;
 use crate::{Error, Result};
+use usual::StackDefaults;
 
 /// A family of models that share a `model_type`.
 #[derive(Clone, Copy)]
@@ -39,6 +42,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &["kimi_k2"],
         about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
         read: deepseek_v3::read,
+    },
+    Family {
+        model_type: "gpt_oss",
+        aliases: &[],
+        about: "OpenAI's gpt-oss: attention sinks, windows in every other layer, experts in MXFP4",
+        read: gpt_oss::read,
     },
     Family {
         model_type: "granitemoe",
@@ -121,10 +130,15 @@ fn routed_experts(config: &Config) -> Result<(usize, usize)> {
     experts(config, &["n_routed_experts", "num_experts", "num_local_experts"])
 }
 
-/// Layers whose feed-forward is routed: those that `mlp_layer_types` calls sparse, or every `moe_layer_freq`-th after
-/// the first `first_k_dense_replace`.
+/// As [`first_dense_after`] where no layer is dense unless the configuration says so.
 fn first_dense(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
-    let first = config.opt_count("first_k_dense_replace")?.unwrap_or(0);
+    first_dense_after(0, config, n_layers)
+}
+
+/// Layers whose feed-forward is routed: those that `mlp_layer_types` calls sparse, or every `moe_layer_freq`-th after
+/// the first `first_k_dense_replace`, or `default`.
+fn first_dense_after(default: usize, config: &Config, n_layers: usize) -> Result<Vec<bool>> {
+    let first = config.opt_count("first_k_dense_replace")?.unwrap_or(default);
     let step = config.opt_size_of(&["moe_layer_freq"], usize::MAX)?.unwrap_or(1);
     let by_number = || (0..n_layers).map(|layer| layer >= first && layer % step == 0).collect();
     Ok(config
@@ -132,9 +146,19 @@ fn first_dense(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
         .map_or_else(by_number, |kinds| kinds.into_iter().map(|kind| kind == 1).collect()))
 }
 
-/// Shared experts of `intermediate` each, side by side in one unit; `key` says how many.
+/// As [`shared_experts_or`] where there is none unless the configuration says so.
 fn shared_experts(config: &Config, key: &str, intermediate: usize) -> Result<Option<Shared>> {
-    let count = config.opt_count(key)?.unwrap_or(0);
+    shared_experts_or(0, config, key, intermediate)
+}
+
+/// Shared experts of `intermediate` each, side by side in one unit; `key` says how many, or `default`.
+fn shared_experts_or(
+    default: usize,
+    config: &Config,
+    key: &str,
+    intermediate: usize,
+) -> Result<Option<Shared>> {
+    let count = config.opt_count(key)?.unwrap_or(default);
     let Some(intermediate) = intermediate.checked_mul(count).filter(|&width| width <= MAX_WIDTH) else {
         return Err(Error::config(
             key,
@@ -144,16 +168,12 @@ fn shared_experts(config: &Config, key: &str, intermediate: usize) -> Result<Opt
     Ok((count > 0).then_some(Shared { intermediate, name: "shared_experts", gate: None }))
 }
 
-/// The router of DeepSeek-V3 and its many followers, without its correction bias.
+/// The router of DeepSeek-V3 and its many followers, without its correction bias and without groups or scale unless
+/// the configuration says so.
 fn sigmoid_router(config: &Config, n_experts: usize, top_k: usize) -> Result<RouterConfig> {
-    let groups = config.opt_size_of(&["n_group"], n_experts)?.unwrap_or(1);
-    let keep = config.opt_size_of(&["topk_group"], groups)?.unwrap_or(groups);
-    let router = RouterConfig::sigmoid_grouped(n_experts, top_k, groups, keep);
-    let router = match config.flag_or("norm_topk_prob", true)? {
-        true => router,
-        false => router.with_renormalize(Renormalize::No),
-    };
-    Ok(router.with_scale(config.opt_number("routed_scaling_factor")?.unwrap_or(1.0) as f32))
+    let defaults =
+        StackDefaults { first_dense: 0, shared: 0, groups: 1, keep: 1, renormalize: true, scale: 1.0 };
+    defaults.router(config, n_experts, top_k)
 }
 
 /// Names of an expert's matrices in most families.
@@ -176,7 +196,9 @@ fn layouts(prefix: &str, names: [&'static str; 3]) -> Vec<ExpertLayout> {
     ]
 }
 
-/// Layers after the last one that predict further tokens and are left out: `num_nextn_predict_layers`.
+/// Layers after the last one that predict further tokens and are left out: `num_nextn_predict_layers`, which newer files
+/// call `num_mtp_layers`.
 fn mtp_layers(config: &Config) -> Result<usize> {
-    Ok(config.opt_count("num_nextn_predict_layers")?.unwrap_or(0).min(MAX_LAYERS))
+    let newer = config.opt_count("num_mtp_layers")?;
+    Ok(config.opt_count("num_nextn_predict_layers")?.or(newer).unwrap_or(0).min(MAX_LAYERS))
 }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{AttentionSpan, AttentionSpec, HeadLinear, Linear};
+use moebius_backend::{AttentionSpan, AttentionSpec, HeadLinear, Linear, Pairing};
 use moebius_metering::{Part as Share, Stage, Work};
 
 use super::{BaseConfig, Mixer, Norm, NormConfig, Pass, count_attention};
@@ -55,7 +55,7 @@ impl LatentConfig {
     /// # Errors
     /// [`crate::Error::Config`] for a missing or impossible value.
     pub(crate) fn read(config: &Config, base: &BaseConfig) -> Result<Self> {
-        config.irrelevant(&["head_dim", "qk_head_dim", "rope_interleave"]);
+        config.irrelevant(&["head_dim", "qk_head_dim"]);
         let (nope, rope) = (config.width("qk_nope_head_dim")?, base.head_dim);
         Ok(LatentConfig {
             hidden: base.hidden,
@@ -68,6 +68,14 @@ impl LatentConfig {
             scale: ((nope + rope) as f64).powf(-0.5) * base.rope.latent_scale(),
             bias: config.flag_or("attention_bias", false)?,
         })
+    }
+
+    /// Which of the rotated elements turn together: neighbours, unless `rope_interleave` says otherwise.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a value that is no truth value.
+    pub(crate) fn pairing(config: &Config) -> Result<Pairing> {
+        Ok(if config.flag_or("rope_interleave", true)? { Pairing::Interleaved } else { Pairing::HalfSplit })
     }
 
     /// Width of what the cache keeps for a token.

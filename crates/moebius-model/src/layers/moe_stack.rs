@@ -31,7 +31,7 @@ pub(crate) struct MoeStack {
     pub(crate) router: RouterConfig,
     /// What the tensors are called.
     pub(crate) names: MoeNames,
-    /// Whether dense layers, shared and routed experts have biases.
+    /// Whether dense layers and shared experts have biases; routed ones then have them if they are stored.
     pub(crate) bias: bool,
 }
 
@@ -108,6 +108,8 @@ impl MoeStack {
         };
         let experts = format!("{prefix}.experts");
         let fused = ExpertLayout::fused(format!("{experts}.gate_up_proj"), format!("{experts}.down_proj"));
+        let down_bias = format!("{experts}.0.{}.bias", self.names.matrices[2]);
+        let biases = [down_bias, format!("{experts}.down_proj_bias")];
         let config = MoeConfig {
             layer,
             hidden: self.hidden,
@@ -119,7 +121,7 @@ impl MoeStack {
             extras: MoeExtras {
                 selection_bias: vector(self.names.selection_bias),
                 expert_scale: vector(self.names.expert_scale),
-                biases: self.bias,
+                biases: self.bias && biases.iter().any(|name| loader.has(name)),
                 ..MoeExtras::default()
             },
         };

@@ -97,7 +97,8 @@ impl Config {
     /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
     pub(crate) fn into_text_part(mut self) -> Self {
         /// Keys that the whole may say for the part.
-        const SHARED: [&str; 4] = ["tie_word_embeddings", "eos_token_id", "bos_token_id", "quantization_config"];
+        const SHARED: [&str; 4] =
+            ["tie_word_embeddings", "eos_token_id", "bos_token_id", "quantization_config"];
         let Some(Value::Object(mut text)) = self.values.remove("text_config") else { return self };
         for key in SHARED {
             if let (None | Some(Value::Null), Some(value)) = (text.get(key), self.values.remove(key)) {

@@ -2,6 +2,7 @@
 
 mod deepseek_v3;
 mod granitemoe;
+mod lfm2_moe;
 mod mixtral;
 mod olmoe;
 mod qwen2_moe;
@@ -45,6 +46,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
         read: granitemoe::read,
+    },
+    Family {
+        model_type: "lfm2_moe",
+        aliases: &[],
+        about: "Liquid AI's LFM2-MoE: short convolutions between attention layers, biased selection",
+        read: lfm2_moe::read,
     },
     Family {
         model_type: "mixtral",
@@ -127,16 +134,19 @@ fn first_dense(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let first = config.opt_count("first_k_dense_replace")?.unwrap_or(0);
     let step = config.opt_size_of(&["moe_layer_freq"], usize::MAX)?.unwrap_or(1);
     let by_number = || (0..n_layers).map(|layer| layer >= first && layer % step == 0).collect();
-    Ok(config.per_layer("mlp_layer_types", n_layers, &["dense", "sparse"])?.map_or_else(by_number, |kinds| {
-        kinds.into_iter().map(|kind| kind == 1).collect()
-    }))
+    Ok(config
+        .per_layer("mlp_layer_types", n_layers, &["dense", "sparse"])?
+        .map_or_else(by_number, |kinds| kinds.into_iter().map(|kind| kind == 1).collect()))
 }
 
 /// Shared experts of `intermediate` each, side by side in one unit; `key` says how many.
 fn shared_experts(config: &Config, key: &str, intermediate: usize) -> Result<Option<Shared>> {
     let count = config.opt_count(key)?.unwrap_or(0);
     let Some(intermediate) = intermediate.checked_mul(count).filter(|&width| width <= MAX_WIDTH) else {
-        return Err(Error::config(key, format!("expected at most {MAX_WIDTH} in width, got {count} times that")));
+        return Err(Error::config(
+            key,
+            format!("expected at most {MAX_WIDTH} in width, got {count} times that"),
+        ));
     };
     Ok((count > 0).then_some(Shared { intermediate, name: "shared_experts", gate: None }))
 }

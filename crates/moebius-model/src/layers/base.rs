@@ -3,7 +3,9 @@
 use moebius_backend::{Activation, Pairing};
 
 use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, shown};
-use crate::layers::{AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults};
+use crate::layers::{
+    AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults,
+};
 use crate::{Error, Result};
 
 /// What a family takes when a key is absent. Never borrowed from a neighbour.
@@ -63,8 +65,12 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// What most call it.
-    pub(crate) const USUAL: Keys =
-        Keys { activation: "hidden_act", head_dim: "head_dim", norm_eps: "rms_norm_eps", tied: "tie_word_embeddings" };
+    pub(crate) const USUAL: Keys = Keys {
+        activation: "hidden_act",
+        head_dim: "head_dim",
+        norm_eps: "rms_norm_eps",
+        tied: "tie_word_embeddings",
+    };
 }
 
 /// Sizes that every decoder has.

@@ -7,7 +7,9 @@ mod feed_forward;
 mod latent;
 mod moe_stack;
 mod norm;
+mod recurrent;
 mod rope;
+mod short_conv;
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ pub(crate) use latent::{LatentAttention, LatentConfig};
 pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
 pub(crate) use norm::{Norm, NormConfig, NormKind};
 pub(crate) use rope::{RopeConfig, RopeDefaults};
+pub(crate) use short_conv::ShortConv;
 
 use crate::Result;
 use crate::batch::TokenBatch;

@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::info::Place;
 use crate::layers::{
     Attention, AttentionConfig, AttentionNames, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer,
-    DecoderNames, Defaults, Keys, Mixer, MoeNames, MoeStack, Multipliers, Norm, QkNorm, ShortConv, Vector,
+    DecoderNames, Defaults, Keys, MAX_KERNEL, Mixer, MoeNames, MoeStack, Multipliers, Norm, QkNorm,
+    ShortConv, Vector,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -19,8 +20,6 @@ use crate::{Error, Result};
 
 /// What the router adds to the sum of the chosen scores.
 const SUM_EPS: f32 = 1e-6;
-/// Most tokens that a convolution looks at.
-const MAX_KERNEL: usize = 1024;
 
 struct Lfm2Moe {
     base: BaseConfig,

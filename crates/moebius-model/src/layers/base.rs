@@ -19,6 +19,8 @@ pub(crate) struct Defaults {
     pub(crate) context: usize,
     /// `num_key_value_heads`; `None` is one for every query head.
     pub(crate) kv_heads: Option<usize>,
+    /// `head_dim`; `None` is the width over the query heads.
+    pub(crate) head_dim: Option<usize>,
     /// `tie_word_embeddings`.
     pub(crate) tied: bool,
     /// `partial_rotary_factor`, in families that have one.
@@ -37,6 +39,7 @@ impl Defaults {
         norm_eps: 1e-6,
         context: 2048,
         kv_heads: None,
+        head_dim: None,
         tied: false,
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
@@ -118,7 +121,7 @@ impl BaseConfig {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)? {
+        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {

@@ -15,6 +15,9 @@ use crate::cache::KvCache;
 use crate::info::Place;
 use crate::loader::Loader;
 
+/// Most tokens that a convolution looks at.
+pub(crate) const MAX_KERNEL: usize = 1024;
+
 /// Hands `step` the rows of each sequence and the states that `layer` keeps of it, keeps the new ones, and joins the
 /// rows that come out.
 pub(crate) fn by_sequence(

@@ -16,6 +16,7 @@
 mod error;
 mod heads;
 mod ops;
+mod recurrence;
 pub mod reference;
 mod spec;
 mod weights;
@@ -23,6 +24,7 @@ mod weights;
 pub use error::{Error, Result, Unsupported};
 pub use heads::HeadLinear;
 pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
+pub use recurrence::{DeltaRule, DeltaRuleSizes, ScanSizes, SelectiveScan, conv_sizes};
 pub use spec::{Activation, BackendInfo, ExpertSpec, LinearSpec, Projection, WeightSpec};
 pub use weights::{Backend, ExpertBank, ExpertSource, Linear, MappedPages, Packer, PanelBytes, WeightView};
 

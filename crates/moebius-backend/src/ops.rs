@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use crate::{Activation, Linear, Result, reference};
+use crate::{Activation, DeltaRule, Linear, Result, SelectiveScan, reference};
 
 /// Which elements of a head RoPE (arXiv 2104.09864) turns together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,5 +105,42 @@ pub trait Ops: Send + Sync {
     /// `activation(gate) * up`, element by element; see [`Activation::ClampedSwiglu`] for what that one makes of up.
     fn glu(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         reference::glu(activation, gate, up)
+    }
+
+    /// `ln(1 + exp(x))`, element by element.
+    fn softplus(&self, x: &Tensor) -> Result<Tensor> {
+        reference::softplus(x)
+    }
+
+    /// A convolution of each channel by itself over the tokens of one sequence: token `t` is
+    /// `bias + Σ_j weight[j] * x[t + 1 - kernel + j]`, where rows before the first are those of `state`.
+    ///
+    /// `x` is `[tokens, channels]`, `weight` `[kernel, channels]`, `bias` `[channels]`, and `state`
+    /// `[kernel - 1, channels]`, the last rows that were read before. Returns `[tokens, channels]` and the new state.
+    fn causal_conv(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        state: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        reference::causal_conv(x, weight, bias, state)
+    }
+
+    /// The gated delta rule (arXiv 2412.06464) over the tokens of one sequence. For each value head, with state `S`
+    /// `[key_dim, value_dim]`: `S *= exp(log_decay)`, `S += k (strength * (v - Sᵀ k))ᵀ`, and the output is `Sᵀ q`.
+    ///
+    /// `state` is `[value_heads, key_dim, value_dim]`. Returns `[tokens, value_heads * value_dim]` and the new state.
+    fn delta_rule(&self, inputs: &DeltaRule<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        reference::delta_rule(inputs, state)
+    }
+
+    /// A selective scan (arXiv 2312.00752, 2405.21060) over the tokens of one sequence. For each value `x` of a head,
+    /// with state `h` `[state_dim]`: `h = exp(step * rate) * h + step * x * input`, and the output is
+    /// `h · output + skip * x`.
+    ///
+    /// `state` is `[heads, head_dim, state_dim]`. Returns `[tokens, heads * head_dim]` and the new state.
+    fn selective_scan(&self, inputs: &SelectiveScan<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        reference::selective_scan(inputs, state)
     }
 }

@@ -4,6 +4,10 @@
 //! Shapes: as in [`crate::Ops`].
 //! Invariants: none on bits; candle picks its matrix product by shape.
 
+mod recurrence;
+
+pub use recurrence::{causal_conv, delta_rule, selective_scan, softplus};
+
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::{Activation, AttentionSpan, AttentionSpec, Error, Pairing, Result, RopeTable};

@@ -3,10 +3,13 @@
 mod deepseek_v3;
 mod gpt_oss;
 mod granitemoe;
+mod lfm2_moe;
 mod mixtral;
 mod olmoe;
 mod qwen2_moe;
+mod qwen3_5_moe;
 mod qwen3_moe;
+mod qwen3_next;
 mod usual;
 
 use std::collections::BTreeSet;
@@ -56,6 +59,12 @@ pub const FAMILIES: &[Family] = &[
         read: granitemoe::read,
     },
     Family {
+        model_type: "lfm2_moe",
+        aliases: &[],
+        about: "Liquid AI's LFM2-MoE: short convolutions between attention layers, biased selection",
+        read: lfm2_moe::read,
+    },
+    Family {
         model_type: "mixtral",
         aliases: &[],
         about: "Mistral's Mixtral: a few wide experts, softmax over the chosen ones",
@@ -74,10 +83,22 @@ pub const FAMILIES: &[Family] = &[
         read: qwen2_moe::read,
     },
     Family {
+        model_type: "qwen3_5_moe",
+        aliases: &["qwen3_5_moe_text"],
+        about: "Qwen3.5-MoE: as Qwen3-Next, text part of a multimodal model",
+        read: qwen3_5_moe::read,
+    },
+    Family {
         model_type: "qwen3_moe",
         aliases: &[],
         about: "Qwen3-MoE: many narrow experts, renormalised weights, no shared expert",
         read: qwen3_moe::read,
+    },
+    Family {
+        model_type: "qwen3_next",
+        aliases: &[],
+        about: "Qwen3-Next: gated DeltaNet between gated attention layers, many narrow experts",
+        read: qwen3_next::read,
     },
 ];
 
@@ -123,6 +144,16 @@ fn sparse_layers(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let dense = config.list("mlp_only_layers", "layer indices", index)?.unwrap_or_default();
     let dense: BTreeSet<u64> = dense.into_iter().collect();
     Ok((0..n_layers).map(|layer| (layer + 1) % step == 0 && !dense.contains(&(layer as u64))).collect())
+}
+
+/// Which layers have attention, in families whose other layers have a recurrence, in the spellings of the hub and of
+/// transformers.
+fn attention_layers(config: &Config, n_layers: usize) -> Result<Option<Vec<bool>>> {
+    const KINDS: [&str; 4] = ["linear_attention", "full_attention", "mamba", "attention"];
+    let [ours, other] =
+        ["layer_types", "layers_block_type"].map(|key| config.per_layer(key, n_layers, &KINDS));
+    let (ours, other) = (ours?, other?);
+    Ok(ours.or(other).map(|kinds| kinds.into_iter().map(|kind| kind % 2 == 1).collect()))
 }
 
 /// Number of routed experts under the names of the DeepSeek line, and experts per token.

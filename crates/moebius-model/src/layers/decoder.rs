@@ -52,6 +52,13 @@ impl DecoderNames {
     /// What most families call them.
     pub(crate) const USUAL: DecoderNames =
         DecoderNames { embedding: "model.embed_tokens", norm: "model.norm", head: "lm_head" };
+
+    /// What the text parts of multimodal models call them.
+    pub(crate) const TEXT_PART: DecoderNames = DecoderNames {
+        embedding: "model.language_model.embed_tokens",
+        norm: "model.language_model.norm",
+        head: "lm_head",
+    };
 }
 
 /// What a decoder is besides its layers.

@@ -3,11 +3,14 @@
 mod attention;
 mod base;
 mod decoder;
+mod delta_net;
 mod feed_forward;
 mod latent;
 mod moe_stack;
 mod norm;
+mod recurrent;
 mod rope;
+mod short_conv;
 
 use std::sync::Arc;
 
@@ -20,13 +23,16 @@ pub(crate) use attention::{
 };
 pub(crate) use base::{BaseConfig, Defaults, Keys};
 pub(crate) use decoder::{Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Multipliers};
+pub(crate) use delta_net::{DeltaNet, DeltaNetConfig};
 pub(crate) use feed_forward::{
     FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert, SharedExpert,
 };
 pub(crate) use latent::{LatentAttention, LatentConfig};
 pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
 pub(crate) use norm::{Norm, NormConfig, NormKind};
+pub(crate) use recurrent::MAX_KERNEL;
 pub(crate) use rope::{RopeConfig, RopeDefaults, RopeScaling};
+pub(crate) use short_conv::ShortConv;
 
 use crate::Result;
 use crate::batch::TokenBatch;

@@ -75,6 +75,12 @@ impl Norm {
         Ok(Norm { config: NormConfig::rms(eps), weight, bias: None })
     }
 
+    /// Brings vectors to a Euclidean length: `x * length / sqrt(Σx² + eps)`.
+    pub(crate) fn to_length(loader: &Loader<'_>, dim: usize, length: f64, eps: f64) -> Result<Self> {
+        let ones = Norm::weightless(loader, dim, eps / dim as f64)?;
+        Ok(Norm { weight: (ones.weight * (length / (dim as f64).sqrt()))?, ..ones })
+    }
+
     /// Normalises the last dimension of `x`.
     pub(crate) fn forward(&self, ops: &dyn Ops, x: &Tensor) -> Result<Tensor> {
         let eps = self.config.eps as f32;

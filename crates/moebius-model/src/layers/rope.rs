@@ -256,7 +256,8 @@ fn read_scaling(
         Some(original) => original,
         None => scaling.opt_positive("original_max_position_embeddings")?.unwrap_or(context as f64),
     };
-    scaling.irrelevant(&["original_max_position_embeddings"]);
+    // Text has the same position in all of the sections that pictures tell apart.
+    scaling.irrelevant(&["original_max_position_embeddings", "mrope_section", "mrope_interleaved"]);
     let factor = scaling.opt_positive("factor")?;
     let need = |name: &str| {
         let value = scaling.opt_positive(name)?;

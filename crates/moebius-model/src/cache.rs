@@ -72,7 +72,8 @@ pub struct CacheSpec {
 impl CacheSpec {
     /// Bytes that one token of one sequence takes, over all layers.
     pub fn bytes_per_token(&self) -> u64 {
-        let floats = |l: &LayerCacheSpec| l.rows().iter().map(|(heads, width)| (heads * width) as u64).sum::<u64>();
+        let floats =
+            |l: &LayerCacheSpec| l.rows().iter().map(|(heads, width)| (heads * width) as u64).sum::<u64>();
         self.layers.iter().map(floats).sum::<u64>() * size_of::<f32>() as u64
     }
 
@@ -258,7 +259,13 @@ impl KvCache {
     }
 
     /// Writes latent rows `[tokens, width]` of one layer from `position` on. There must be room.
-    pub fn write_latent(&mut self, id: SequenceId, layer: usize, position: usize, rows: &Tensor) -> Result<()> {
+    pub fn write_latent(
+        &mut self,
+        id: SequenceId,
+        layer: usize,
+        position: usize,
+        rows: &Tensor,
+    ) -> Result<()> {
         let cache = &self.state(id).layers[layer].rows[0];
         Ok(cache.slice_set(&rows.unsqueeze(0)?.contiguous()?, 1, position)?)
     }
@@ -381,7 +388,10 @@ mod tests {
 
     fn with_state() -> CacheSpec {
         let state = LayerCacheSpec::State { shapes: vec![vec![2]] };
-        CacheSpec { layers: vec![LayerCacheSpec::Latent { width: 2 }, state, LayerCacheSpec::Nothing], context: 200 }
+        CacheSpec {
+            layers: vec![LayerCacheSpec::Latent { width: 2 }, state, LayerCacheSpec::Nothing],
+            context: 200,
+        }
     }
 
     fn numbers(values: &Tensor) -> Vec<f32> {

@@ -1,9 +1,13 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
+mod afmoe;
 mod deepseek_v3;
+mod flex_olmo;
 mod granitemoe;
+mod hunyuan_v1_moe;
 mod mixtral;
 mod olmoe;
+mod pangu_pro_moe;
 mod qwen2_moe;
 mod qwen3_moe;
 
@@ -35,16 +39,34 @@ pub struct Family {
 /// All families, by name.
 pub const FAMILIES: &[Family] = &[
     Family {
+        model_type: "afmoe",
+        aliases: &[],
+        about: "Arcee's Trinity: gated attention, windows with positions and full layers without",
+        read: afmoe::read,
+    },
+    Family {
         model_type: "deepseek_v3",
         aliases: &["kimi_k2"],
         about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
         read: deepseek_v3::read,
     },
     Family {
+        model_type: "flex_olmo",
+        aliases: &[],
+        about: "Ai2's FlexOlmo: one wide expert for each body of data, norms after attention and experts",
+        read: flex_olmo::read,
+    },
+    Family {
         model_type: "granitemoe",
         aliases: &[],
         about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
         read: granitemoe::read,
+    },
+    Family {
+        model_type: "hunyuan_v1_moe",
+        aliases: &[],
+        about: "Tencent's Hunyuan-A13B: a shared expert beside the routed ones, norms after rotation",
+        read: hunyuan_v1_moe::read,
     },
     Family {
         model_type: "mixtral",
@@ -57,6 +79,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Ai2's OLMoE: many narrow experts, normalised queries and keys",
         read: olmoe::read,
+    },
+    Family {
+        model_type: "PanguProMoE",
+        aliases: &[],
+        about: "Huawei's Pangu Pro MoE: one expert of every group, so that all devices have the same load",
+        read: pangu_pro_moe::read,
     },
     Family {
         model_type: "qwen2_moe",
@@ -127,16 +155,19 @@ fn first_dense(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let first = config.opt_count("first_k_dense_replace")?.unwrap_or(0);
     let step = config.opt_size_of(&["moe_layer_freq"], usize::MAX)?.unwrap_or(1);
     let by_number = || (0..n_layers).map(|layer| layer >= first && layer % step == 0).collect();
-    Ok(config.per_layer("mlp_layer_types", n_layers, &["dense", "sparse"])?.map_or_else(by_number, |kinds| {
-        kinds.into_iter().map(|kind| kind == 1).collect()
-    }))
+    Ok(config
+        .per_layer("mlp_layer_types", n_layers, &["dense", "sparse"])?
+        .map_or_else(by_number, |kinds| kinds.into_iter().map(|kind| kind == 1).collect()))
 }
 
 /// Shared experts of `intermediate` each, side by side in one unit; `key` says how many.
 fn shared_experts(config: &Config, key: &str, intermediate: usize) -> Result<Option<Shared>> {
     let count = config.opt_count(key)?.unwrap_or(0);
     let Some(intermediate) = intermediate.checked_mul(count).filter(|&width| width <= MAX_WIDTH) else {
-        return Err(Error::config(key, format!("expected at most {MAX_WIDTH} in width, got {count} times that")));
+        return Err(Error::config(
+            key,
+            format!("expected at most {MAX_WIDTH} in width, got {count} times that"),
+        ));
     };
     Ok((count > 0).then_some(Shared { intermediate, name: "shared_experts", gate: None }))
 }

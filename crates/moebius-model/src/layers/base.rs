@@ -3,7 +3,9 @@
 use moebius_backend::{Activation, Pairing};
 
 use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, shown};
-use crate::layers::{AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults};
+use crate::layers::{
+    AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults, RopeForm,
+};
 use crate::{Error, Result};
 
 /// What a family takes when a key is absent. Never borrowed from a neighbour.
@@ -23,6 +25,10 @@ pub(crate) struct Defaults {
     pub(crate) partial_rotary: Option<f64>,
     /// Which elements of a head turn together.
     pub(crate) pairing: Pairing,
+    /// What the family says about rotations beside the usual.
+    pub(crate) rope_form: RopeForm,
+    /// `head_dim`; `None` is the hidden size over the heads.
+    pub(crate) head_dim: Option<usize>,
     /// What keys are called.
     pub(crate) keys: Keys,
 }
@@ -38,13 +44,15 @@ impl Defaults {
         tied: false,
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
+        rope_form: RopeForm::Usual,
+        head_dim: None,
         keys: Keys::USUAL,
     };
 
     /// The same for rotations of heads of `head_dim`.
     pub(crate) fn rope(&self, head_dim: usize, context: usize) -> RopeDefaults {
-        let Defaults { rope_theta: theta, partial_rotary: partial, pairing, .. } = *self;
-        RopeDefaults { head_dim, theta, context, partial, pairing }
+        let Defaults { rope_theta: theta, partial_rotary: partial, pairing, rope_form: form, .. } = *self;
+        RopeDefaults { head_dim, theta, context, partial, pairing, form }
     }
 }
 
@@ -63,8 +71,12 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// What most call it.
-    pub(crate) const USUAL: Keys =
-        Keys { activation: "hidden_act", head_dim: "head_dim", norm_eps: "rms_norm_eps", tied: "tie_word_embeddings" };
+    pub(crate) const USUAL: Keys = Keys {
+        activation: "hidden_act",
+        head_dim: "head_dim",
+        norm_eps: "rms_norm_eps",
+        tied: "tie_word_embeddings",
+    };
 }
 
 /// Sizes that every decoder has.
@@ -112,7 +124,7 @@ impl BaseConfig {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)? {
+        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {

@@ -96,7 +96,13 @@ impl Branch {
     }
 
     /// What is to be added to `x`.
-    fn forward(&self, pass: &mut Pass<'_, '_>, layer: usize, x: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+    fn forward(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        layer: usize,
+        x: &Tensor,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
         let normed = self.before.as_ref().map(|norm| norm.forward(pass.ops, x)).transpose()?;
         pass.watch.meter.lap(Stage::Norms);
         let y = self.mixer.forward(pass, layer, normed.as_ref().unwrap_or(x), cache)?;
@@ -176,7 +182,8 @@ impl Decoder {
     ) -> Result<Self> {
         let (embedding, head) = embedding_and_head(loader, &config)?;
         let norm = Norm::load(loader, Place::Norm, config.names.norm, config.hidden, config.norm)?;
-        let cache = CacheSpec { layers: layers.iter().map(DecoderLayer::cache).collect(), context: config.context };
+        let cache =
+            CacheSpec { layers: layers.iter().map(DecoderLayer::cache).collect(), context: config.context };
         Ok(Decoder { backend: loader.backend().clone(), embedding, layers, norm, head, cache, config })
     }
 
@@ -190,7 +197,7 @@ impl Decoder {
 
     fn ropes(&self, batch: &TokenBatch) -> Result<Vec<RopeTable>> {
         let device = &self.backend.info().device;
-        self.config.ropes.iter().map(|rope| rope.table(batch.positions(), device)).collect()
+        self.config.ropes.iter().map(|rope| rope.table(batch.positions_in_lengths(), device)).collect()
     }
 
     /// Runs all layers: the residual stream of all rows, or of those whose logits are wanted.

@@ -26,7 +26,7 @@ pub(crate) use feed_forward::{
 pub(crate) use latent::{LatentAttention, LatentConfig};
 pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
 pub(crate) use norm::{Norm, NormConfig, NormKind};
-pub(crate) use rope::{RopeConfig, RopeDefaults};
+pub(crate) use rope::{RopeConfig, RopeDefaults, RopeForm, RopeScaling};
 
 use crate::Result;
 use crate::batch::TokenBatch;

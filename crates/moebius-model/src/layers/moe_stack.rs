@@ -86,7 +86,12 @@ impl MoeNames {
 
 impl MoeStack {
     /// Loads the feed-forward of `layer`, its tensors below `prefix`.
-    pub(crate) fn feed_forward(&self, loader: &Loader<'_>, layer: usize, prefix: &str) -> Result<FeedForward> {
+    pub(crate) fn feed_forward(
+        &self,
+        loader: &Loader<'_>,
+        layer: usize,
+        prefix: &str,
+    ) -> Result<FeedForward> {
         if !self.sparse[layer] {
             return Ok(FeedForward::Dense(Mlp::load(loader, prefix, self.mlp(self.dense_intermediate))?));
         }
@@ -122,7 +127,9 @@ impl MoeStack {
             let (mlp, prefix_of) = (self.mlp(shared.intermediate), |name| format!("{prefix}.{name}"));
             match shared.gate {
                 None => SharedExpert::load(loader, &prefix_of(shared.name), mlp),
-                Some(gate) => SharedExpert::load_gated(loader, &prefix_of(shared.name), &prefix_of(gate), mlp),
+                Some(gate) => {
+                    SharedExpert::load_gated(loader, &prefix_of(shared.name), &prefix_of(gate), mlp)
+                }
             }
         });
         MoeLayer::load(loader, config, shared.transpose()?)

@@ -61,7 +61,9 @@ impl Norm {
             NormKind::Rms | NormKind::Layer { .. } => weight,
         };
         let bias = match config.kind {
-            NormKind::Layer { bias: true } => Some(loader.tensor(place, &format!("{prefix}.bias"), &[dim])?),
+            NormKind::Layer { bias: true } => {
+                Some(loader.tensor(place, &format!("{prefix}.bias"), &[dim])?)
+            }
             _ => None,
         };
         Ok(Norm { config, weight, bias })

@@ -8,6 +8,7 @@ mod hunyuan_v1_moe;
 mod mixtral;
 mod olmoe;
 mod pangu_pro_moe;
+mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
 
@@ -85,6 +86,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Huawei's Pangu Pro MoE: one expert of every group, so that all devices have the same load",
         read: pangu_pro_moe::read,
+    },
+    Family {
+        model_type: "phimoe",
+        aliases: &[],
+        about: "Microsoft's Phi-3.5-MoE: a sparse mixer of two experts, angles by the length of a sequence",
+        read: phimoe::read,
     },
     Family {
         model_type: "qwen2_moe",

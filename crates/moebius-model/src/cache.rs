@@ -100,10 +100,21 @@ struct LayerState {
     next_states: Option<Vec<Tensor>>,
 }
 
+#[derive(Default)]
 struct SequenceState {
     len: usize,
     capacity: usize,
     layers: Vec<LayerState>,
+    history: History,
+}
+
+/// What a sequence read and how, kept by models that may have to read it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct History {
+    /// Its tokens from the first on.
+    pub(crate) tokens: Vec<u32>,
+    /// Whether it was read with the angles of long sequences; `None` while it is being read again.
+    pub(crate) is_long: Option<bool>,
 }
 
 /// The state of all sequences under way.
@@ -122,7 +133,7 @@ impl KvCache {
 
     /// Starts an empty sequence.
     pub fn open(&mut self) -> SequenceId {
-        self.add(SequenceState { len: 0, capacity: 0, layers: Vec::new() })
+        self.add(SequenceState::default())
     }
 
     /// Starts a sequence with all that `id` has read so far; from then on they do not share anything.
@@ -130,14 +141,14 @@ impl KvCache {
     /// # Errors
     /// When there is no memory for the copy.
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId> {
-        let SequenceState { len, capacity, layers } = self.state(id);
+        let SequenceState { len, capacity, layers, history } = self.state(id);
         let copy = |layer: &LayerState| -> Result<LayerState> {
             let rows = layer.rows.iter().map(Tensor::copy).collect::<candle_core::Result<_>>()?;
             Ok(LayerState { rows, states: layer.states.clone(), next_states: None })
         };
-        let (len, capacity) = (*len, *capacity);
+        let (len, capacity, history) = (*len, *capacity, history.clone());
         let layers = layers.iter().map(copy).collect::<Result<_>>()?;
-        Ok(self.add(SequenceState { len, capacity, layers }))
+        Ok(self.add(SequenceState { len, capacity, layers, history }))
     }
 
     /// Forgets all but the first `len` positions of a sequence.
@@ -151,7 +162,7 @@ impl KvCache {
             return Ok(());
         }
         if len == 0 {
-            *self.state_mut(id) = SequenceState { len: 0, capacity: 0, layers: Vec::new() };
+            *self.state_mut(id) = SequenceState::default();
             return Ok(());
         }
         if let Some(layer) = self.spec.layers.iter().position(|layer| !layer.states().is_empty()) {
@@ -316,6 +327,25 @@ impl KvCache {
             if let Some(states) = layer.next_states.take() {
                 layer.states = states;
             }
+        }
+    }
+
+    /// What a sequence read, as far as [`KvCache::remember`] was told.
+    pub(crate) fn history(&self, id: SequenceId) -> &History {
+        &self.state(id).history
+    }
+
+    /// Notes that the rows of a sequence were, or are about to be, made anew.
+    pub(crate) fn set_long(&mut self, id: SequenceId, is_long: Option<bool>) {
+        self.state_mut(id).history.is_long = is_long;
+    }
+
+    /// Notes the tokens that a sequence read from `position` on.
+    pub(crate) fn remember(&mut self, id: SequenceId, position: usize, tokens: &[u32]) {
+        let history = &mut self.state_mut(id).history;
+        history.tokens.truncate(position);
+        if history.tokens.len() == position {
+            history.tokens.extend_from_slice(tokens);
         }
     }
 

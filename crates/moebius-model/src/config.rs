@@ -153,6 +153,14 @@ impl Config {
     /// [`Error::TopK`] for an override that the layer cannot serve, [`Error::Config`] for such a file.
     pub(crate) fn top_k(&self, key: &str, n_experts: usize) -> Result<usize> {
         let configured = self.size_of(&[key], n_experts)?;
+        self.overridden_top_k(configured, n_experts)
+    }
+
+    /// Experts that a token goes through: the override, or what the file says.
+    ///
+    /// # Errors
+    /// [`Error::TopK`] for an override that the layer cannot serve.
+    pub(crate) fn overridden_top_k(&self, configured: usize, n_experts: usize) -> Result<usize> {
         match self.top_k_override {
             Some(requested) if !(1..=n_experts).contains(&requested) => {
                 Err(Error::TopK { requested, n_experts })
@@ -276,6 +284,30 @@ impl Config {
                 Err(Error::config(key, format!("expected {n_layers} entries, got {}", layers.len())))
             }
             layers => Ok(layers),
+        }
+    }
+
+    /// A size of at least 1 and at most `limit` for each layer: a list, or one number for all of them.
+    pub(crate) fn opt_sizes(&self, key: &str, n_layers: usize, limit: usize) -> Result<Option<Vec<usize>>> {
+        let expected = format!("numbers from 1 to {limit}");
+        let size =
+            |value: &Value| value.as_u64().filter(|&n| n >= 1 && n <= limit as u64).map(|n| n as usize);
+        match self.value(key) {
+            Some(Value::Array(_)) => match self.list(key, &expected, size)? {
+                Some(sizes) if sizes.len() != n_layers => {
+                    Err(Error::config(key, format!("expected {n_layers} entries, got {}", sizes.len())))
+                }
+                sizes => Ok(sizes),
+            },
+            _ => Ok(self.opt_size_of(&[key], limit)?.map(|size| vec![size; n_layers])),
+        }
+    }
+
+    /// Fails unless a key is absent or says `value`, the only one that the family can run.
+    pub(crate) fn expect(&self, key: &str, value: &Value) -> Result<()> {
+        match self.value(key) {
+            Some(got) if got != value => Err(unexpected(key, &shown(value), got)),
+            _ => Ok(()),
         }
     }
 

@@ -1,11 +1,16 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
+mod afmoe;
 mod deepseek_v3;
+mod flex_olmo;
 mod gpt_oss;
 mod granitemoe;
+mod hunyuan_v1_moe;
 mod lfm2_moe;
 mod mixtral;
 mod olmoe;
+mod pangu_pro_moe;
+mod phimoe;
 mod qwen2_moe;
 mod qwen3_5_moe;
 mod qwen3_moe;
@@ -41,10 +46,22 @@ pub struct Family {
 /// All families, by name.
 pub const FAMILIES: &[Family] = &[
     Family {
+        model_type: "afmoe",
+        aliases: &[],
+        about: "Arcee's Trinity: gated attention, windows with positions and full layers without",
+        read: afmoe::read,
+    },
+    Family {
         model_type: "deepseek_v3",
         aliases: &["kimi_k2"],
         about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
         read: deepseek_v3::read,
+    },
+    Family {
+        model_type: "flex_olmo",
+        aliases: &[],
+        about: "Ai2's FlexOlmo: one wide expert for each body of data, norms after attention and experts",
+        read: flex_olmo::read,
     },
     Family {
         model_type: "gpt_oss",
@@ -57,6 +74,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
         read: granitemoe::read,
+    },
+    Family {
+        model_type: "hunyuan_v1_moe",
+        aliases: &[],
+        about: "Tencent's Hunyuan-A13B: a shared expert beside the routed ones, norms after rotation",
+        read: hunyuan_v1_moe::read,
     },
     Family {
         model_type: "lfm2_moe",
@@ -75,6 +98,18 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Ai2's OLMoE: many narrow experts, normalised queries and keys",
         read: olmoe::read,
+    },
+    Family {
+        model_type: "PanguProMoE",
+        aliases: &[],
+        about: "Huawei's Pangu Pro MoE: one expert of every group, so that all devices have the same load",
+        read: pangu_pro_moe::read,
+    },
+    Family {
+        model_type: "phimoe",
+        aliases: &[],
+        about: "Microsoft's Phi-3.5-MoE: a sparse mixer of two experts, angles by the length of a sequence",
+        read: phimoe::read,
     },
     Family {
         model_type: "qwen2_moe",

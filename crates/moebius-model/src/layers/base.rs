@@ -4,7 +4,7 @@ use moebius_backend::{Activation, Pairing};
 
 use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, shown};
 use crate::layers::{
-    AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults,
+    AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults, RopeForm,
 };
 use crate::{Error, Result};
 
@@ -27,6 +27,8 @@ pub(crate) struct Defaults {
     pub(crate) partial_rotary: Option<f64>,
     /// Which elements of a head turn together.
     pub(crate) pairing: Pairing,
+    /// What the family says about rotations beside the usual.
+    pub(crate) rope_form: RopeForm,
     /// What keys are called.
     pub(crate) keys: Keys,
 }
@@ -43,13 +45,14 @@ impl Defaults {
         tied: false,
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
+        rope_form: RopeForm::Usual,
         keys: Keys::USUAL,
     };
 
     /// The same for rotations of heads of `head_dim`.
     pub(crate) fn rope(&self, head_dim: usize, context: usize) -> RopeDefaults {
-        let Defaults { rope_theta: theta, partial_rotary: partial, pairing, .. } = *self;
-        RopeDefaults { head_dim, theta, context, partial, pairing }
+        let Defaults { rope_theta: theta, partial_rotary: partial, pairing, rope_form: form, .. } = *self;
+        RopeDefaults { head_dim, theta, context, partial, pairing, form }
     }
 }
 

@@ -14,12 +14,15 @@ use moebius_backend::{Backend, Linear, Ops, RopeTable};
 use moebius_metering::{Part, Stage};
 
 use super::{Attention, AttentionConfig, FeedForward, Mixer, Norm, NormConfig, Pass, RopeConfig, project};
-use crate::batch::TokenBatch;
+use crate::batch::{Outputs, TokenBatch};
 use crate::cache::{CacheSpec, KvCache, LayerCacheSpec};
 use crate::info::Place;
 use crate::loader::Loader;
 use crate::model::{Model, Watch};
 use crate::{Error, Result};
+
+/// Rows of a pass over tokens that are read once more.
+const READ_AGAIN_ROWS: usize = 256;
 
 /// Constant factors of the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -204,7 +207,50 @@ impl Decoder {
 
     fn ropes(&self, batch: &TokenBatch) -> Result<Vec<RopeTable>> {
         let device = &self.backend.info().device;
-        self.config.ropes.iter().map(|rope| rope.table(batch.positions(), device)).collect()
+        self.config.ropes.iter().map(|rope| rope.table(batch.positions_in_lengths(), device)).collect()
+    }
+
+    /// Whether a sequence of `length` positions takes other angles than a short one.
+    fn is_long(&self, length: usize) -> bool {
+        self.config.ropes.iter().any(|rope| rope.is_long(length))
+    }
+
+    /// Makes the cached rows of those sequences anew whose length asks for other angles than they were made with: the
+    /// angles of all positions change, and with them what every layer saw.
+    fn read_again(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<()> {
+        for span in batch.spans() {
+            let (history, is_long) = (cache.history(span.sequence), self.is_long(span.length));
+            let Some(tokens) = history.tokens.get(..span.first_position).filter(|tokens| !tokens.is_empty()) else {
+                continue;
+            };
+            if history.is_long == Some(is_long) {
+                continue;
+            }
+            let tokens = tokens.to_vec();
+            cache.set_long(span.sequence, None);
+            for (nth, chunk) in tokens.chunks(READ_AGAIN_ROWS).enumerate() {
+                let mut again = TokenBatch::new();
+                again.push(span.sequence, chunk, nth * READ_AGAIN_ROWS, Outputs::None);
+                again.expect_length(span.length);
+                self.compute(&again, cache, &mut Watch { meter: watch.meter, probe: None })?;
+            }
+            cache.set_long(span.sequence, Some(is_long));
+        }
+        Ok(())
+    }
+
+    /// A pass without its end: the lengths of sequences stay as they are.
+    fn compute(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<Tensor> {
+        let x = self.embed(batch)?;
+        watch.meter.lap(Stage::Embedding);
+        for span in batch.spans() {
+            cache.reserve(span.sequence, span.first_position + span.rows.len())?;
+        }
+        let ops = self.backend.ops();
+        let ropes = self.ropes(batch)?;
+        watch.meter.lap(Stage::Positions);
+        let x = self.run(&mut Pass { ops, batch, ropes: &ropes, watch }, x, cache)?;
+        self.logits(ops, &x, watch)
     }
 
     /// Runs all layers: the residual stream of all rows, or of those whose logits are wanted.
@@ -268,18 +314,17 @@ impl Model for Decoder {
     }
 
     fn forward(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<Tensor> {
-        watch.batch(batch);
-        let x = self.embed(batch)?;
-        watch.meter.lap(Stage::Embedding);
-        for span in batch.spans() {
-            cache.reserve(span.sequence, span.first_position + span.rows.len())?;
+        let by_length = self.config.ropes.iter().any(RopeConfig::depends_on_length);
+        if by_length {
+            self.read_again(batch, cache, watch)?;
         }
-        let ops = self.backend.ops();
-        let ropes = self.ropes(batch)?;
-        watch.meter.lap(Stage::Positions);
-        let x = self.run(&mut Pass { ops, batch, ropes: &ropes, watch }, x, cache)?;
-        let logits = self.logits(ops, &x, watch)?;
+        watch.batch(batch);
+        let logits = self.compute(batch, cache, watch)?;
         for span in batch.spans() {
+            if by_length {
+                cache.remember(span.sequence, span.first_position, &batch.tokens()[span.rows.clone()]);
+                cache.set_long(span.sequence, Some(self.is_long(span.length)));
+            }
             cache.commit(span.sequence, span.first_position + span.rows.len());
         }
         Ok(logits)

@@ -31,7 +31,7 @@ pub(crate) use latent::{LatentAttention, LatentConfig};
 pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
 pub(crate) use norm::{Norm, NormConfig, NormKind};
 pub(crate) use recurrent::MAX_KERNEL;
-pub(crate) use rope::{RopeConfig, RopeDefaults, RopeScaling};
+pub(crate) use rope::{RopeConfig, RopeDefaults, RopeForm, RopeScaling};
 pub(crate) use short_conv::ShortConv;
 
 use crate::Result;

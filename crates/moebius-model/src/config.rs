@@ -89,6 +89,24 @@ impl Config {
         if own.is_some_and(|own| own >= size as u64) { self } else { self.with_size(key, size) }
     }
 
+    /// The same model with the first `layers` of its layers: what is said of each layer is said of these alone.
+    pub(crate) fn with_layers(mut self, layers: usize) -> Self {
+        const KEYS: [&str; 2] = ["num_hidden_layers", "n_layers"];
+        let Some((key, had)) = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?))) else {
+            return self.with_size(KEYS[0], layers);
+        };
+        for value in self.values.values_mut() {
+            match value {
+                Value::Array(items) if items.len() as u64 == had => items.truncate(layers),
+                Value::String(pattern) if pattern.len() as u64 == had => {
+                    *pattern = pattern.chars().take(layers).collect();
+                }
+                _ => {}
+            }
+        }
+        self.with_size(key, layers)
+    }
+
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
         Config { values, used: RefCell::default(), top_k_override: None, text_part_of: None }

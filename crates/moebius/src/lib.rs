@@ -39,6 +39,7 @@ mod memory;
 mod model;
 mod observer;
 mod partial;
+mod published;
 mod route;
 mod score;
 
@@ -56,6 +57,7 @@ pub use knobs::{KNOBS, Knob};
 pub use locate::{bundled_model, locate_model};
 pub use model::{Model, OpenOptions, TextSummary, inspect};
 pub use observer::LayerLoads;
+pub use published::{PublishedModel, published_models};
 pub use route::{LayerRoute, RouteRecorder};
 pub use score::{Score, ScoreOptions, perplexity};
 

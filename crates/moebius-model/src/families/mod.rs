@@ -1,8 +1,16 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
+mod bailing_moe;
+mod deepseek_v2;
 mod deepseek_v3;
+mod dots1;
+mod ernie4_5_moe;
+mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_oss;
 mod granitemoe;
+mod granitemoeshared;
+mod minimax_m2;
 mod mixtral;
 mod olmoe;
 mod qwen2_moe;
@@ -38,10 +46,46 @@ pub struct Family {
 /// All families, by name.
 pub const FAMILIES: &[Family] = &[
     Family {
+        model_type: "bailing_moe",
+        aliases: &["bailing_moe_v2"],
+        about: "Ling and Ring: queries, keys and values in one tensor, experts chosen in groups",
+        read: bailing_moe::read,
+    },
+    Family {
+        model_type: "deepseek_v2",
+        aliases: &[],
+        about: "DeepSeek-V2 and Coder-V2: latent attention, softmax over fine experts",
+        read: deepseek_v2::read,
+    },
+    Family {
         model_type: "deepseek_v3",
         aliases: &["kimi_k2"],
         about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
         read: deepseek_v3::read,
+    },
+    Family {
+        model_type: "dots1",
+        aliases: &[],
+        about: "dots.llm1: per-head norms, sigmoid router with a correction bias",
+        read: dots1::read,
+    },
+    Family {
+        model_type: "ernie4_5_moe",
+        aliases: &[],
+        about: "Baidu's ERNIE 4.5: softmax router with a correction bias, experts in part of the layers",
+        read: ernie4_5_moe::read,
+    },
+    Family {
+        model_type: "glm4_moe",
+        aliases: &[],
+        about: "GLM-4.5 to 4.7: partly rotated heads, sigmoid router with a correction bias",
+        read: glm4_moe::read,
+    },
+    Family {
+        model_type: "glm4_moe_lite",
+        aliases: &[],
+        about: "GLM-4.7-Flash: latent attention, sigmoid router with a correction bias",
+        read: glm4_moe_lite::read,
     },
     Family {
         model_type: "gpt_oss",
@@ -54,6 +98,18 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
         read: granitemoe::read,
+    },
+    Family {
+        model_type: "granitemoeshared",
+        aliases: &[],
+        about: "IBM Granite MoE with a shared expert",
+        read: granitemoeshared::read,
+    },
+    Family {
+        model_type: "minimax_m2",
+        aliases: &[],
+        about: "MiniMax-M2: norms over all heads, sigmoid router with a correction bias",
+        read: minimax_m2::read,
     },
     Family {
         model_type: "mixtral",

@@ -48,6 +48,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         stack,
         attention: UsualAttention::alike(attention, base.n_layers),
         names: NAMES,
+        head_bias: false,
         mtp_layers: mtp_layers(config)?,
         base,
     }))

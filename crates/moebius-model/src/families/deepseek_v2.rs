@@ -36,6 +36,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         stack,
         attention: UsualAttention::Latent(attention),
         names: LayerNames::USUAL,
+        head_bias: false,
         mtp_layers: mtp_layers(config)?,
         base,
     }))

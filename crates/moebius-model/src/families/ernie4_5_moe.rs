@@ -47,6 +47,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         stack,
         attention: UsualAttention::alike(attention, base.n_layers),
         names: LayerNames::USUAL,
+        head_bias: bias,
         mtp_layers: mtp_layers(config)?,
         base,
     }))

@@ -31,6 +31,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
         attention: UsualAttention::Latent(LatentConfig::read(config, &base)?),
         names: LayerNames::USUAL,
+        head_bias: false,
         mtp_layers: mtp_layers(config)?,
         base,
     }))

@@ -28,6 +28,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         attention: UsualAttention::Latent(LatentConfig::read(config, &base)?),
         // Kimi-K2.5 and Kimi-VL wrap the whole model.
         names: if config.text_part_of().is_some() { LayerNames::WRAPPED } else { LayerNames::USUAL },
+        head_bias: false,
         mtp_layers: mtp_layers(config)?,
         base,
     }))

@@ -1,12 +1,20 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
 mod afmoe;
+mod bailing_moe;
+mod deepseek_v2;
 mod deepseek_v3;
+mod dots1;
+mod ernie4_5_moe;
 mod flex_olmo;
+mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_oss;
 mod granitemoe;
+mod granitemoeshared;
 mod hunyuan_v1_moe;
 mod lfm2_moe;
+mod minimax_m2;
 mod mixtral;
 mod olmoe;
 mod pangu_pro_moe;
@@ -52,16 +60,52 @@ pub const FAMILIES: &[Family] = &[
         read: afmoe::read,
     },
     Family {
+        model_type: "bailing_moe",
+        aliases: &["bailing_moe_v2"],
+        about: "Ling and Ring: queries, keys and values in one tensor, experts chosen in groups",
+        read: bailing_moe::read,
+    },
+    Family {
+        model_type: "deepseek_v2",
+        aliases: &[],
+        about: "DeepSeek-V2 and Coder-V2: latent attention, softmax over fine experts",
+        read: deepseek_v2::read,
+    },
+    Family {
         model_type: "deepseek_v3",
         aliases: &["kimi_k2"],
         about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
         read: deepseek_v3::read,
     },
     Family {
+        model_type: "dots1",
+        aliases: &[],
+        about: "dots.llm1: per-head norms, sigmoid router with a correction bias",
+        read: dots1::read,
+    },
+    Family {
+        model_type: "ernie4_5_moe",
+        aliases: &[],
+        about: "Baidu's ERNIE 4.5: softmax router with a correction bias, experts in part of the layers",
+        read: ernie4_5_moe::read,
+    },
+    Family {
         model_type: "flex_olmo",
         aliases: &[],
         about: "Ai2's FlexOlmo: one wide expert for each body of data, norms after attention and experts",
         read: flex_olmo::read,
+    },
+    Family {
+        model_type: "glm4_moe",
+        aliases: &[],
+        about: "GLM-4.5 to 4.7: partly rotated heads, sigmoid router with a correction bias",
+        read: glm4_moe::read,
+    },
+    Family {
+        model_type: "glm4_moe_lite",
+        aliases: &[],
+        about: "GLM-4.7-Flash: latent attention, sigmoid router with a correction bias",
+        read: glm4_moe_lite::read,
     },
     Family {
         model_type: "gpt_oss",
@@ -76,6 +120,12 @@ pub const FAMILIES: &[Family] = &[
         read: granitemoe::read,
     },
     Family {
+        model_type: "granitemoeshared",
+        aliases: &[],
+        about: "IBM Granite MoE with a shared expert",
+        read: granitemoeshared::read,
+    },
+    Family {
         model_type: "hunyuan_v1_moe",
         aliases: &[],
         about: "Tencent's Hunyuan-A13B: a shared expert beside the routed ones, norms after rotation",
@@ -86,6 +136,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Liquid AI's LFM2-MoE: short convolutions between attention layers, biased selection",
         read: lfm2_moe::read,
+    },
+    Family {
+        model_type: "minimax_m2",
+        aliases: &[],
+        about: "MiniMax-M2: norms over all heads, sigmoid router with a correction bias",
+        read: minimax_m2::read,
     },
     Family {
         model_type: "mixtral",

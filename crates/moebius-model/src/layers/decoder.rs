@@ -181,6 +181,8 @@ pub(crate) struct Decoder {
     layers: Vec<DecoderLayer>,
     norm: Norm,
     head: Arc<dyn Linear>,
+    /// What the table of tokens lacks to be an output projection with a bias, `[vocab]`.
+    tied_bias: Option<Tensor>,
 }
 
 impl Decoder {
@@ -191,10 +193,26 @@ impl Decoder {
         layers: Vec<DecoderLayer>,
     ) -> Result<Self> {
         let (embedding, head) = embedding_and_head(loader, &config)?;
+        let tied_bias = match Arc::ptr_eq(&embedding, &head) && config.head_bias {
+            true => {
+                let name = format!("{}.bias", config.names.head);
+                Some(loader.tensor(Place::LmHead, &name, &[config.vocab_size])?)
+            }
+            false => None,
+        };
         let norm = Norm::load(loader, Place::Norm, config.names.norm, config.hidden, config.norm)?;
         let cache =
             CacheSpec { layers: layers.iter().map(DecoderLayer::cache).collect(), context: config.context };
-        Ok(Decoder { backend: loader.backend().clone(), embedding, layers, norm, head, cache, config })
+        Ok(Decoder {
+            backend: loader.backend().clone(),
+            embedding,
+            layers,
+            norm,
+            head,
+            tied_bias,
+            cache,
+            config,
+        })
     }
 
     fn embed(&self, batch: &TokenBatch) -> Result<Tensor> {
@@ -300,6 +318,10 @@ impl Decoder {
         let x = self.norm.forward(ops, x)?;
         watch.meter.lap(Stage::Norms);
         let logits = project(watch.meter, Part::LmHead, self.head.as_ref(), &x)?;
+        let logits = match &self.tied_bias {
+            None => logits,
+            Some(bias) => logits.broadcast_add(bias)?,
+        };
         let logits = scaled(logits, 1.0 / self.config.multipliers.logits_divisor)?;
         match self.config.softcap {
             None => Ok(logits),
@@ -346,7 +368,7 @@ fn embedding_and_head(
     let name = if config.tied && only_head { head } else { table };
     let embedding = loader.linear(Place::Embedding, name, shape, false)?;
     let shared = !loader.has(&head_weight) || only_head || loader.same_bytes(&table_weight, &head_weight);
-    if config.tied && shared && !config.head_bias {
+    if config.tied && shared {
         return Ok((embedding.clone(), embedding));
     }
     Ok((embedding, loader.linear(Place::LmHead, head, shape, config.head_bias)?))

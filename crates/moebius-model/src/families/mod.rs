@@ -2,6 +2,7 @@
 
 mod deepseek_v3;
 mod granitemoe;
+mod granitemoehybrid;
 mod lfm2_moe;
 mod mixtral;
 mod olmoe;
@@ -48,6 +49,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
         read: granitemoe::read,
+    },
+    Family {
+        model_type: "granitemoehybrid",
+        aliases: &[],
+        about: "IBM Granite 4 hybrids: Mamba-2 between attention layers, with experts or without",
+        read: granitemoehybrid::read,
     },
     Family {
         model_type: "lfm2_moe",

@@ -27,6 +27,8 @@ pub(crate) struct Defaults {
     pub(crate) partial_rotary: Option<f64>,
     /// Which elements of a head turn together.
     pub(crate) pairing: Pairing,
+    /// Whether anything is rotated at all.
+    pub(crate) rotates: bool,
     /// What keys are called.
     pub(crate) keys: Keys,
 }
@@ -43,6 +45,7 @@ impl Defaults {
         tied: false,
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
+        rotates: true,
         keys: Keys::USUAL,
     };
 
@@ -147,7 +150,10 @@ impl BaseConfig {
             norm_eps: config.opt_positive(defaults.keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
             tied: config.flag_or(defaults.keys.tied, defaults.tied)?,
-            rope: RopeConfig::read(config, defaults.rope(head_dim, context))?,
+            rope: match defaults.rotates {
+                true => RopeConfig::read(config, defaults.rope(head_dim, context))?,
+                false => RopeConfig::none(config),
+            },
             eos_token_ids: token_ids(config, "eos_token_id")?,
             bos_token_id: token_ids(config, "bos_token_id")?.first().copied(),
         })
@@ -191,7 +197,7 @@ impl BaseConfig {
 }
 
 /// The non-linearity under `key`, in the spellings of the Hugging Face configurations.
-fn activation(config: &Config, key: &str) -> Result<Activation> {
+pub(crate) fn activation(config: &Config, key: &str) -> Result<Activation> {
     match config.opt_text(key)? {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),

@@ -3,8 +3,10 @@
 mod deepseek_v3;
 mod granitemoe;
 mod granitemoehybrid;
+mod jamba;
 mod lfm2_moe;
 mod mixtral;
+mod nemotron_h;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_5_moe;
@@ -57,6 +59,12 @@ pub const FAMILIES: &[Family] = &[
         read: granitemoehybrid::read,
     },
     Family {
+        model_type: "jamba",
+        aliases: &[],
+        about: "AI21's Jamba: Mamba between attention layers without positions, some layers with experts",
+        read: jamba::read,
+    },
+    Family {
         model_type: "lfm2_moe",
         aliases: &[],
         about: "Liquid AI's LFM2-MoE: short convolutions between attention layers, biased selection",
@@ -67,6 +75,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Mistral's Mixtral: a few wide experts, softmax over the chosen ones",
         read: mixtral::read,
+    },
+    Family {
+        model_type: "nemotron_h",
+        aliases: &[],
+        about: "NVIDIA's Nemotron-H: Mamba-2, attention and experts without gates in layers of their own",
+        read: nemotron_h::read,
     },
     Family {
         model_type: "olmoe",

@@ -4,14 +4,13 @@
 //! `h = exp(-s exp(A)) h + s v Bᵀ`; `y = h C + D v`; then `out_proj(y * silu(z))`.
 //! Shapes: `x: [tokens, hidden]` in and out; states `[kernel - 1, channels]` and `[channels, 1, state_dim]`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Activation, Linear, SelectiveScan};
 use moebius_metering::Part;
 
-use super::recurrent::{CausalConv, by_sequence, count_steps};
+use super::recurrent::{CausalConv, count_steps, recur};
 use super::{Mixer, Norm, NormConfig, Pass};
 use crate::Result;
 use crate::cache::{KvCache, LayerCacheSpec};
@@ -89,33 +88,17 @@ impl Mamba {
         })
     }
 
-    /// The rows of one sequence: `[rows, channels]` and the new states.
-    fn scan(
-        &self,
-        pass: &Pass<'_, '_>,
-        mixed: &Tensor,
-        rows: Range<usize>,
-        states: &[Tensor],
-    ) -> Result<(Tensor, Vec<Tensor>)> {
-        let MambaConfig { state_dim, step_rank, activation, .. } = self.config;
-        let (x, conv_state) =
-            self.conv.forward(pass, &mixed.narrow(0, rows.start, rows.len())?, &states[0])?;
-        let x = pass.ops.activate(activation, &x)?;
-        let coefficients = pass.project(Part::Attention, &self.coefficients, &x)?;
+    /// Steps of the convolved rows, what is written into the states and what is read from them.
+    fn coefficients(&self, pass: &Pass<'_, '_>, x: &Tensor) -> Result<[Tensor; 3]> {
+        let MambaConfig { state_dim, step_rank, .. } = self.config;
+        let coefficients = pass.project(Part::Attention, &self.coefficients, x)?;
         let normed = |index: usize, first: usize, width: usize| {
             self.norms[index].forward(pass.ops, &coefficients.narrow(1, first, width)?.contiguous()?)
         };
         let step = pass.project(Part::Attention, &self.step, &normed(0, 0, step_rank)?)?;
-        let inputs = SelectiveScan {
-            x: &x.unsqueeze(2)?,
-            step: &pass.ops.softplus(&step)?,
-            rate: &self.rate,
-            input: &normed(1, step_rank, state_dim)?.unsqueeze(1)?,
-            output: &normed(2, step_rank + state_dim, state_dim)?.unsqueeze(1)?,
-            skip: &self.skip,
-        };
-        let (output, state) = pass.ops.selective_scan(&inputs, &states[1])?;
-        Ok((output, vec![conv_state, state]))
+        let (input, output) =
+            (normed(1, step_rank, state_dim)?, normed(2, step_rank + state_dim, state_dim)?);
+        Ok([pass.ops.softplus(&step)?, input.unsqueeze(1)?, output.unsqueeze(1)?])
     }
 }
 
@@ -133,7 +116,17 @@ impl Mixer for Mamba {
         let gate = projected.narrow(1, channels, channels)?.contiguous()?;
         let state = channels * state_dim;
         count_steps(pass, self.conv.macs() + 2 * state, self.conv.state().iter().product::<usize>() + state);
-        let y = by_sequence(pass, layer, cache, |rows, states| self.scan(pass, &mixed, rows, states))?;
+        let (x, conv_states) = self.conv.forward(pass, layer, &mixed, cache)?;
+        let x = pass.ops.activate(self.config.activation, &x)?;
+        let inputs = self.coefficients(pass, &x)?;
+        let x = x.unsqueeze(2)?; // [tokens, channels, 1]
+        let y = recur(pass, layer, cache, conv_states, |rows, state| {
+            let of_rows = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+            let [step, input, output] = [of_rows(&inputs[0])?, of_rows(&inputs[1])?, of_rows(&inputs[2])?];
+            let (x, rate, skip) = (&of_rows(&x)?, &self.rate, &self.skip);
+            let inputs = SelectiveScan { x, step: &step, rate, input: &input, output: &output, skip };
+            Ok(pass.ops.selective_scan(&inputs, state)?)
+        })?;
         pass.project(Part::Attention, &self.output, &pass.ops.glu(Activation::Silu, &gate, &y)?)
     }
 

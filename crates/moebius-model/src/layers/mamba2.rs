@@ -5,7 +5,6 @@
 //! Shapes: `x: [tokens, hidden]` in and out; states `[kernel - 1, channels]` and `[heads, head_dim, state_dim]`,
 //! channels being those of v, B and C.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -13,7 +12,7 @@ use moebius_backend::{Activation, Linear, SelectiveScan};
 use moebius_metering::Part;
 use serde_json::Value;
 
-use super::recurrent::{CausalConv, by_sequence, count_steps};
+use super::recurrent::{CausalConv, count_steps, recur};
 use super::{Mixer, Norm, Pass};
 use crate::cache::{KvCache, LayerCacheSpec};
 use crate::config::{Config, MAX_WIDTH};
@@ -142,32 +141,16 @@ impl Mamba2 {
         })
     }
 
-    /// The rows of one sequence: `[rows, heads * head_dim]` and the new states.
-    fn scan(
-        &self,
-        pass: &Pass<'_, '_>,
-        (mixed, step): (&Tensor, &Tensor),
-        rows: Range<usize>,
-        states: &[Tensor],
-    ) -> Result<(Tensor, Vec<Tensor>)> {
+    /// The convolved rows as values, what is written into the states and what is read from them.
+    fn split(&self, pass: &Pass<'_, '_>, mixed: &Tensor) -> Result<[Tensor; 3]> {
         let Mamba2Config { heads, head_dim, groups, state_dim, .. } = self.config;
-        let of_rows = |x: &Tensor| x.narrow(0, rows.start, rows.len());
-        let (mixed, conv_state) = self.conv.forward(pass, &of_rows(mixed)?, &states[0])?;
-        let mixed = pass.ops.activate(self.config.activation, &mixed)?;
+        let mixed = pass.ops.activate(self.config.activation, mixed)?;
         let part = |first: usize, heads: usize, width: usize| {
-            mixed.narrow(1, first, heads * width)?.contiguous()?.reshape((rows.len(), heads, width))
+            mixed.narrow(1, first, heads * width)?.contiguous()?.reshape((mixed.dim(0)?, heads, width))
         };
-        let values = self.config.values();
-        let inputs = SelectiveScan {
-            x: &part(0, heads, head_dim)?,
-            step: &of_rows(step)?,
-            rate: &self.rate,
-            input: &part(values, groups, state_dim)?,
-            output: &part(values + self.config.shared(), groups, state_dim)?,
-            skip: &self.skip,
-        };
-        let (output, state) = pass.ops.selective_scan(&inputs, &states[1])?;
-        Ok((output, vec![conv_state, state]))
+        let (values, shared) = (self.config.values(), self.config.shared());
+        let (input, output) = (part(values, groups, state_dim)?, part(values + shared, groups, state_dim)?);
+        Ok([part(0, heads, head_dim)?, input, output])
     }
 
     /// `norm(y * silu(gate))`.
@@ -197,8 +180,15 @@ impl Mixer for Mamba2 {
         let step = step.clamp(least as f32, largest as f32)?;
         let state = values * state_dim;
         count_steps(pass, self.conv.macs() + 2 * state, self.conv.state().iter().product::<usize>() + state);
-        let y =
-            by_sequence(pass, layer, cache, |rows, states| self.scan(pass, (&mixed, &step), rows, states))?;
+        let (mixed, conv_states) = self.conv.forward(pass, layer, &mixed, cache)?;
+        let inputs = self.split(pass, &mixed)?;
+        let y = recur(pass, layer, cache, conv_states, |rows, state| {
+            let of_rows = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+            let [x, input, output] = [of_rows(&inputs[0])?, of_rows(&inputs[1])?, of_rows(&inputs[2])?];
+            let (step, rate, skip) = (&of_rows(&step)?, &self.rate, &self.skip);
+            let inputs = SelectiveScan { x: &x, step, rate, input: &input, output: &output, skip };
+            Ok(pass.ops.selective_scan(&inputs, state)?)
+        })?;
         let gate = projected.narrow(1, 0, values)?.contiguous()?;
         pass.project(Part::Attention, &self.output, &self.gated(pass, &gate, &y)?)
     }

@@ -27,7 +27,8 @@ pub(crate) use base::{BaseConfig, Defaults, Keys, activation};
 pub(crate) use decoder::{Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Multipliers};
 pub(crate) use delta_net::{DeltaNet, DeltaNetConfig};
 pub(crate) use feed_forward::{
-    FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert, SharedExpert,
+    FeedForward, LatentExperts, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert,
+    SharedExpert,
 };
 pub(crate) use latent::{LatentAttention, LatentConfig};
 pub(crate) use mamba::{Mamba, MambaConfig};

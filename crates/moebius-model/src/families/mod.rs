@@ -11,11 +11,14 @@ mod glm4_moe;
 mod glm4_moe_lite;
 mod gpt_oss;
 mod granitemoe;
+mod granitemoehybrid;
 mod granitemoeshared;
 mod hunyuan_v1_moe;
+mod jamba;
 mod lfm2_moe;
 mod minimax_m2;
 mod mixtral;
+mod nemotron_h;
 mod olmoe;
 mod pangu_pro_moe;
 mod phimoe;
@@ -120,6 +123,12 @@ pub const FAMILIES: &[Family] = &[
         read: granitemoe::read,
     },
     Family {
+        model_type: "granitemoehybrid",
+        aliases: &[],
+        about: "IBM Granite 4 hybrids: Mamba-2 between attention layers, with experts or without",
+        read: granitemoehybrid::read,
+    },
+    Family {
         model_type: "granitemoeshared",
         aliases: &[],
         about: "IBM Granite MoE with a shared expert",
@@ -130,6 +139,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Tencent's Hunyuan-A13B: a shared expert beside the routed ones, norms after rotation",
         read: hunyuan_v1_moe::read,
+    },
+    Family {
+        model_type: "jamba",
+        aliases: &[],
+        about: "AI21's Jamba: Mamba between attention layers without positions, some layers with experts",
+        read: jamba::read,
     },
     Family {
         model_type: "lfm2_moe",
@@ -148,6 +163,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Mistral's Mixtral: a few wide experts, softmax over the chosen ones",
         read: mixtral::read,
+    },
+    Family {
+        model_type: "nemotron_h",
+        aliases: &[],
+        about: "NVIDIA's Nemotron-H: Mamba-2, attention and experts without gates in layers of their own",
+        read: nemotron_h::read,
     },
     Family {
         model_type: "olmoe",

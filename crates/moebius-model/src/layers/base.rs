@@ -21,6 +21,10 @@ pub(crate) struct Defaults {
     pub(crate) kv_heads: Option<usize>,
     /// Width of a head; `None` is what the heads share of the width of the stream.
     pub(crate) head_dim: Option<usize>,
+    /// `num_hidden_layers`, in families that say it in another way.
+    pub(crate) n_layers: Option<usize>,
+    /// `hidden_act`.
+    pub(crate) activation: Activation,
     /// `tie_word_embeddings`.
     pub(crate) tied: bool,
     /// `partial_rotary_factor`, in families that have one.
@@ -29,6 +33,8 @@ pub(crate) struct Defaults {
     pub(crate) pairing: Pairing,
     /// What the family says about rotations beside the usual.
     pub(crate) rope_form: RopeForm,
+    /// Whether anything is rotated at all.
+    pub(crate) rotates: bool,
     /// What keys are called.
     pub(crate) keys: Keys,
 }
@@ -42,10 +48,13 @@ impl Defaults {
         context: 2048,
         kv_heads: None,
         head_dim: None,
+        n_layers: None,
+        activation: Activation::Silu,
         tied: false,
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
         rope_form: RopeForm::Usual,
+        rotates: true,
         keys: Keys::USUAL,
     };
 
@@ -142,15 +151,21 @@ impl BaseConfig {
         Ok(BaseConfig {
             vocab_size: config.size_of(&["vocab_size"], MAX_VOCAB)?,
             hidden,
-            n_layers: config.size_of(&["num_hidden_layers"], MAX_LAYERS)?,
+            n_layers: match defaults.n_layers {
+                Some(n_layers) => n_layers,
+                None => config.size_of(&["num_hidden_layers"], MAX_LAYERS)?,
+            },
             heads,
             kv_heads,
             head_dim,
-            activation: activation(config, defaults.keys.activation)?,
+            activation: activation(config, defaults.keys.activation, defaults.activation)?,
             norm_eps: config.opt_positive(defaults.keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
             tied: config.flag_or(defaults.keys.tied, defaults.tied)?,
-            rope: RopeConfig::read(config, defaults.rope(head_dim, context))?,
+            rope: match defaults.rotates {
+                true => RopeConfig::read(config, defaults.rope(head_dim, context))?,
+                false => RopeConfig::none(config),
+            },
             eos_token_ids: token_ids(config, "eos_token_id")?,
             bos_token_id: token_ids(config, "bos_token_id")?.first().copied(),
         })
@@ -194,9 +209,10 @@ impl BaseConfig {
 }
 
 /// The non-linearity under `key`, in the spellings of the Hugging Face configurations.
-fn activation(config: &Config, key: &str) -> Result<Activation> {
+pub(crate) fn activation(config: &Config, key: &str, default: Activation) -> Result<Activation> {
     match config.opt_text(key)? {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
         Some("relu2") => Ok(Activation::ReluSquared),
         Some(other) => {

@@ -3,6 +3,7 @@
 mod afmoe;
 mod deepseek_v3;
 mod flex_olmo;
+mod gemma4;
 mod granitemoe;
 mod hunyuan_v1_moe;
 mod mixtral;
@@ -56,6 +57,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Ai2's FlexOlmo: one wide expert for each body of data, norms after attention and experts",
         read: flex_olmo::read,
+    },
+    Family {
+        model_type: "gemma4",
+        aliases: &["gemma4_text"],
+        about: "Google's Gemma 4: experts beside a dense unit, routed by the residual stream itself",
+        read: gemma4::read,
     },
     Family {
         model_type: "granitemoe",

@@ -27,6 +27,8 @@ pub(crate) struct Defaults {
     pub(crate) pairing: Pairing,
     /// What the family says about rotations beside the usual.
     pub(crate) rope_form: RopeForm,
+    /// The non-linearity.
+    pub(crate) activation: Activation,
     /// `head_dim`; `None` is the hidden size over the heads.
     pub(crate) head_dim: Option<usize>,
     /// What keys are called.
@@ -45,6 +47,7 @@ impl Defaults {
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
         rope_form: RopeForm::Usual,
+        activation: Activation::Silu,
         head_dim: None,
         keys: Keys::USUAL,
     };
@@ -146,7 +149,7 @@ impl BaseConfig {
             heads,
             kv_heads,
             head_dim,
-            activation: activation(config, defaults.keys.activation)?,
+            activation: activation(config, defaults.keys.activation)?.unwrap_or(defaults.activation),
             norm_eps: config.opt_positive(defaults.keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
             tied: config.flag_or(defaults.keys.tied, defaults.tied)?,
@@ -194,11 +197,12 @@ impl BaseConfig {
 }
 
 /// The non-linearity under `key`, in the spellings of the Hugging Face configurations.
-fn activation(config: &Config, key: &str) -> Result<Activation> {
+fn activation(config: &Config, key: &str) -> Result<Option<Activation>> {
     match config.opt_text(key)? {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
-        Some("relu2") => Ok(Activation::ReluSquared),
+        None => Ok(None),
+        Some("silu" | "swish") => Ok(Some(Activation::Silu)),
+        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Some(Activation::GeluTanh)),
+        Some("relu2") => Ok(Some(Activation::ReluSquared)),
         Some(other) => {
             let reason = format!("expected `silu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
             Err(Error::config(key, reason))

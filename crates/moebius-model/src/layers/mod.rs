@@ -7,6 +7,7 @@ mod feed_forward;
 mod latent;
 mod moe_stack;
 mod norm;
+mod parallel;
 mod rope;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) use feed_forward::{
 pub(crate) use latent::{LatentAttention, LatentConfig};
 pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
 pub(crate) use norm::{Norm, NormConfig, NormKind};
+pub(crate) use parallel::DenseBesideExperts;
 pub(crate) use rope::{RopeConfig, RopeDefaults, RopeForm, RopeScaling};
 
 use crate::Result;

@@ -7,6 +7,7 @@ mod deepseek_v3;
 mod dots1;
 mod ernie4_5_moe;
 mod flex_olmo;
+mod gemma4;
 mod glm4_moe;
 mod glm4_moe_lite;
 mod gpt_oss;
@@ -97,6 +98,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Ai2's FlexOlmo: one wide expert for each body of data, norms after attention and experts",
         read: flex_olmo::read,
+    },
+    Family {
+        model_type: "gemma4",
+        aliases: &["gemma4_text"],
+        about: "Google's Gemma 4: experts beside a dense unit, routed by the residual stream itself",
+        read: gemma4::read,
     },
     Family {
         model_type: "glm4_moe",

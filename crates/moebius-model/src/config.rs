@@ -92,7 +92,8 @@ impl Config {
     /// The same model with the first `layers` of its layers: what is said of each layer is said of these alone.
     pub(crate) fn with_layers(mut self, layers: usize) -> Self {
         const KEYS: [&str; 2] = ["num_hidden_layers", "n_layers"];
-        let Some((key, had)) = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?))) else {
+        let Some((key, had)) = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?)))
+        else {
             return self.with_size(KEYS[0], layers);
         };
         for value in self.values.values_mut() {

@@ -27,7 +27,7 @@ pub use batch::{Outputs, Span, TokenBatch};
 pub use cache::{CacheSpec, KvCache, LayerCacheSpec, SequenceId};
 pub use checkpoint::PACKING;
 pub use error::{Error, Result, TensorProblem};
-pub use families::{FAMILIES, Family};
+pub use families::{Checked, FAMILIES, Family};
 pub use files::{ModelFiles, RandomWeights};
 pub use formats::HeldFormats;
 pub use info::{ModelInfo, MoeInfo, Place, Tally};

@@ -66,5 +66,5 @@ pub use moebius_backend::WeightFormat;
 pub use moebius_backend_cpu::keep_freed_memory;
 pub use moebius_engine::{FinishReason, SamplingParams};
 pub use moebius_metering as metering;
-pub use moebius_model::{FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};
+pub use moebius_model::{Checked, FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};
 pub use moebius_router as router;

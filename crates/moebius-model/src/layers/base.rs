@@ -214,9 +214,10 @@ pub(crate) fn activation(config: &Config, key: &str, default: Activation) -> Res
         None => Ok(default),
         Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
+        Some("gelu") => Ok(Activation::Gelu),
         Some("relu2") => Ok(Activation::ReluSquared),
         Some(other) => {
-            let reason = format!("expected `silu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
+            let reason = format!("expected `silu`, `gelu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
             Err(Error::config(key, reason))
         }
     }

@@ -89,6 +89,15 @@ impl Config {
         if own.is_some_and(|own| own >= size as u64) { self } else { self.with_size(key, size) }
     }
 
+    /// Says that there are `layers` layers, and keeps the first so many entries of lists that have one for each.
+    pub(crate) fn with_layers(mut self, layers: usize) -> Self {
+        const KEY: &str = "num_hidden_layers";
+        let own = self.values.get(KEY).and_then(Value::as_u64);
+        let lists = self.values.values_mut().filter_map(Value::as_array_mut);
+        lists.filter(|list| Some(list.len() as u64) == own).for_each(|list| list.truncate(layers));
+        self.with_size(KEY, layers)
+    }
+
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
         Config { values, used: RefCell::default(), top_k_override: None, text_part_of: None }
@@ -356,5 +365,19 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_fewer_layers_lists_of_layers_are_shorter() {
+        let text = r#"{"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "eos_token_id": [1, 2]}"#;
+        let config = Config::parse(text).unwrap().with_layers(2);
+        assert_eq!(config.size_of(&["num_hidden_layers"], 9).unwrap(), 2);
+        assert_eq!(config.per_layer("layer_types", 2, &["a", "b"]).unwrap(), Some(vec![0, 1]));
+        assert_eq!(config.value("eos_token_id").unwrap().as_array().unwrap().len(), 2);
     }
 }

@@ -194,10 +194,11 @@ impl BaseConfig {
 fn activation(config: &Config, key: &str) -> Result<Activation> {
     match config.opt_text(key)? {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu") => Ok(Activation::Gelu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
         Some("relu2") => Ok(Activation::ReluSquared),
         Some(other) => {
-            let reason = format!("expected `silu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
+            let reason = format!("expected `silu`, `gelu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
             Err(Error::config(key, reason))
         }
     }

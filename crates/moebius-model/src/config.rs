@@ -408,3 +408,17 @@ fn kind(value: &Value) -> &'static str {
         Value::Object(_) => "an object",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_fewer_layers_lists_of_layers_are_shorter() {
+        let text = r#"{"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "eos_token_id": [1, 2]}"#;
+        let config = Config::parse(text).unwrap().with_layers(2);
+        assert_eq!(config.size_of(&["num_hidden_layers"], 9).unwrap(), 2);
+        assert_eq!(config.per_layer("layer_types", 2, &["a", "b"]).unwrap(), Some(vec![0, 1]));
+        assert_eq!(config.value("eos_token_id").unwrap().as_array().unwrap().len(), 2);
+    }
+}

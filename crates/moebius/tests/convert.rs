@@ -96,9 +96,12 @@ fn made(config: Value, tensors: &[(String, Vec<usize>)]) -> Scratch {
     for (name, shape) in tensors {
         let elements: usize = shape.iter().product();
         let mut float = || (numbers.below(2001) as f32 / 1000.0 - 1.0) / 4.0;
+        let is_scaled = tensors.iter().any(|(other, _)| *other == format!("{name}_scale_inv"));
         let (dtype, bytes) = match name.rsplit('_').next().unwrap() {
             "blocks" => (Dtype::U8, (0..elements).map(|_| numbers.below(256) as u8).collect()),
             "scales" => (Dtype::U8, (0..elements).map(|_| 122 + numbers.below(3) as u8).collect()),
+            // Up to one in size, without the codes that are no numbers.
+            _ if is_scaled => (Dtype::F8_E4M3, (0..elements).map(|_| numbers.below(0x39) as u8).collect()),
             _ => (Dtype::F32, (0..elements).flat_map(|_| float().to_le_bytes()).collect::<Vec<u8>>()),
         };
         contents.push((name, dtype, shape.clone(), bytes));
@@ -131,16 +134,19 @@ fn keys_and_values_that_are_parts_of_one_tensor_give_the_same_bits() {
         "num_attention_heads": 2, "kv_lora_rank": 64, "q_lora_rank": null, "qk_nope_head_dim": 32,
         "qk_rope_head_dim": 8, "v_head_dim": 96, "intermediate_size": 32, "moe_intermediate_size": 32,
         "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [100, 48]},
     });
     let tensors = with_ends(&[
         ("self_attn.q_proj.weight", &[80, 64]),
         ("self_attn.kv_a_proj_with_mqa.weight", &[72, 64]),
         ("self_attn.kv_a_layernorm.weight", &[64]),
         ("self_attn.kv_b_proj.weight", &[256, 64]),
+        ("self_attn.kv_b_proj.weight_scale_inv", &[3, 2]),
         ("self_attn.o_proj.weight", &[64, 192]),
         ("mlp.gate_proj.weight", &[32, 64]),
         ("mlp.up_proj.weight", &[32, 64]),
         ("mlp.down_proj.weight", &[64, 32]),
+        ("mlp.down_proj.weight_scale_inv", &[1, 1]),
     ]);
     check(made(config, &tensors).path(), formats());
 }

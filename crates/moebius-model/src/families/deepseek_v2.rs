@@ -27,14 +27,9 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let mut stack = defaults.stack(config, &base, ("n_shared_experts", router(config)?))?;
     stack.names = MoeNames::USUAL;
     stack.bias = config.flag_or("mlp_bias", false)?;
-    let mut attention = LatentConfig::read(config, &base)?;
-    // The one key that is null where queries are not squeezed, and has a value where it is absent.
-    if attention.query_rank.is_none() && !config.is_null("q_lora_rank") {
-        attention.query_rank = Some(1536);
-    }
     Ok(Box::new(UsualDecoder {
         stack,
-        attention: UsualAttention::Latent(attention),
+        attention: UsualAttention::Latent(LatentConfig::read(config, &base, 1536)?),
         names: LayerNames::USUAL,
         head_bias: false,
         mtp_layers: mtp_layers(config)?,

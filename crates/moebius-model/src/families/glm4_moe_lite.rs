@@ -29,7 +29,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         StackDefaults { first_dense: 1, shared: 1, groups: 1, keep: 1, renormalize: true, scale: 1.8 };
     Ok(Box::new(UsualDecoder {
         stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
-        attention: UsualAttention::Latent(LatentConfig::read(config, &base)?),
+        attention: UsualAttention::Latent(LatentConfig::read(config, &base, 768)?),
         names: LayerNames::USUAL,
         head_bias: false,
         mtp_layers: mtp_layers(config)?,

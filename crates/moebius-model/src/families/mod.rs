@@ -104,11 +104,6 @@ fn routed_experts(config: &Config) -> Result<(usize, usize)> {
     experts(config, &["n_routed_experts", "num_experts", "num_local_experts"])
 }
 
-/// As [`first_dense_after`] where no layer is dense unless the configuration says so.
-fn first_dense(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
-    first_dense_after(0, config, n_layers)
-}
-
 /// Layers whose feed-forward is routed: those that `mlp_layer_types` calls sparse, or every `moe_layer_freq`-th after
 /// the first `first_k_dense_replace`, or `default`.
 fn first_dense_after(default: usize, config: &Config, n_layers: usize) -> Result<Vec<bool>> {

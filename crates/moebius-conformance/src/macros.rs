@@ -123,6 +123,11 @@ macro_rules! __checks {
             attention_agrees_with_f64
             attention_sees_no_more_than_its_window
             attention_keeps_sequences_apart
+            softplus_agrees_with_f64
+            causal_conv_agrees_with_f64
+            delta_rule_agrees_with_f64
+            selective_scan_agrees_with_f64
+            recurrences_that_do_not_fit_are_errors
             strided_inputs_change_nothing
             no_rows_give_no_rows
             shapes_that_do_not_fit_are_errors
@@ -136,6 +141,7 @@ macro_rules! __checks {
             small_operations_do_not_depend_on_their_batch
             attention_does_not_depend_on_how_a_prompt_was_cut
             attention_does_not_depend_on_other_sequences
+            recurrences_do_not_depend_on_how_a_sequence_was_cut
             the_same_call_gives_the_same_bits
         ] }
     };

@@ -1,12 +1,18 @@
 //! The operations between projections against f64.
 
 mod attention;
+mod recurrence;
 
 pub(super) use attention::{attend, sequence};
 pub use attention::{
     attention_agrees_with_f64, attention_keeps_sequences_apart, attention_sees_no_more_than_its_window,
     spans_that_do_not_fit_are_errors,
 };
+pub use recurrence::{
+    causal_conv_agrees_with_f64, delta_rule_agrees_with_f64, recurrences_that_do_not_fit_are_errors,
+    selective_scan_agrees_with_f64, softplus_agrees_with_f64,
+};
+pub(super) use recurrence::{delta_case, run_delta, run_scan, scan_case};
 
 use moebius_backend::{Activation, Backend, Pairing, RopeTable};
 

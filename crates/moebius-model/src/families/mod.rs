@@ -1,11 +1,13 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
 mod afmoe;
+mod dbrx;
 mod deepseek_v3;
 mod flex_olmo;
 mod gemma4;
 mod granitemoe;
 mod hunyuan_v1_moe;
+mod llama4;
 mod mixtral;
 mod olmoe;
 mod pangu_pro_moe;
@@ -47,6 +49,12 @@ pub const FAMILIES: &[Family] = &[
         read: afmoe::read,
     },
     Family {
+        model_type: "dbrx",
+        aliases: &[],
+        about: "Databricks' DBRX: sixteen experts stacked in one tensor, clipped queries, keys and values",
+        read: dbrx::read,
+    },
+    Family {
         model_type: "deepseek_v3",
         aliases: &["kimi_k2"],
         about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
@@ -75,6 +83,12 @@ pub const FAMILIES: &[Family] = &[
         aliases: &[],
         about: "Tencent's Hunyuan-A13B: a shared expert beside the routed ones, norms after rotation",
         read: hunyuan_v1_moe::read,
+    },
+    Family {
+        model_type: "llama4",
+        aliases: &["llama4_text"],
+        about: "Meta's Llama 4: one expert whose input is weighed, attention in chunks",
+        read: llama4::read,
     },
     Family {
         model_type: "mixtral",

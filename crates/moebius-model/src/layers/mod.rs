@@ -19,7 +19,7 @@ use moebius_metering::{Meter, Part, Work};
 pub(crate) use attention::{
     Attention, AttentionConfig, AttentionNames, InputNames, OutputGate, QkNorm, Values, count_attention,
 };
-pub(crate) use base::{BaseConfig, Defaults, Keys};
+pub(crate) use base::{BaseConfig, Defaults, Keys, activation};
 pub(crate) use decoder::{Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Multipliers};
 pub(crate) use feed_forward::{
     FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert, SharedExpert,

@@ -42,6 +42,8 @@ const IRRELEVANT: &[&str] = &[
 pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
+    /// Keys of objects below it that nobody asked for, with the objects' keys.
+    unused_below: RefCell<Vec<String>>,
     top_k_override: Option<usize>,
     /// `model_type` of the multimodal model that this is the text part of.
     text_part_of: Option<String>,
@@ -110,7 +112,13 @@ impl Config {
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        Config { values, used: RefCell::default(), top_k_override: None, text_part_of: None }
+        Config {
+            values,
+            used: RefCell::default(),
+            unused_below: RefCell::default(),
+            top_k_override: None,
+            text_part_of: None,
+        }
     }
 
     /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
@@ -126,7 +134,7 @@ impl Config {
         }
         let whole = self.values.get("model_type").and_then(Value::as_str).unwrap_or("unnamed");
         let text_part_of = Some(whole.to_owned());
-        Config { values: text, text_part_of, top_k_override: self.top_k_override, used: RefCell::default() }
+        Config { text_part_of, top_k_override: self.top_k_override, ..Config::from_map(text) }
     }
 
     /// `model_type` of the multimodal model that this is the text part of.
@@ -361,7 +369,13 @@ impl Config {
     pub(crate) fn unused(&self) -> Vec<String> {
         let used = self.used.borrow();
         let known = |key: &str| used.contains(key) || IRRELEVANT.contains(&key);
-        self.values.iter().filter(|(k, v)| !v.is_null() && !known(k)).map(|(k, _)| k.clone()).collect()
+        let own = self.values.iter().filter(|(k, v)| !v.is_null() && !known(k)).map(|(k, _)| k.clone());
+        own.chain(self.unused_below.borrow().iter().cloned()).collect()
+    }
+
+    /// Counts what nobody asked for in `part`, the object under `key`, as unused here.
+    pub(crate) fn report_unused(&self, key: &str, part: &Config) {
+        self.unused_below.borrow_mut().extend(part.unused().iter().map(|name| format!("{key}.{name}")));
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::Architecture;
 use super::{
-    afmoe, bailing_moe, deepseek_v2, deepseek_v3, dots1, ernie4_5_moe, flex_olmo, gemma4, glm4_moe,
-    glm4_moe_lite, gpt_oss, granitemoe, granitemoehybrid, granitemoeshared, hunyuan_v1_moe, jamba, lfm2_moe,
+    afmoe, bailing_moe, dbrx, deepseek_v2, deepseek_v3, dots1, ernie4_5_moe, flex_olmo, gemma4, glm4_moe,
+    glm4_moe_lite, gpt_oss, granitemoe, granitemoehybrid, granitemoeshared, hunyuan_v1_moe, jamba, lfm2_moe, llama4,
     minimax_m2, mixtral, nemotron_h, olmoe, pangu_pro_moe, phimoe, qwen2_moe, qwen3_5_moe, qwen3_moe,
     qwen3_next,
 };
@@ -70,6 +70,15 @@ pub const FAMILIES: &[Family] = &[
         attention: "grouped heads, normalised queries and keys, heads rotated in part",
         checked: Checked::PublishedCode,
         read: bailing_moe::read,
+    },
+    Family {
+        model_type: "dbrx",
+        aliases: &[],
+        about: "Databricks' DBRX: sixteen experts stacked in one tensor, clipped queries, keys and values",
+        router: "softmax over all, best four, weights divided by their norm",
+        attention: "grouped heads, clipped queries, keys and values",
+        checked: Checked::Transformers,
+        read: dbrx::read,
     },
     Family {
         model_type: "deepseek_v2",
@@ -205,6 +214,15 @@ pub const FAMILIES: &[Family] = &[
         attention: "short convolutions in most layers, grouped heads in the others",
         checked: Checked::Transformers,
         read: lfm2_moe::read,
+    },
+    Family {
+        model_type: "llama4",
+        aliases: &["llama4_text"],
+        about: "Meta's Llama 4: one expert whose input is weighed, attention in chunks",
+        router: "best logits, whose sigmoids multiply what the experts read",
+        attention: "grouped heads in chunks; in some layers all positions without rotation",
+        checked: Checked::Transformers,
+        read: llama4::read,
     },
     Family {
         model_type: "minimax_m2",

@@ -2,6 +2,7 @@
 
 mod afmoe;
 mod bailing_moe;
+mod dbrx;
 mod deepseek_v2;
 mod deepseek_v3;
 mod dots1;
@@ -18,6 +19,7 @@ mod hunyuan_v1_moe;
 mod jamba;
 mod lfm2_moe;
 mod list;
+mod llama4;
 mod minimax_m2;
 mod mixtral;
 mod nemotron_h;

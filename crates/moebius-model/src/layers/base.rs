@@ -68,6 +68,14 @@ impl Defaults {
 /// What families call what they all have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keys {
+    /// Width of the residual stream, in any of these spellings.
+    pub(crate) hidden: &'static [&'static str],
+    /// Decoder layers.
+    pub(crate) layers: &'static [&'static str],
+    /// Query heads.
+    pub(crate) heads: &'static [&'static str],
+    /// Most positions of a sequence.
+    pub(crate) context: &'static [&'static str],
     /// The non-linearity.
     pub(crate) activation: &'static str,
     /// Width of a head.
@@ -81,6 +89,10 @@ pub(crate) struct Keys {
 impl Keys {
     /// What most call it.
     pub(crate) const USUAL: Keys = Keys {
+        hidden: &["hidden_size"],
+        layers: &["num_hidden_layers"],
+        heads: &["num_attention_heads"],
+        context: &["max_position_embeddings"],
         activation: "hidden_act",
         head_dim: "head_dim",
         norm_eps: "rms_norm_eps",
@@ -125,20 +137,21 @@ impl BaseConfig {
     /// # Errors
     /// [`Error::Config`] for a missing or impossible value.
     pub(crate) fn read(config: &Config, defaults: Defaults) -> Result<Self> {
-        let hidden = config.width("hidden_size")?;
-        let heads = config.width("num_attention_heads")?;
+        let keys = defaults.keys;
+        let hidden = config.size_of(keys.hidden, MAX_WIDTH)?;
+        let heads = config.size_of(keys.heads, MAX_WIDTH)?;
         let kv_heads = config.opt_size_of(&["num_key_value_heads"], heads)?;
         let kv_heads = kv_heads.or(defaults.kv_heads).unwrap_or(heads);
         if heads % kv_heads != 0 {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
+        let head_dim = match config.opt_size_of(&[keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {
                 let reason = format!("expected a multiple of {heads} attention heads, got {hidden}");
-                return Err(Error::config("hidden_size", reason));
+                return Err(Error::config(keys.hidden[0], reason));
             }
         };
         if heads * head_dim > MAX_WIDTH {
@@ -146,22 +159,22 @@ impl BaseConfig {
                 format!("expected at most {MAX_WIDTH} over {heads} attention heads, got {head_dim} each");
             return Err(Error::config("head_dim", reason));
         }
-        let context = config.opt_size_of(&["max_position_embeddings"], MAX_CONTEXT)?;
+        let context = config.opt_size_of(keys.context, MAX_CONTEXT)?;
         let context = context.unwrap_or(defaults.context);
         Ok(BaseConfig {
             vocab_size: config.size_of(&["vocab_size"], MAX_VOCAB)?,
             hidden,
             n_layers: match defaults.n_layers {
                 Some(n_layers) => n_layers,
-                None => config.size_of(&["num_hidden_layers"], MAX_LAYERS)?,
+                None => config.size_of(keys.layers, MAX_LAYERS)?,
             },
             heads,
             kv_heads,
             head_dim,
-            activation: activation(config, defaults.keys.activation, defaults.activation)?,
-            norm_eps: config.opt_positive(defaults.keys.norm_eps)?.unwrap_or(defaults.norm_eps),
+            activation: activation(config, keys.activation, defaults.activation)?,
+            norm_eps: config.opt_positive(keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
-            tied: config.flag_or(defaults.keys.tied, defaults.tied)?,
+            tied: config.flag_or(keys.tied, defaults.tied)?,
             rope: match defaults.rotates {
                 true => RopeConfig::read(config, defaults.rope(head_dim, context))?,
                 false => RopeConfig::none(config),

@@ -25,6 +25,7 @@ macro_rules! shapes {
 }
 
 shapes![
+    "dbrx",
     "deepseek-v2",
     "deepseek-v2-lite",
     "deepseek-v3",
@@ -44,6 +45,7 @@ shapes![
     "kimi-k2",
     "lfm2-8b-a1b",
     "ling-mini-2.0",
+    "llama-4-scout",
     "minimax-m2",
     "mixtral-8x7b",
     "moonlight-16b-a3b",

@@ -25,6 +25,8 @@ struct Report<'a> {
     context: usize,
     attention: &'a str,
     moe: Option<Moe<'a>>,
+    mtp_layers: usize,
+    text_part_of: Option<&'a str>,
     total_parameters: u64,
     active_parameters: u64,
     active_parameters_without_embedding: u64,
@@ -103,6 +105,8 @@ impl<'a> Report<'a> {
             context: info.context,
             attention: &info.attention,
             moe,
+            mtp_layers: info.mtp_layers,
+            text_part_of: info.text_part_of.as_deref(),
             total_parameters: info.total_parameters(),
             active_parameters: info.active_parameters(),
             active_parameters_without_embedding: info.active_without_embedding(),
@@ -140,6 +144,16 @@ impl<'a> Report<'a> {
         match &self.moe {
             Some(moe) => rows.extend(moe.facts(self.layers)),
             None => rows.push(("experts", "none: all layers are dense".into())),
+        }
+        if let Some(whole) = self.text_part_of {
+            rows.push(("left out", format!("what is not text in this `{}`", printable(whole))));
+        }
+        if self.mtp_layers > 0 {
+            let layers = if self.mtp_layers == 1 { "layer" } else { "layers" };
+            rows.push((
+                "left out",
+                format!("{} {layers} that would predict further tokens (MTP)", self.mtp_layers),
+            ));
         }
         if let Some(formats) = &self.packed {
             rows.push(("weights", format!("packed, {formats}: mapped as they lie")));

@@ -36,8 +36,6 @@ struct Report<'a> {
     cache_bytes_per_token: u64,
     cache_bytes_full_context: u64,
     cache_bytes_per_sequence: u64,
-    mtp_layers: usize,
-    text_part_of: Option<&'a str>,
     tokenizer_tokens: Option<usize>,
     chat_template: bool,
     bos_token_id: Option<u32>,
@@ -116,8 +114,6 @@ impl<'a> Report<'a> {
             cache_bytes_per_token: info.cache_bytes_per_token,
             cache_bytes_full_context: info.cache_bytes_per_token.saturating_mul(info.context as u64),
             cache_bytes_per_sequence: info.cache_bytes_per_sequence,
-            mtp_layers: info.mtp_layers,
-            text_part_of: info.text_part_of.as_deref(),
             tokenizer_tokens: text.tokens,
             chat_template: text.chat_template,
             bos_token_id: info.bos_token_id,
@@ -135,12 +131,6 @@ impl<'a> Report<'a> {
             ("layers", format!("{} of width {}", self.layers, self.hidden)),
             ("attention", self.attention.to_owned()),
         ];
-        if let Some(whole) = self.text_part_of {
-            rows[1].1 += &format!(": the text part of {}, whose other parts are left out", printable(whole));
-        }
-        if self.mtp_layers > 0 {
-            rows[2].1 += &format!(", and {} for multi-token prediction that is left out", self.mtp_layers);
-        }
         match &self.moe {
             Some(moe) => rows.extend(moe.facts(self.layers)),
             None => rows.push(("experts", "none: all layers are dense".into())),

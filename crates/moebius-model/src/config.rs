@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{FP8_BLOCK, read_json};
-use crate::{Error, Result};
+use crate::checkpoint::{FP8_BLOCK, read_small};
+use crate::{Error, Result, infinities};
 
 const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -55,7 +55,8 @@ impl Config {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        match read_json(path, "config.json", CONFIG_LIMIT_BYTES)? {
+        let text = read_small(path, "config.json", CONFIG_LIMIT_BYTES)?;
+        match infinities::parse(&text).map_err(|source| Error::Json { path: path.into(), source })? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => Err(Error::InvalidFile {
                 path: path.into(),
@@ -70,7 +71,7 @@ impl Config {
     /// [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let path = || PathBuf::from("config.json");
-        match serde_json::from_str(text).map_err(|source| Error::Json { path: path(), source })? {
+        match infinities::parse(text).map_err(|source| Error::Json { path: path(), source })? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => {
                 let reason = format!("expected a JSON object, got {}", kind(&other));

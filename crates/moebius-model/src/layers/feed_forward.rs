@@ -210,7 +210,7 @@ pub(crate) struct MoeLayer {
     router: Router,
     experts: Box<dyn ExpertBank>,
     /// To what the experts see, and back.
-    latent: Option<[Arc<dyn Linear>; 2]>,
+    latent: Option<Box<[Arc<dyn Linear>; 2]>>,
     shared: Option<SharedExpert>,
 }
 
@@ -247,10 +247,8 @@ impl MoeLayer {
         };
         let project = |name: &str, shape, bias| loader.linear(Place::SharedExperts, name, shape, bias);
         let latent = extras.latent.map(|LatentExperts { width, names: [inwards, outwards], bias }| {
-            Ok::<_, crate::Error>([
-                project(&inwards, (width, hidden), bias)?,
-                project(&outwards, (hidden, width), bias)?,
-            ])
+            let inwards = project(&inwards, (width, hidden), bias)?;
+            Ok::<_, crate::Error>(Box::new([inwards, project(&outwards, (hidden, width), bias)?]))
         });
         Ok(MoeLayer {
             layer,
@@ -297,7 +295,7 @@ impl MoeLayer {
             pass.watch.meter.lap(Stage::Experts);
             Ok(y)
         };
-        match &self.latent {
+        match self.latent.as_deref() {
             None => experts(x),
             Some([inwards, outwards]) => {
                 let y = experts(&pass.project(Part::SharedExperts, inwards, x)?)?;

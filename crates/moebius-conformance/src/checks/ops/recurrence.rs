@@ -53,7 +53,7 @@ pub fn causal_conv_agrees_with_f64(backend: &dyn Backend) -> Result<(), Failure>
                 state: samples.vector((kernel - 1) * channels),
             };
             let at = || format!("{tokens} tokens, {channels} channels, kernel of {kernel}, bias {bias}");
-            convolves(backend, &case, |x| Ok(x)).map_err(|f| f.at(at()))?;
+            convolves(backend, &case, Ok).map_err(|f| f.at(at()))?;
             convolves(backend, &case, |x| strided(&x)).map_err(|f| f.at(at()).at("strided"))?;
         }
     }

@@ -13,9 +13,9 @@ use super::{Architecture, Outline};
 use crate::config::{Config, MAX_CONTEXT, MAX_EXPERTS, MAX_WIDTH};
 use crate::info::Place;
 use crate::layers::{
-    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Defaults,
-    DenseBesideExperts, Keys, Mlp, MlpConfig, MoeNames, MoeStack, Multipliers, Norm, QkNorm, RopeConfig, RopeForm,
-    RopeScaling, Values, Vector,
+    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames,
+    Defaults, DenseBesideExperts, Keys, Mlp, MlpConfig, MoeNames, MoeStack, Multipliers, Norm, QkNorm,
+    RopeConfig, RopeForm, RopeScaling, Values, Vector,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -132,7 +132,8 @@ fn stack(config: &Config, base: &BaseConfig) -> Result<Option<MoeStack>> {
 fn heads(config: &Config, base: &BaseConfig, keys_are_values: bool) -> Result<Vec<Heads>> {
     let n_layers = base.n_layers;
     let kinds = config.per_layer("layer_types", n_layers, &[FULL, SLIDING])?;
-    let kinds = kinds.unwrap_or_else(|| (0..n_layers).map(|layer| usize::from((layer + 1) % 6 != 0)).collect());
+    let kinds =
+        kinds.unwrap_or_else(|| (0..n_layers).map(|layer| usize::from((layer + 1) % 6 != 0)).collect());
     let slides = |layer: usize| kinds[layer] == 1 && layer + 1 != n_layers;
     let own = Heads { slides: true, head_dim: base.head_dim, kv_heads: base.kv_heads };
     let layers: Vec<Heads> = match config.opt_object("per_layer_config")? {
@@ -141,7 +142,10 @@ fn heads(config: &Config, base: &BaseConfig, keys_are_values: bool) -> Result<Ve
             let of = |layer| overridden(&overrides, layer, Heads { slides: slides(layer), ..own });
             let layers = (0..n_layers).map(of).collect::<Result<_>>()?;
             if let [unused, ..] = overrides.unused().as_slice() {
-                return Err(Error::config("per_layer_config", format!("expected layers below {n_layers}, got `{unused}`")));
+                return Err(Error::config(
+                    "per_layer_config",
+                    format!("expected layers below {n_layers}, got `{unused}`"),
+                ));
             }
             layers
         }
@@ -155,7 +159,9 @@ fn heads(config: &Config, base: &BaseConfig, keys_are_values: bool) -> Result<Ve
     };
     for (layer, Heads { head_dim, kv_heads, slides }) in layers.iter().copied().enumerate() {
         let first = layers.iter().find(|first| first.slides == slides).expect("it is among them");
-        let fits = base.heads.is_multiple_of(kv_heads) && base.heads * head_dim <= MAX_WIDTH && head_dim == first.head_dim;
+        let fits = base.heads.is_multiple_of(kv_heads)
+            && base.heads * head_dim <= MAX_WIDTH
+            && head_dim == first.head_dim;
         if !fits || (slides && head_dim != base.head_dim) {
             let reason = format!(
                 "expected heads of one size in all layers of a kind and a divisor of {} heads, got {kv_heads} of \
@@ -176,7 +182,8 @@ fn overridden(overrides: &Config, layer: usize, heads: Heads) -> Result<Heads> {
     match own.unused().as_slice() {
         [] => Ok(Heads { head_dim, kv_heads, ..heads }),
         [key, ..] => {
-            let reason = format!("expected `head_dim` and `num_key_value_heads`, got `{key}` in layer {layer}");
+            let reason =
+                format!("expected `head_dim` and `num_key_value_heads`, got `{key}` in layer {layer}");
             Err(Error::config("per_layer_config", reason))
         }
     }
@@ -189,7 +196,9 @@ fn full_rope(config: &Config, base: &BaseConfig, defaults: Defaults, layers: &[H
     let rope = RopeConfig::read(config, defaults.rope(head_dim, base.context))?;
     Ok(match config.value("rope_parameters") {
         Some(_) => rope,
-        None => RopeConfig { scaling: RopeScaling::Proportional { pairs: head_dim / 8, factor: 1.0 }, ..rope },
+        None => {
+            RopeConfig { scaling: RopeScaling::Proportional { pairs: head_dim / 8, factor: 1.0 }, ..rope }
+        }
     })
 }
 
@@ -205,7 +214,11 @@ impl Gemma4 {
             values: if keys_are_values { Values::NormedKeys } else { Values::Normed },
             qkv_bias: self.attention_bias,
             output_bias: self.attention_bias,
-            ..AttentionConfig::plain(self.base.hidden, (self.base.heads, kv_heads, head_dim), self.base.norm())
+            ..AttentionConfig::plain(
+                self.base.hidden,
+                (self.base.heads, kv_heads, head_dim),
+                self.base.norm(),
+            )
         }
     }
 
@@ -213,7 +226,8 @@ impl Gemma4 {
         let prefix = if self.is_wrapped { "model.language_model" } else { "model" };
         let prefix = format!("{prefix}.layers.{layer}");
         let (hidden, norm) = (self.base.hidden, self.base.norm());
-        let load = |name: &str| Norm::load(loader, Place::Norm, &format!("{prefix}.{name}"), hidden, norm).map(Some);
+        let load =
+            |name: &str| Norm::load(loader, Place::Norm, &format!("{prefix}.{name}"), hidden, norm).map(Some);
         let attention = Attention::load(loader, &format!("{prefix}.self_attn"), self.attention(layer))?;
         let attention = Branch {
             before: load("input_layernorm")?,

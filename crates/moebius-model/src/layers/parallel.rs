@@ -33,8 +33,7 @@ impl DenseBesideExperts {
         norm: NormConfig,
     ) -> Result<Self> {
         let hidden = dense.hidden;
-        let load =
-            |name: &str| Norm::load(loader, Place::Norm, &format!("{prefix}.{name}"), hidden, norm);
+        let load = |name: &str| Norm::load(loader, Place::Norm, &format!("{prefix}.{name}"), hidden, norm);
         let factor = (hidden as f64).powf(-0.5);
         let scale = format!("{prefix}.router.scale");
         Ok(DenseBesideExperts {
@@ -50,7 +49,13 @@ impl DenseBesideExperts {
 }
 
 impl Mixer for DenseBesideExperts {
-    fn forward(&self, pass: &mut Pass<'_, '_>, layer: usize, x: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+    fn forward(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        layer: usize,
+        x: &Tensor,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
         let norm = |pass: &Pass<'_, '_>, norm: &Norm, x: &Tensor| {
             let y = norm.forward(pass.ops, x);
             pass.watch.meter.lap(Stage::Norms);

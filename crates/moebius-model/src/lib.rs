@@ -16,6 +16,7 @@ mod error;
 mod families;
 mod files;
 mod formats;
+mod history;
 mod infinities;
 mod info;
 mod layers;

@@ -51,7 +51,10 @@ fn parameters_of_every_shape_are_those_that_are_published() {
         let got = (billions(model.info.total_parameters()), billions(model.info.active_parameters()));
         let near = |got: f64, expected: f64| (got - expected).abs() <= 0.005 * expected + 0.05;
         if !near(got.0, total) || !near(got.1, active) || !model.info.unknown_keys.is_empty() {
-            wrong.push(format!("{name}: expected {total} / {active}, got {got:?}, {:?}", model.info.unknown_keys));
+            wrong.push(format!(
+                "{name}: expected {total} / {active}, got {got:?}, {:?}",
+                model.info.unknown_keys
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -60,7 +63,8 @@ fn parameters_of_every_shape_are_those_that_are_published() {
 #[test]
 fn a_table_of_tokens_is_left_out_where_authors_leave_it_out() {
     let models = published_models().unwrap();
-    let of = |name: &str| models.iter().find(|model| model.name == name).unwrap().info.active_without_embedding();
+    let of =
+        |name: &str| models.iter().find(|model| model.name == name).unwrap().info.active_without_embedding();
     let billions = |name: &str| (of(name) as f64 / 1e8).round() / 10.0;
     assert_eq!([billions("gpt-oss-20b"), billions("gpt-oss-120b")], [3.6, 5.1]);
     // Tied: the table is the output projection, which every token uses whole.

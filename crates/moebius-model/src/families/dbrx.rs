@@ -12,8 +12,8 @@ use crate::config::{Config, MAX_EXPERTS, MAX_WIDTH};
 use crate::info::{MoeInfo, Place};
 use crate::layers::{
     Attention, AttentionConfig, AttentionNames, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer,
-    DecoderNames, Defaults, InputNames, Keys, MoeConfig, MoeExtras, MoeLayer, Multipliers, Norm, NormConfig, NormKind,
-    activation,
+    DecoderNames, Defaults, InputNames, Keys, MoeConfig, MoeExtras, MoeLayer, Multipliers, Norm, NormConfig,
+    NormKind, activation,
 };
 use crate::layout::ExpertLayout;
 use crate::loader::Loader;
@@ -99,7 +99,8 @@ impl Dbrx {
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("transformer.blocks.{layer}");
         let inner = format!("{prefix}.norm_attn_norm");
-        let norm = |name: &str| Norm::load(loader, Place::Norm, &format!("{inner}.{name}"), self.base.hidden, NORM);
+        let norm =
+            |name: &str| Norm::load(loader, Place::Norm, &format!("{inner}.{name}"), self.base.hidden, NORM);
         let moe = MoeConfig {
             layer,
             hidden: self.base.hidden,

@@ -159,7 +159,9 @@ fn heads(config: &Config, base: &BaseConfig, keys_are_values: bool) -> Result<Ve
     };
     for (layer, Heads { head_dim, kv_heads, slides }) in layers.iter().copied().enumerate() {
         let first = layers.iter().find(|first| first.slides == slides).expect("it is among them");
-        let fits = base.heads.is_multiple_of(kv_heads) && base.heads * head_dim <= MAX_WIDTH && head_dim == first.head_dim;
+        let fits = base.heads.is_multiple_of(kv_heads)
+            && base.heads * head_dim <= MAX_WIDTH
+            && head_dim == first.head_dim;
         if !fits || (slides && head_dim != base.head_dim) {
             let reason = format!(
                 "expected heads of one size in all layers of a kind and a divisor of {} heads, got {kv_heads} of \

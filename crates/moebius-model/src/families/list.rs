@@ -5,8 +5,8 @@ use std::fmt;
 use super::Architecture;
 use super::{
     afmoe, bailing_moe, dbrx, deepseek_v2, deepseek_v3, dots1, ernie4_5_moe, flex_olmo, gemma4, glm4_moe,
-    glm4_moe_lite, gpt_oss, granitemoe, granitemoehybrid, granitemoeshared, hunyuan_v1_moe, jamba, lfm2_moe, llama4,
-    minimax_m2, mixtral, nemotron_h, olmoe, pangu_pro_moe, phimoe, qwen2_moe, qwen3_5_moe, qwen3_moe,
+    glm4_moe_lite, gpt_oss, granitemoe, granitemoehybrid, granitemoeshared, hunyuan_v1_moe, jamba, lfm2_moe,
+    llama4, minimax_m2, mixtral, nemotron_h, olmoe, pangu_pro_moe, phimoe, qwen2_moe, qwen3_5_moe, qwen3_moe,
     qwen3_next,
 };
 use crate::Result;

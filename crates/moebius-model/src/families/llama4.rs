@@ -12,8 +12,8 @@ use super::{Architecture, Outline};
 use crate::config::{Config, MAX_CONTEXT, MAX_EXPERTS, MAX_WIDTH};
 use crate::info::Place;
 use crate::layers::{
-    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Defaults,
-    MoeNames, MoeStack, Multipliers, Norm, QkNorm, Shared,
+    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames,
+    Defaults, MoeNames, MoeStack, Multipliers, Norm, QkNorm, Shared,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -114,7 +114,8 @@ fn chunks(config: &Config, rotates: &[bool]) -> Result<Vec<Option<usize>>> {
         false => config.opt_size_of(&["attention_chunk_size"], MAX_CONTEXT)?.or(Some(8192)),
     };
     let kinds = config.per_layer("layer_types", rotates.len(), &["full_attention", "chunked_attention"])?;
-    let chunked = kinds.map_or_else(|| rotates.to_vec(), |kinds| kinds.into_iter().map(|kind| kind == 1).collect());
+    let chunked =
+        kinds.map_or_else(|| rotates.to_vec(), |kinds| kinds.into_iter().map(|kind| kind == 1).collect());
     Ok(chunked.into_iter().map(|chunked| size.filter(|_| chunked)).collect())
 }
 
@@ -163,7 +164,10 @@ impl Architecture for Llama4 {
         let without = self.rotates.iter().filter(|rotates| !**rotates).count();
         Outline {
             base: self.base.clone(),
-            attention: format!("{}{chunks}, {without} layers without positions", self.base.describe_attention()),
+            attention: format!(
+                "{}{chunks}, {without} layers without positions",
+                self.base.describe_attention()
+            ),
             moe: self.stack.info(),
             mtp_layers: 0,
         }

@@ -237,23 +237,19 @@ impl Decoder {
     /// angles of all positions change, and with them what every layer saw.
     fn read_again(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<()> {
         for span in batch.spans() {
-            let (history, is_long) = (cache.history(span.sequence), self.is_long(span.length));
-            let Some(tokens) = history.tokens.get(..span.first_position).filter(|tokens| !tokens.is_empty())
-            else {
+            let is_long = self.is_long(span.length);
+            let Some(tokens) = cache.history(span.sequence).outdated(span.first_position, is_long) else {
                 continue;
             };
-            if history.is_long == Some(is_long) {
-                continue;
-            }
             let tokens = tokens.to_vec();
-            cache.set_long(span.sequence, None);
+            cache.history_mut(span.sequence).is_long = None;
             for (nth, chunk) in tokens.chunks(READ_AGAIN_ROWS).enumerate() {
                 let mut again = TokenBatch::new();
                 again.push(span.sequence, chunk, nth * READ_AGAIN_ROWS, Outputs::None);
                 again.expect_length(span.length);
                 self.compute(&again, cache, &mut Watch { meter: watch.meter, probe: None })?;
             }
-            cache.set_long(span.sequence, Some(is_long));
+            cache.history_mut(span.sequence).is_long = Some(is_long);
         }
         Ok(())
     }
@@ -345,8 +341,9 @@ impl Model for Decoder {
         let logits = self.compute(batch, cache, watch)?;
         for span in batch.spans() {
             if by_length {
-                cache.remember(span.sequence, span.first_position, &batch.tokens()[span.rows.clone()]);
-                cache.set_long(span.sequence, Some(self.is_long(span.length)));
+                let history = cache.history_mut(span.sequence);
+                history.remember(span.first_position, &batch.tokens()[span.rows.clone()]);
+                history.is_long = Some(self.is_long(span.length));
             }
             cache.commit(span.sequence, span.first_position + span.rows.len());
         }

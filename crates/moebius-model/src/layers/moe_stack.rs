@@ -115,7 +115,9 @@ impl MoeStack {
         let (gate_up, down) = (format!("{experts}.gate_up_proj"), format!("{experts}.down_proj"));
         let single = ExpertLayout::PerExpert { prefix: experts, names: self.names.matrices };
         let layouts = match self.names.transposed {
-            true => vec![ExpertLayout::FusedTransposed { gate_up, down, order: GateUp::Concatenated }, single],
+            true => {
+                vec![ExpertLayout::FusedTransposed { gate_up, down, order: GateUp::Concatenated }, single]
+            }
             false => vec![single, ExpertLayout::fused(gate_up, down)],
         };
         let config = MoeConfig {

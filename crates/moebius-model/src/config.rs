@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{FP8_BLOCK, read_json};
+use crate::info::{Setting, SettingRole};
 use crate::{Error, Result};
 
 const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
@@ -42,6 +43,7 @@ const IRRELEVANT: &[&str] = &[
 pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
+    irrelevant: RefCell<BTreeSet<String>>,
     top_k_override: Option<usize>,
     /// `model_type` of the multimodal model that this is the text part of.
     text_part_of: Option<String>,
@@ -91,7 +93,8 @@ impl Config {
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        Config { values, used: RefCell::default(), top_k_override: None, text_part_of: None }
+        let (used, irrelevant) = Default::default();
+        Config { values, used, irrelevant, top_k_override: None, text_part_of: None }
     }
 
     /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
@@ -107,7 +110,7 @@ impl Config {
         }
         let whole = self.values.get("model_type").and_then(Value::as_str).unwrap_or("unnamed");
         let text_part_of = Some(whole.to_owned());
-        Config { values: text, text_part_of, top_k_override: self.top_k_override, used: RefCell::default() }
+        Config { text_part_of, top_k_override: self.top_k_override, ..Config::from_map(text) }
     }
 
     /// `model_type` of the multimodal model that this is the text part of.
@@ -335,14 +338,31 @@ impl Config {
 
     /// Marks keys as known not to matter.
     pub(crate) fn irrelevant(&self, keys: &[&str]) {
-        self.used.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+        self.irrelevant.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+    }
+
+    /// Every key that is there or was asked for, sorted.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let (used, irrelevant) = (self.used.borrow(), self.irrelevant.borrow());
+        let keys: BTreeSet<&String> = self.values.keys().chain(used.iter()).collect();
+        let setting = |key: &String| Setting {
+            key: key.clone(),
+            value: self.values.get(key).filter(|value| !value.is_null()).map(shown),
+            role: match key {
+                key if used.contains(key) => SettingRole::Used,
+                key if irrelevant.contains(key) || IRRELEVANT.contains(&key.as_str()) => {
+                    SettingRole::Irrelevant
+                }
+                _ => SettingRole::Unknown,
+            },
+        };
+        keys.into_iter().map(setting).collect()
     }
 
     /// Keys with a value that nobody asked for.
     pub(crate) fn unused(&self) -> Vec<String> {
-        let used = self.used.borrow();
-        let known = |key: &str| used.contains(key) || IRRELEVANT.contains(&key);
-        self.values.iter().filter(|(k, v)| !v.is_null() && !known(k)).map(|(k, _)| k.clone()).collect()
+        let unknown = |setting: &Setting| setting.role == SettingRole::Unknown && setting.value.is_some();
+        self.settings().into_iter().filter(unknown).map(|setting| setting.key).collect()
     }
 }
 

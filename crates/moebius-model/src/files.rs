@@ -1,5 +1,7 @@
 //! A model directory: what it says, what it holds, and loading it.
 
+mod routers;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -13,10 +15,12 @@ use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
 use crate::formats::HeldFormats;
-use crate::info::ModelInfo;
+use crate::info::{ModelInfo, Setting};
 use crate::loader::{Loader, Progress};
 use crate::model::Model;
 use crate::{Error, Result};
+
+pub use routers::{LayerRouter, NamedTensor, Routers, StoredTensor};
 
 /// A model directory whose configuration was read, and whose weights were found if they are there.
 pub struct ModelFiles {
@@ -29,6 +33,7 @@ pub struct ModelFiles {
     copy: Option<Checkpoint>,
     held: HeldFormats,
     text_part_of: Option<String>,
+    settings: Vec<Setting>,
     unknown_keys: Vec<String>,
 }
 
@@ -60,7 +65,7 @@ impl ModelFiles {
             Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
             Err(error) => return Err(error),
         };
-        let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
+        let (held, settings, unknown_keys) = (HeldFormats::AsStored, config.settings(), config.unused());
         let text_part_of = config.text_part_of().map(str::to_owned);
         let (config, copy) = (config_path, None);
         Ok(ModelFiles {
@@ -72,6 +77,7 @@ impl ModelFiles {
             copy,
             held,
             text_part_of,
+            settings,
             unknown_keys,
         })
     }
@@ -99,7 +105,7 @@ impl ModelFiles {
         architecture.load(&inventory)?;
         let checkpoint = Some(Checkpoint::random(inventory.into_inventory(), weights.seed)?);
         config.fp8_block()?;
-        let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
+        let (held, settings, unknown_keys) = (HeldFormats::AsStored, config.settings(), config.unused());
         let text_part_of = config.text_part_of().map(str::to_owned);
         let (dir, config) = Default::default();
         let copy = None;
@@ -112,6 +118,7 @@ impl ModelFiles {
             copy,
             held,
             text_part_of,
+            settings,
             unknown_keys,
         })
     }

@@ -9,8 +9,8 @@ use moebius_router::RouterConfig;
 use super::{Architecture, Outline};
 use crate::config::{Config, MAX_CONTEXT, MAX_EXPERTS};
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderConfig, DecoderLayer, Defaults, MoeNames, MoeStack, Multipliers,
-    NormConfig, NormKind, RopeForm,
+    AttentionConfig, BaseConfig, Decoder, DecoderConfig, DecoderLayer, Defaults, MoeNames, MoeStack,
+    Multipliers, NormConfig, NormKind, RopeForm,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -48,7 +48,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     config.irrelevant(&["input_jitter_noise"]);
     let jitter = config.opt_number("router_jitter_noise")?.unwrap_or(0.01);
     if jitter < 0.0 {
-        return Err(Error::config("router_jitter_noise", format!("expected a number of at least 0, got {jitter}")));
+        return Err(Error::config(
+            "router_jitter_noise",
+            format!("expected a number of at least 0, got {jitter}"),
+        ));
     }
     let intermediate = config.width("intermediate_size")?;
     let stack = MoeStack {

@@ -220,7 +220,8 @@ impl Decoder {
     fn read_again(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<()> {
         for span in batch.spans() {
             let (history, is_long) = (cache.history(span.sequence), self.is_long(span.length));
-            let Some(tokens) = history.tokens.get(..span.first_position).filter(|tokens| !tokens.is_empty()) else {
+            let Some(tokens) = history.tokens.get(..span.first_position).filter(|tokens| !tokens.is_empty())
+            else {
                 continue;
             };
             if history.is_long == Some(is_long) {

@@ -44,6 +44,8 @@ pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
     irrelevant: RefCell<BTreeSet<String>>,
+    /// Keys that may say one thing only.
+    fixed: RefCell<BTreeSet<String>>,
     top_k_override: Option<usize>,
     /// `model_type` of the multimodal model that this is the text part of.
     text_part_of: Option<String>,
@@ -93,8 +95,8 @@ impl Config {
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        let (used, irrelevant) = Default::default();
-        Config { values, used, irrelevant, top_k_override: None, text_part_of: None }
+        let (used, irrelevant, fixed) = Default::default();
+        Config { values, used, irrelevant, fixed, top_k_override: None, text_part_of: None }
     }
 
     /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
@@ -271,6 +273,7 @@ impl Config {
 
     /// Fails unless a text is absent or one of those that the family reads.
     pub(crate) fn expect_text(&self, key: &str, known: &[&str]) -> Result<()> {
+        self.fixed.borrow_mut().insert(key.to_owned());
         match self.opt_text(key)? {
             Some(text) if !known.contains(&text) => {
                 Err(Error::config(key, format!("expected `{}`, got `{text}`", known.join("` or `"))))
@@ -308,6 +311,7 @@ impl Config {
 
     /// Fails unless a key is absent or says `value`, the only one that the family can run.
     pub(crate) fn expect(&self, key: &str, value: &Value) -> Result<()> {
+        self.fixed.borrow_mut().insert(key.to_owned());
         match self.value(key) {
             Some(got) if got != value => Err(unexpected(key, &shown(value), got)),
             _ => Ok(()),
@@ -343,12 +347,13 @@ impl Config {
 
     /// Every key that is there or was asked for, sorted.
     pub(crate) fn settings(&self) -> Vec<Setting> {
-        let (used, irrelevant) = (self.used.borrow(), self.irrelevant.borrow());
+        let [used, irrelevant, fixed] = [&self.used, &self.irrelevant, &self.fixed].map(RefCell::borrow);
         let keys: BTreeSet<&String> = self.values.keys().chain(used.iter()).collect();
         let setting = |key: &String| Setting {
             key: key.clone(),
             value: self.values.get(key).filter(|value| !value.is_null()).map(shown),
             role: match key {
+                key if fixed.contains(key) => SettingRole::Fixed,
                 key if used.contains(key) => SettingRole::Used,
                 key if irrelevant.contains(key) || IRRELEVANT.contains(&key.as_str()) => {
                     SettingRole::Irrelevant

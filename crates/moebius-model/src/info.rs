@@ -90,6 +90,8 @@ pub struct Setting {
 pub enum SettingRole {
     /// Reads it, and takes a default of its own where it is absent.
     Used,
+    /// Reads nothing from it, and refuses a value that contradicts what it does.
+    Fixed,
     /// Knows that it does not matter.
     Irrelevant,
     /// Never asks for it.

@@ -12,7 +12,7 @@ mod settings;
 use std::path::Path;
 
 use moebius_model::{Error as ModelError, LayerRouter, ModelFiles, NamedTensor, Routers};
-use moebius_router::{PublishedFormula, RouterConfig};
+use moebius_router::{FORMULAS, PublishedFormula, RouterConfig, Selection};
 
 use super::Finding;
 use crate::{BackendOptions, Result, open_backend};
@@ -122,7 +122,8 @@ fn alike(routers: &Routers) -> Vec<RouterLayers> {
             None => groups.push((formula, vec![router])),
         }
     }
-    groups.into_iter().map(|(_, layers)| describe(&layers)).collect()
+    let knows_groups = settings::knows_groups(routers);
+    groups.into_iter().map(|(_, layers)| describe(&layers, knows_groups)).collect()
 }
 
 /// What is left of a router when its learned values do not count.
@@ -132,7 +133,17 @@ fn without_values(config: &RouterConfig) -> RouterConfig {
     RouterConfig { selection_bias, expert_scale, ..config.clone() }
 }
 
-fn describe(layers: &[&LayerRouter]) -> RouterLayers {
+/// The published formula. With one group, R4 and R5 are the same but for what they add to a sum; then it is that of the
+/// family: R4 if it reads how many groups there are.
+fn published(config: &RouterConfig, knows_groups: bool) -> PublishedFormula {
+    let formula = config.published();
+    if config.selection != Selection::TopK || !["R4", "R5"].contains(&formula.id) {
+        return formula;
+    }
+    if knows_groups { FORMULAS[3] } else { FORMULAS[4] }
+}
+
+fn describe(layers: &[&LayerRouter], knows_groups: bool) -> RouterLayers {
     let first = layers[0];
     let tensor = |of: fn(&LayerRouter) -> Option<&NamedTensor>| {
         let tensors: Vec<_> = layers.iter().filter_map(|router| of(router)).collect();
@@ -148,7 +159,7 @@ fn describe(layers: &[&LayerRouter]) -> RouterLayers {
     RouterLayers {
         layers: layers.iter().map(|router| router.layer).collect(),
         config: first.config.clone(),
-        published: first.config.published(),
+        published: published(&first.config, knows_groups),
         weight: tensor(|router| Some(&router.gate)).expect("a group has a layer"),
         logit_bias: tensor(|router| router.gate_bias.as_ref()),
         selection_bias: tensor(|router| router.selection_bias.as_ref()),

@@ -276,7 +276,7 @@ fn other_problems(routers: &Routers) -> Option<Finding> {
     };
     let names: Vec<_> = routers.problems.iter().map(name).filter(|name| !counted(name)).collect();
     let first = names.first()?;
-    let what = format!("{} tensors beside the router do not fit, such as `{first}`", names.len());
+    let what = format!("tensors beside the router do not fit: {}, the first is `{first}`", names.len());
     Some(finding(what, "`moebius show` lists them"))
 }
 

@@ -161,6 +161,12 @@ pub(super) fn is_about_routers(key: &str) -> bool {
     Topic::of(key).is_some()
 }
 
+/// Whether the family reads how many groups there are, be it one.
+pub(super) fn knows_groups(routers: &Routers) -> bool {
+    let is_read = |setting: &Setting| setting.role == SettingRole::Used;
+    routers.settings.iter().any(|setting| is_read(setting) && Topic::of(&setting.key) == Some(Topic::Groups))
+}
+
 /// The settings of a model's routers.
 pub(super) fn of(routers: &Routers) -> Vec<RouterSetting> {
     let config = routers.layers.first().map(|LayerRouter { config, .. }| config);
@@ -175,7 +181,7 @@ pub(super) fn of(routers: &Routers) -> Vec<RouterSetting> {
         let taken = config.and_then(|config| topic.taken(config));
         let listed = settings.iter().any(|known| known.topic == topic);
         let source = match (role, value) {
-            (SettingRole::Used, Some(_)) => SettingSource::Config,
+            (SettingRole::Used | SettingRole::Fixed, Some(_)) => SettingSource::Config,
             // Another spelling says it, or was named as missing, or the router has no use for it.
             (SettingRole::Used, None) if is_said(topic) || listed || taken.is_none() => continue,
             (SettingRole::Used, None) => SettingSource::Default,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{FP8_BLOCK, read_small};
+use crate::info::{Setting, SettingRole};
 use crate::{Error, Result, infinities};
 
 const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
@@ -44,6 +45,9 @@ pub(crate) struct Config {
     used: RefCell<BTreeSet<String>>,
     /// Keys of objects below it that nobody asked for, with the objects' keys.
     unused_below: RefCell<Vec<String>>,
+    irrelevant: RefCell<BTreeSet<String>>,
+    /// Keys that may say one thing only.
+    fixed: RefCell<BTreeSet<String>>,
     top_k_override: Option<usize>,
     /// `model_type` of the multimodal model that this is the text part of.
     text_part_of: Option<String>,
@@ -113,13 +117,8 @@ impl Config {
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        Config {
-            values,
-            used: RefCell::default(),
-            unused_below: RefCell::default(),
-            top_k_override: None,
-            text_part_of: None,
-        }
+        let (used, irrelevant, fixed, unused_below) = Default::default();
+        Config { values, used, irrelevant, fixed, unused_below, top_k_override: None, text_part_of: None }
     }
 
     /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
@@ -296,6 +295,7 @@ impl Config {
 
     /// Fails unless a text is absent or one of those that the family reads.
     pub(crate) fn expect_text(&self, key: &str, known: &[&str]) -> Result<()> {
+        self.fixed.borrow_mut().insert(key.to_owned());
         match self.opt_text(key)? {
             Some(text) if !known.contains(&text) => {
                 Err(Error::config(key, format!("expected `{}`, got `{text}`", known.join("` or `"))))
@@ -333,6 +333,7 @@ impl Config {
 
     /// Fails unless a key is absent or says `value`, the only one that the family can run.
     pub(crate) fn expect(&self, key: &str, value: &Value) -> Result<()> {
+        self.fixed.borrow_mut().insert(key.to_owned());
         match self.value(key) {
             Some(got) if got != value => Err(unexpected(key, &shown(value), got)),
             _ => Ok(()),
@@ -363,14 +364,32 @@ impl Config {
 
     /// Marks keys as known not to matter.
     pub(crate) fn irrelevant(&self, keys: &[&str]) {
-        self.used.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+        self.irrelevant.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+    }
+
+    /// Every key that is there or was asked for, sorted.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let [used, irrelevant, fixed] = [&self.used, &self.irrelevant, &self.fixed].map(RefCell::borrow);
+        let keys: BTreeSet<&String> = self.values.keys().chain(used.iter()).collect();
+        let setting = |key: &String| Setting {
+            key: key.clone(),
+            value: self.values.get(key).filter(|value| !value.is_null()).map(shown),
+            role: match key {
+                key if fixed.contains(key) => SettingRole::Fixed,
+                key if used.contains(key) => SettingRole::Used,
+                key if irrelevant.contains(key) || IRRELEVANT.contains(&key.as_str()) => {
+                    SettingRole::Irrelevant
+                }
+                _ => SettingRole::Unknown,
+            },
+        };
+        keys.into_iter().map(setting).collect()
     }
 
     /// Keys with a value that nobody asked for.
     pub(crate) fn unused(&self) -> Vec<String> {
-        let used = self.used.borrow();
-        let known = |key: &str| used.contains(key) || IRRELEVANT.contains(&key);
-        let own = self.values.iter().filter(|(k, v)| !v.is_null() && !known(k)).map(|(k, _)| k.clone());
+        let unknown = |setting: &Setting| setting.role == SettingRole::Unknown && setting.value.is_some();
+        let own = self.settings().into_iter().filter(unknown).map(|setting| setting.key);
         own.chain(self.unused_below.borrow().iter().cloned()).collect()
     }
 

@@ -1,5 +1,7 @@
 //! A model directory: what it says, what it holds, and loading it.
 
+mod routers;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -13,10 +15,12 @@ use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
 use crate::formats::HeldFormats;
-use crate::info::ModelInfo;
+use crate::info::{ModelInfo, Setting};
 use crate::loader::{Loader, Progress};
 use crate::model::Model;
 use crate::{Error, Result};
+
+pub use routers::{LayerRouter, NamedTensor, Routers, StoredTensor};
 
 /// A model directory whose configuration was read, and whose weights were found if they are there.
 pub struct ModelFiles {
@@ -29,6 +33,7 @@ pub struct ModelFiles {
     copy: Option<Checkpoint>,
     held: HeldFormats,
     text_part_of: Option<String>,
+    settings: Vec<Setting>,
     unknown_keys: Vec<String>,
 }
 
@@ -76,6 +81,7 @@ impl ModelFiles {
             copy: None,
             held: HeldFormats::AsStored,
             text_part_of: config.text_part_of().map(str::to_owned),
+            settings: config.settings(),
             unknown_keys: config.unused(),
         })
     }

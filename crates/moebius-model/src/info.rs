@@ -74,6 +74,30 @@ impl Tally {
     }
 }
 
+/// A key of config.json.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub key: String,
+    /// Its value as JSON, or the kind of a long one; `None` where it is absent or null.
+    pub value: Option<String>,
+    /// What the family does with it.
+    pub role: SettingRole,
+}
+
+/// What a family does with a key of config.json.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingRole {
+    /// Reads it, and takes a default of its own where it is absent.
+    Used,
+    /// Reads nothing from it, and refuses a value that contradicts what it does.
+    Fixed,
+    /// Knows that it does not matter.
+    Irrelevant,
+    /// Never asks for it.
+    Unknown,
+}
+
 /// The routed experts of a model. Layers without a router are not counted here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoeInfo {

@@ -22,11 +22,12 @@ use moebius_backend::{
 use safetensors::Dtype;
 
 use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, FP8_SCALES, TensorEntry};
+use crate::config::MAX_EXPERTS;
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
 use crate::layout::{ExpertLayout, Stored, StoredValues};
-use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear};
+use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
 use crate::{Error, Result};
 
 /// Told how many bytes of the checkpoint were loaded so far.
@@ -57,6 +58,8 @@ pub(crate) struct Loader<'a> {
     /// Every tensor that was asked for, with its shape: in an inventory only, for a family may ask for millions.
     inventory: Option<RefCell<BTreeMap<String, Vec<usize>>>>,
     problems: RefCell<Vec<TensorProblem>>,
+    /// Routers that were planned, in the order of their layers.
+    routers: RefCell<Vec<PlannedRouter>>,
 }
 
 impl<'a> Loader<'a> {
@@ -76,6 +79,7 @@ impl<'a> Loader<'a> {
             asked: RefCell::default(),
             inventory: None,
             problems: RefCell::default(),
+            routers: RefCell::default(),
         }
     }
 
@@ -187,6 +191,7 @@ impl<'a> Loader<'a> {
         }
         if self.checkpoint.is_some() || self.inventory.is_some() {
             self.find_experts(layout, &spec);
+            self.note_stored_experts(layout, &spec);
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
@@ -194,6 +199,31 @@ impl<'a> Loader<'a> {
         }
         let source = CheckpointExperts { loader: self.shared(), layout, spec: &spec };
         Ok(self.backend.load_experts(&spec, &source)?)
+    }
+
+    /// Notes a router that is planned.
+    pub(crate) fn note_router(&self, router: impl FnOnce() -> PlannedRouter) {
+        if self.progress.is_none() {
+            self.routers.borrow_mut().push(router());
+        }
+    }
+
+    /// Counts the experts of a layer in a checkpoint that is not packed.
+    fn note_stored_experts(&self, layout: &ExpertLayout, spec: &ExpertSpec) {
+        let Some(checkpoint) = self.checkpoint.filter(|c| c.packing().is_none()) else { return };
+        let stored = |expert| layout.locate(spec, expert, Projection::Down);
+        let rows = || Some(*checkpoint.get(&stored(0).name)?.shape.first()?);
+        let count = match layout {
+            ExpertLayout::PerExpert { .. } => {
+                Some((0..MAX_EXPERTS).take_while(|&expert| checkpoint.has(&stored(expert).name)).count())
+            }
+            ExpertLayout::Fused { .. } | ExpertLayout::FusedTransposed { .. } => rows(),
+            ExpertLayout::Stacked { .. } => rows().map(|rows| rows / spec.intermediate),
+        };
+        let mut routers = self.routers.borrow_mut();
+        if let Some(router) = routers.last_mut().filter(|router| router.layer == spec.layer) {
+            router.stored_experts = count;
+        }
     }
 
     /// Looks up every tensor of a layer's experts.
@@ -258,6 +288,16 @@ impl<'a> Loader<'a> {
     /// All tensors with their shapes, if this is an inventory.
     pub(crate) fn into_inventory(self) -> BTreeMap<String, Vec<usize>> {
         self.inventory.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Routers that were planned, in the order of their layers.
+    pub(crate) fn routers(&self) -> Vec<PlannedRouter> {
+        self.routers.borrow().clone()
+    }
+
+    /// Everything that a plan found wrong.
+    pub(crate) fn problems(&self) -> Vec<TensorProblem> {
+        self.problems.borrow().clone()
     }
 
     /// Everything that a plan found wrong, as one error.

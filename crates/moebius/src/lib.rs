@@ -51,6 +51,7 @@ pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use cpu::{cpu_features, cpu_name, kernel_name};
 pub use doctor::{Finding, Health, doctor, read_bandwidth};
+pub use doctor::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource, doctor_router};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
 pub use knobs::{KNOBS, Knob};

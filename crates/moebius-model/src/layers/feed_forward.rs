@@ -17,6 +17,7 @@ use crate::cache::KvCache;
 use crate::info::Place;
 use crate::layout::{ExpertLayout, Stored};
 use crate::loader::{ExpertRequest, Loader};
+use crate::planned::PlannedRouter;
 
 /// A dense unit.
 pub(crate) struct Mlp {
@@ -166,6 +167,23 @@ pub(crate) struct MoeConfig {
     pub(crate) extras: MoeExtras,
 }
 
+impl MoeConfig {
+    /// What is asked for around the router.
+    fn planned_router(&self) -> PlannedRouter {
+        let n_experts = self.router.n_experts;
+        let named = |of: &Option<PerExpert>| of.as_ref().map(|of| (of.name.clone(), of.shape.clone()));
+        PlannedRouter {
+            layer: self.layer,
+            config: self.router.clone(),
+            gate: (format!("{}.weight", self.gate), vec![n_experts, self.hidden]),
+            gate_bias: self.extras.gate_bias.then(|| (format!("{}.bias", self.gate), vec![n_experts])),
+            selection_bias: named(&self.extras.selection_bias),
+            expert_scale: named(&self.extras.expert_scale),
+            stored_experts: None,
+        }
+    }
+}
+
 /// A vector with a number for each expert, stored in some shape.
 #[derive(Clone, Debug)]
 pub(crate) struct PerExpert {
@@ -217,6 +235,7 @@ pub(crate) struct MoeLayer {
 impl MoeLayer {
     /// Loads the router and its experts; `shared` is added to what they give.
     pub(crate) fn load(loader: &Loader<'_>, config: MoeConfig, shared: Option<SharedExpert>) -> Result<Self> {
+        loader.note_router(|| config.planned_router());
         let MoeConfig { layer, hidden, intermediate, activation, mut router, gate, layouts, extras } = config;
         let (n_experts, top_k) = (router.n_experts, router.top_k);
         // A plan has no values; its router never runs.

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 use moebius_backend::{
-    Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat,
-    WeightSpec, WeightView,
+    Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
+    WeightView,
 };
 
 use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, TensorEntry};
@@ -218,8 +218,7 @@ impl<'a> Loader<'a> {
         (outputs, inputs): (usize, usize),
         stored: impl Fn(usize) -> Stored,
     ) -> Result<Box<dyn HeadLinear>> {
-        let formats: Vec<_> =
-            (0..heads).map(|head| self.ask(place, &stored(head), (outputs, inputs))).collect();
+        let formats: Vec<_> = (0..heads).map(|head| self.ask(place, &stored(head), (outputs, inputs))).collect();
         let (name, format) = (stored(0).name, formats[0]);
         let spec = LinearSpec { name, inputs, outputs, format };
         self.count_held(place, format, spec.weight_bytes().saturating_mul(heads as u64));
@@ -307,8 +306,7 @@ impl<'a> Loader<'a> {
                 parts.push(asked);
             }
         }
-        let problem =
-            problem_of(entry, &name, &shape, false).or_else(|| other_matrices(entry?, &name, asked.matrix));
+        let problem = problem_of(entry, &name, &shape, false).or_else(|| other_matrices(entry?, &name, asked.matrix));
         let mut problems = self.problems.borrow_mut();
         if let Some(problem) = problem.filter(|problem| problems.last() != Some(problem)) {
             problems.push(problem);
@@ -328,8 +326,7 @@ impl<'a> Loader<'a> {
         let format = spec.format_of(projection);
         if self.held_format(Place::Experts, stored, spec.shape(projection).1) != format {
             let expected = format!("{} like the other experts of the layer", format.name());
-            let problem =
-                TensorProblem::Dtype { name: stored.name.clone(), expected, got: got.name().into() };
+            let problem = TensorProblem::Dtype { name: stored.name.clone(), expected, got: got.name().into() };
             self.problems.borrow_mut().push(problem);
         }
     }
@@ -417,20 +414,14 @@ impl ExpertSource for CheckpointExperts<'_, '_> {
     }
 
     fn bias(&self, expert: usize, projection: Projection) -> moebius_backend::Result<Vec<f32>> {
-        let StoredValues { name, shape, first, step } =
-            self.layout.locate_bias(self.spec, expert, projection);
+        let StoredValues { name, shape, first, step } = self.layout.locate_bias(self.spec, expert, projection);
         let values = self.loader.values(&name, &shape)?;
         Ok(values[first..].iter().step_by(step).take(self.spec.shape(projection).0).copied().collect())
     }
 }
 
 /// What is wrong with a tensor that was asked for, as plain numbers or in any format.
-fn problem_of(
-    entry: Option<&TensorEntry>,
-    name: &str,
-    shape: &[usize],
-    plain: bool,
-) -> Option<TensorProblem> {
+fn problem_of(entry: Option<&TensorEntry>, name: &str, shape: &[usize], plain: bool) -> Option<TensorProblem> {
     let name = name.to_owned();
     let expected = || "F32, F16 or BF16".into();
     let Some(entry) = entry else {

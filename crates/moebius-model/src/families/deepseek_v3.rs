@@ -51,8 +51,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
 impl DeepseekV3 {
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("model.layers.{layer}");
-        let attention =
-            LatentAttention::load(loader, &format!("{prefix}.self_attn"), self.attention.clone())?;
+        let attention = LatentAttention::load(loader, &format!("{prefix}.self_attn"), self.attention.clone())?;
         let feed_forward = self.stack.feed_forward(loader, layer, &format!("{prefix}.mlp"))?;
         DecoderLayer::around(loader, &prefix, (self.base.hidden, self.base.norm()), attention, feed_forward)
     }

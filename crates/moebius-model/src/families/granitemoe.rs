@@ -12,8 +12,8 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras,
-    MoeLayer, Multipliers,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras, MoeLayer,
+    Multipliers,
 };
 use crate::layout::ExpertLayout;
 use crate::loader::Loader;

@@ -26,6 +26,10 @@ const NORM: NormConfig = NormConfig { kind: NormKind::Layer { bias: false }, eps
 const NAMES: DecoderNames =
     DecoderNames { embedding: "transformer.wte", norm: "transformer.norm_f", head: "lm_head" };
 
+/// What transformers writes into every object of a configuration.
+const OF_ANY_OBJECT: [&str; 5] =
+    ["model_type", "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id"];
+
 struct Dbrx {
     base: BaseConfig,
     intermediate: usize,
@@ -57,8 +61,11 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         base.activation = activation(&function, "name", base.activation)?;
     }
     config.irrelevant(&["resid_pdrop", "emb_pdrop"]);
-    attention.irrelevant(&["attn_pdrop", "model_type"]);
-    experts.irrelevant(&["hidden_size", "moe_jitter_eps", "moe_loss_weight", "model_type"]);
+    attention.irrelevant(&["attn_pdrop"]);
+    experts.irrelevant(&["hidden_size", "moe_jitter_eps", "moe_loss_weight"]);
+    for part in [&attention, &experts] {
+        part.irrelevant(&OF_ANY_OBJECT);
+    }
     experts.expect("uniform_expert_assignment", &Value::Bool(false))?;
     let model = Dbrx {
         intermediate: experts.opt_size_of(&["ffn_hidden_size"], MAX_WIDTH)?.unwrap_or(3584),

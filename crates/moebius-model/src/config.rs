@@ -90,10 +90,15 @@ impl Config {
         self
     }
 
-    /// Says at least `size` under `key`.
-    pub(crate) fn with_at_least(self, key: &str, size: usize) -> Self {
-        let own = self.values.get(key).and_then(Value::as_u64);
-        if own.is_some_and(|own| own >= size as u64) { self } else { self.with_size(key, size) }
+    /// Says that a sequence may have at least `positions`, under the key that says it.
+    pub(crate) fn with_context(self, positions: usize) -> Self {
+        const KEYS: [&str; 2] = ["max_position_embeddings", "max_seq_len"];
+        let own = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?)));
+        match own {
+            Some((_, own)) if own >= positions as u64 => self,
+            Some((key, _)) => self.with_size(key, positions),
+            None => self.with_size(KEYS[0], positions),
+        }
     }
 
     /// The same model with the first `layers` of its layers: what is said of each layer is said of these alone.

@@ -104,7 +104,9 @@ pub enum Error {
         vocab_size: usize,
     },
     /// A sequence cannot be taken back to an earlier position.
-    #[error("cannot go back from position {from} to {to}: layer {layer} keeps a state, not a row for each position")]
+    #[error(
+        "cannot go back from position {from} to {to}: layer {layer} keeps a state, not a row for each position"
+    )]
     Truncate {
         /// The first layer that keeps one.
         layer: usize,

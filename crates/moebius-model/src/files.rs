@@ -106,7 +106,7 @@ impl ModelFiles {
         backend: &Arc<dyn Backend>,
     ) -> Result<Self> {
         let config = Config::parse(config)?.into_text_part().with_top_k(top_k);
-        let config = config.with_at_least("max_position_embeddings", weights.context.max(1));
+        let config = config.with_context(weights.context.max(1));
         let config = match weights.layers {
             Some(layers) => config.with_layers(layers),
             None => config,

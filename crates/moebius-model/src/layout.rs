@@ -133,9 +133,7 @@ impl ExpertLayout {
                 name: names[projection as usize].clone(),
                 shape: vec![n_experts * intermediate, hidden],
                 part: match projection {
-                    Projection::Down => {
-                        Part::Columns { from_row: expert * intermediate, first: 0, step: 1 }
-                    }
+                    Projection::Down => Part::Columns { from_row: expert * intermediate, first: 0, step: 1 },
                     _ => Part::Rows { first: expert * intermediate, step: 1 },
                 },
             },
@@ -143,10 +141,16 @@ impl ExpertLayout {
     }
 
     /// Where the bias of one matrix of an expert lies.
-    pub(crate) fn locate_bias(&self, spec: &ExpertSpec, expert: usize, projection: Projection) -> StoredValues {
+    pub(crate) fn locate_bias(
+        &self,
+        spec: &ExpertSpec,
+        expert: usize,
+        projection: Projection,
+    ) -> StoredValues {
         let ExpertSpec { n_experts, hidden, intermediate, .. } = *spec;
         match self {
-            ExpertLayout::Fused { gate_up, down, order } | ExpertLayout::FusedTransposed { gate_up, down, order } => {
+            ExpertLayout::Fused { gate_up, down, order }
+            | ExpertLayout::FusedTransposed { gate_up, down, order } => {
                 if projection == Projection::Down {
                     let (name, shape) = (format!("{down}_bias"), vec![n_experts, hidden]);
                     return StoredValues { name, shape, first: expert * hidden, step: 1 };

@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn codes_of_eight_bits_have_their_values() {
-        let expected = [(0x00, 0.0), (0x01, 2f32.powi(-9)), (0x08, 2f32.powi(-6)), (0x38, 1.0), (0x39, 1.125)];
+        let expected =
+            [(0x00, 0.0), (0x01, 2f32.powi(-9)), (0x08, 2f32.powi(-6)), (0x38, 1.0), (0x39, 1.125)];
         for (code, value) in expected {
             assert_eq!((E4M3[code], E4M3[code + 128]), (value, -value), "{code:#x}");
         }

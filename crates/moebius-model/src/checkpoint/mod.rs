@@ -169,7 +169,8 @@ impl Checkpoint {
     /// Whether it has a tensor, or parts of it that were packed by themselves.
     pub(crate) fn has(&self, name: &str) -> bool {
         let parts = packed::parts_of(name);
-        let packed = || self.tensors.range(parts.clone()..).next().is_some_and(|(name, _)| name.starts_with(&parts));
+        let packed =
+            || self.tensors.range(parts.clone()..).next().is_some_and(|(name, _)| name.starts_with(&parts));
         self.tensors.contains_key(name) || (self.packing.is_some() && packed())
     }
 

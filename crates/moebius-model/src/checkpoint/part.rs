@@ -70,7 +70,13 @@ impl Part {
 
     /// The elements of a matrix, row by row, out of the rows of its span, which have `all_cols` elements of `size`
     /// bytes each.
-    pub(super) fn gather(self, span: &[u8], (rows, cols): (usize, usize), all_cols: usize, size: usize) -> Vec<u8> {
+    pub(super) fn gather(
+        self,
+        span: &[u8],
+        (rows, cols): (usize, usize),
+        all_cols: usize,
+        size: usize,
+    ) -> Vec<u8> {
         let mut out = vec![0; rows * cols * size];
         if let Part::Rows { step, .. } = self {
             for (out, row) in out.chunks_exact_mut(cols * size).zip(span.chunks(cols * size).step_by(step)) {
@@ -102,7 +108,9 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Part::Rows { first, step } => write!(f, "rows {first}+{step}"),
-            Part::Columns { from_row, first, step } => write!(f, "columns {first}+{step} from row {from_row}"),
+            Part::Columns { from_row, first, step } => {
+                write!(f, "columns {first}+{step} from row {from_row}")
+            }
         }
     }
 }
@@ -119,7 +127,9 @@ mod tests {
         assert_eq!(rows.span((2, 6)), 1..4);
         assert_eq!(rows.gather(&tensor[6..], (2, 6), 6, 1), [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23]);
         let columns = Part::Columns { from_row: 2, first: 1, step: 2 };
-        assert!(columns.fits((3, 2), (4, 6)) && !columns.fits((4, 2), (4, 6)) && !columns.fits((3, 3), (4, 6)));
+        assert!(
+            columns.fits((3, 2), (4, 6)) && !columns.fits((4, 2), (4, 6)) && !columns.fits((3, 3), (4, 6))
+        );
         assert_eq!(columns.span((3, 2)), 2..4);
         assert_eq!(columns.gather(&tensor[12..], (3, 2), 6, 1), [13, 19, 15, 21, 17, 23]);
     }
@@ -130,7 +140,9 @@ mod tests {
         let tensor: Vec<u8> = (0..rows * cols).flat_map(|n| (n as u16).to_le_bytes()).collect(); // [cols, rows]
         let whole = Part::Columns { from_row: 0, first: 0, step: 1 };
         let matrix = whole.gather(&tensor, (rows, cols), rows, 2);
-        let element = |row: usize, col: usize| u16::from_le_bytes([matrix[(row * cols + col) * 2], matrix[(row * cols + col) * 2 + 1]]);
+        let element = |row: usize, col: usize| {
+            u16::from_le_bytes([matrix[(row * cols + col) * 2], matrix[(row * cols + col) * 2 + 1]])
+        };
         assert!((0..rows).all(|row| (0..cols).all(|col| element(row, col) as usize == col * rows + row)));
     }
 

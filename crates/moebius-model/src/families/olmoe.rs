@@ -11,8 +11,8 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras, MoeLayer,
-    Multipliers, QkNorm,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras,
+    MoeLayer, Multipliers, QkNorm,
 };
 use crate::loader::Loader;
 use crate::model::Model;

@@ -11,8 +11,8 @@ use super::{Architecture, GATE_UP_DOWN, Outline, experts, layouts, softmax_route
 use crate::config::{Config, MAX_CONTEXT};
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, Mlp, MlpConfig, MoeConfig, MoeExtras,
-    MoeLayer, Multipliers, SharedExpert,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, Mlp, MlpConfig, MoeConfig,
+    MoeExtras, MoeLayer, Multipliers, SharedExpert,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -33,7 +33,8 @@ struct Qwen2Moe {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(16), ..Defaults::USUAL };
+    let defaults =
+        Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(16), ..Defaults::USUAL };
     let base = BaseConfig::read(config, defaults)?;
     let (n_experts, top_k) = experts(config, &["num_experts"])?;
     config.irrelevant(&["attention_bias"]);

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::config::{Config, MAX_CONTEXT};
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, Mlp, MlpConfig, MoeConfig, MoeExtras,
-    MoeLayer, Multipliers, QkNorm,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, Mlp, MlpConfig, MoeConfig,
+    MoeExtras, MoeLayer, Multipliers, QkNorm,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -29,7 +29,8 @@ struct Qwen3Moe {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(4), ..Defaults::USUAL };
+    let defaults =
+        Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(4), ..Defaults::USUAL };
     let base = BaseConfig::read(config, defaults)?;
     let (n_experts, top_k) = experts(config, &["num_experts", "num_local_experts"])?;
     config.irrelevant(&["max_window_layers", "layer_types", "sliding_window"]);

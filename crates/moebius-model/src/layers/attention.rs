@@ -126,7 +126,11 @@ pub(crate) struct AttentionConfig {
 impl AttentionConfig {
     /// Attention scaled by `1 / sqrt(head_dim)` and rotated by the decoder's first rotation, without anything that
     /// only some families have.
-    pub(crate) fn plain(hidden: usize, (heads, kv_heads, head_dim): (usize, usize, usize), norm: NormConfig) -> Self {
+    pub(crate) fn plain(
+        hidden: usize,
+        (heads, kv_heads, head_dim): (usize, usize, usize),
+        norm: NormConfig,
+    ) -> Self {
         AttentionConfig {
             hidden,
             heads,
@@ -209,7 +213,8 @@ impl Attention {
         let (projected, gate) = match gate {
             OutputGate::InQuery => {
                 let both = projected.reshape((tokens, heads, 2, head_dim))?;
-                let half = |index| both.narrow(2, index, 1)?.contiguous()?.reshape((tokens, heads * head_dim));
+                let half =
+                    |index| both.narrow(2, index, 1)?.contiguous()?.reshape((tokens, heads * head_dim));
                 (half(0)?, Some(half(1)?))
             }
             OutputGate::None | OutputGate::Projected => (projected, None),
@@ -247,7 +252,9 @@ impl Attention {
         let x = match (norm, self.config.qk_norm) {
             (Some(norm), QkNorm::Whole) => norm.forward(pass.ops, &x)?.reshape(split)?,
             (Some(norm), QkNorm::PerHead) => norm.forward(pass.ops, &x.reshape(split)?)?,
-            (Some(norm), _) => return norm.forward(pass.ops, &rotate(clipped(x.reshape(split)?, self.config.clip)?)?),
+            (Some(norm), _) => {
+                return norm.forward(pass.ops, &rotate(clipped(x.reshape(split)?, self.config.clip)?)?);
+            }
             (None, _) => x.reshape(split)?,
         };
         pass.watch.meter.lap(Stage::Norms);

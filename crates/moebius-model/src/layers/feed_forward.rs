@@ -285,7 +285,12 @@ impl MoeLayer {
     }
 
     /// Sends the rows of `x` to the experts that the router chooses when it looks at those of `routed_by`.
-    pub(crate) fn apply_routed_by(&self, pass: &mut Pass<'_, '_>, routed_by: &Tensor, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn apply_routed_by(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        routed_by: &Tensor,
+        x: &Tensor,
+    ) -> Result<Tensor> {
         let logits = pass.project(Part::Router, &self.gate, routed_by)?; // [tokens, n_experts]
         let logits = logits.flatten_all()?.to_vec1::<f32>()?;
         let routing = self.router.route(&logits)?;

@@ -154,7 +154,9 @@ impl LatentAttention {
         let LatentConfig { heads, nope, rope, .. } = self.config;
         let squeezed = match &self.squeeze {
             None => None,
-            Some((projection, norm)) => Some(norm.forward(pass.ops, &pass.project(Share::Attention, projection, x)?)?),
+            Some((projection, norm)) => {
+                Some(norm.forward(pass.ops, &pass.project(Share::Attention, projection, x)?)?)
+            }
         };
         let query = pass.project(Share::Attention, &self.query, squeezed.as_ref().unwrap_or(x))?;
         let query = query.reshape((x.dim(0)?, heads, nope + rope))?;
@@ -214,15 +216,19 @@ impl Mixer for LatentAttention {
             })
             .collect::<Result<_>>()?;
         let spans: Vec<AttentionSpan<'_>> = (pass.batch.spans().iter().zip(&kept))
-            .map(|(span, (keys, values))| {
-                AttentionSpan { rows: span.rows.clone(), first_position: span.first_position, keys, values }
+            .map(|(span, (keys, values))| AttentionSpan {
+                rows: span.rows.clone(),
+                first_position: span.first_position,
+                keys,
+                values,
             })
             .collect();
         count_attention(pass, &self.spec, heads * (self.config.row() + rank), self.config.row());
         let attended = pass.ops.attention(&query, &spans, &self.spec)?;
         pass.watch.meter.lap(Stage::Attention);
         let tokens = x.dim(0)?;
-        let attended = self.per_head(pass, self.values.as_ref(), &attended.reshape((tokens, heads, rank))?)?;
+        let attended =
+            self.per_head(pass, self.values.as_ref(), &attended.reshape((tokens, heads, rank))?)?;
         pass.project(Share::Attention, &self.output, &attended.reshape((tokens, heads * value))?)
     }
 

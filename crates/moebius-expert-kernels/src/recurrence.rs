@@ -18,7 +18,10 @@ pub use scan::{ScanInputs, ScanShape};
 
 use crate::{
     KernelError, Kernels, Pool,
-    arch::{LANES, Op, Simd},
+    arch::{
+        LANES, Op, Simd,
+        disjoint::{Cell, Grid},
+    },
     error::{check_len, check_nonzero, rows_in},
     vector::lanes::{load_padded, softplus, store_part},
 };
@@ -100,11 +103,19 @@ impl Op for Softplus<'_> {
     }
 }
 
-/// Runs `task` on the states of some heads at a time, with the number of the first.
-fn for_heads(pool: &Pool, states: &mut [f32], per_head: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+/// Runs `task` on the states of some heads at a time, with the number of the first and their columns of `out`, which is
+/// `[tokens, heads * width]`.
+fn for_heads(
+    pool: &Pool,
+    (states, per_head): (&mut [f32], usize),
+    (out, tokens, width): (&mut [f32], usize, usize),
+    task: impl Fn(usize, &mut [f32], Cell<'_>) + Sync,
+) {
     let heads_per_task = (VALUES_PER_TASK / per_head).max(1);
+    let row_len = states.len() / per_head * width;
+    let grid = Grid::new(out, row_len, vec![0, tokens], heads_per_task * width);
     pool.for_each_chunk(states, heads_per_task * per_head, |index, states| {
-        task(index * heads_per_task, states)
+        task(index * heads_per_task, states, grid.take(index));
     });
 }
 

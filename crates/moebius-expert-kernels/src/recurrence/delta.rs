@@ -3,13 +3,12 @@
 //! Columns of a state do not meet, so that sixteen of them, or four times as many, go through all rows twice: once to
 //! look up what is known of the key, once to correct it and to answer the query.
 
+use std::ops::Range;
+
 use super::{for_heads, product};
 use crate::{
     KernelError, Kernels, Pool,
-    arch::{
-        LANES, Op, Simd,
-        disjoint::{Cell, Grid},
-    },
+    arch::{LANES, Op, Simd, disjoint::Cell},
     error::{check_len, check_nonzero, rows_in},
     vector::lanes::{load_padded, store_part},
 };
@@ -62,13 +61,9 @@ impl Kernels {
         if tokens == 0 {
             return Ok(());
         }
-        let row_len = shape.value_heads * shape.value_dim;
-        let grid = Grid::new(out, row_len, vec![0, tokens], shape.value_dim);
-        let per_head = shape.key_dim * shape.value_dim;
-        for_heads(pool, state, per_head, |first, states| {
-            for (head, state) in (first..).zip(states.chunks_exact_mut(per_head)) {
-                self.run(Head { inputs, shape, head, state, out: grid.take(head) });
-            }
+        let states = (state, shape.key_dim * shape.value_dim);
+        for_heads(pool, states, (out, tokens, shape.value_dim), |first, states, out| {
+            self.run(Heads { inputs, shape, first, states, out });
         });
         Ok(())
     }
@@ -96,40 +91,42 @@ impl DeltaShape {
     }
 }
 
-/// All tokens of one head.
-struct Head<'a> {
+/// All tokens of some heads.
+struct Heads<'a> {
     inputs: &'a DeltaInputs<'a>,
     shape: &'a DeltaShape,
-    head: usize,
-    state: &'a mut [f32],
+    first: usize,
+    states: &'a mut [f32],
     out: Cell<'a>,
 }
 
-impl Op for Head<'_> {
+impl Op for Heads<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let DeltaShape { key_heads, key_dim, value_heads, value_dim } = *self.shape;
         let DeltaInputs { query, key, value, log_decay, strength } = *self.inputs;
-        for token in self.out.rows() {
-            let place = token * value_heads + self.head;
-            let shared = (token * key_heads + self.head / (value_heads / key_heads)) * key_dim;
-            let step = Step {
-                query: &query[shared..][..key_dim],
-                key: &key[shared..][..key_dim],
-                decay: log_decay[place].exp(),
-                strength: strength[place],
-                value_dim,
-            };
-            let value = &value[place * value_dim..][..value_dim];
-            let out = self.out.row(token);
-            let wide = value_dim - value_dim % (RUNS * LANES);
-            for first in (0..wide).step_by(RUNS * LANES) {
-                step.columns::<S, RUNS>(simd, first, value, (self.state, out));
-            }
-            for first in (wide..value_dim).step_by(LANES) {
-                step.columns::<S, 1>(simd, first, value, (self.state, out));
+        for (nth, state) in self.states.chunks_exact_mut(key_dim * value_dim).enumerate() {
+            let head = self.first + nth;
+            for token in self.out.rows() {
+                let place = token * value_heads + head;
+                let shared = (token * key_heads + head / (value_heads / key_heads)) * key_dim;
+                let step = Step {
+                    query: &query[shared..][..key_dim],
+                    key: &key[shared..][..key_dim],
+                    decay: log_decay[place].exp(),
+                    strength: strength[place],
+                };
+                let value = &value[place * value_dim..][..value_dim];
+                let out = &mut self.out.row(token)[nth * value_dim..][..value_dim];
+                let wide = value_dim - value_dim % (RUNS * LANES);
+                for first in (0..wide).step_by(RUNS * LANES) {
+                    step.columns::<S, RUNS>(simd, first..first + RUNS * LANES, value, (state, out));
+                }
+                for first in (wide..value_dim).step_by(LANES) {
+                    step.columns::<S, 1>(simd, first..(first + LANES).min(value_dim), value, (state, out));
+                }
             }
         }
     }
@@ -141,52 +138,75 @@ struct Step<'a> {
     key: &'a [f32],
     decay: f32,
     strength: f32,
-    value_dim: usize,
 }
 
 impl Step<'_> {
-    /// The columns of `N` runs of lanes from `first` on; a single run may be short.
+    /// The columns of `N` runs of lanes; a single run may be short.
     #[inline(always)]
     fn columns<S: Simd, const N: usize>(
         &self,
         simd: S,
-        first: usize,
+        columns: Range<usize>,
         value: &[f32],
         (state, out): (&mut [f32], &mut [f32]),
     ) {
-        let columns: [_; N] = std::array::from_fn(|run| {
-            let first = first + run * LANES;
-            first..(first + LANES).min(self.value_dim)
-        });
+        let value_dim = value.len();
         let decay = simd.splat(self.decay);
         let mut known = [simd.splat(0.0); N];
-        for (row, key) in state.chunks_exact_mut(self.value_dim).zip(self.key) {
+        for (row, key) in state.chunks_exact_mut(value_dim).zip(self.key) {
             let key = simd.splat(*key);
-            for (known, columns) in known.iter_mut().zip(&columns) {
-                let entries = &mut row[columns.clone()];
-                let decayed = simd.mul(load_padded(simd, entries, 0.0), decay);
-                store_part(simd, decayed, entries);
-                *known = simd.fma(decayed, key, *known);
+            let row = &mut row[columns.clone()];
+            let mut entries = load::<S, N>(simd, row);
+            for (entries, known) in entries.iter_mut().zip(&mut known) {
+                *entries = simd.mul(*entries, decay);
+                *known = simd.fma(*entries, key, *known);
             }
+            store::<S, N>(simd, entries, row);
         }
         let strength = simd.splat(self.strength);
-        let changes: [_; N] = std::array::from_fn(|run| {
-            let value = load_padded(simd, &value[columns[run].clone()], 0.0);
-            simd.mul(simd.sub(value, known[run]), strength)
-        });
+        let mut changes = load::<S, N>(simd, &value[columns.clone()]);
+        for (change, known) in changes.iter_mut().zip(&known) {
+            *change = simd.mul(simd.sub(*change, *known), strength);
+        }
         let mut answers = [simd.splat(0.0); N];
-        for (row, (key, query)) in state.chunks_exact_mut(self.value_dim).zip(self.key.iter().zip(self.query))
-        {
+        for (row, (key, query)) in state.chunks_exact_mut(value_dim).zip(self.key.iter().zip(self.query)) {
             let (key, query) = (simd.splat(*key), simd.splat(*query));
-            for ((answer, change), columns) in answers.iter_mut().zip(&changes).zip(&columns) {
-                let entries = &mut row[columns.clone()];
-                let changed = simd.fma(key, *change, load_padded(simd, entries, 0.0));
-                store_part(simd, changed, entries);
-                *answer = simd.fma(changed, query, *answer);
+            let row = &mut row[columns.clone()];
+            let mut entries = load::<S, N>(simd, row);
+            for ((entries, change), answer) in entries.iter_mut().zip(&changes).zip(&mut answers) {
+                *entries = simd.fma(key, *change, *entries);
+                *answer = simd.fma(*entries, query, *answer);
+            }
+            store::<S, N>(simd, entries, row);
+        }
+        store::<S, N>(simd, answers, &mut out[columns]);
+    }
+}
+
+/// `N` full runs of lanes, or a single one that may be short.
+#[inline(always)]
+fn load<S: Simd, const N: usize>(simd: S, values: &[f32]) -> [S::V; N] {
+    let mut runs = [simd.splat(0.0); N];
+    match <&[[f32; LANES]; N]>::try_from(values.as_chunks().0) {
+        Ok(full) => {
+            for (run, full) in runs.iter_mut().zip(full) {
+                *run = simd.load(full);
             }
         }
-        for (answer, columns) in answers.iter().zip(&columns) {
-            store_part(simd, *answer, &mut out[columns.clone()]);
+        Err(_) => runs[0] = load_padded(simd, values, 0.0),
+    }
+    runs
+}
+
+/// Puts back what [`load`] takes.
+#[inline(always)]
+fn store<S: Simd, const N: usize>(simd: S, runs: [S::V; N], values: &mut [f32]) {
+    match <&mut [[f32; LANES]; N]>::try_from(values.as_chunks_mut().0) {
+        Ok(full) => {
+            for (run, full) in runs.iter().zip(full) {
+                simd.store(*run, full);
+            }
         }
+        Err(_) => store_part(simd, runs[0], values),
     }
 }

@@ -1,20 +1,14 @@
 //! The selective scan.
 //!
-//! Every value of a head has a row of the state, whose entries lie side by side; four rows are summed together.
+//! Every value of a head has a row of the state, whose entries lie side by side.
 
 use super::{for_heads, product};
 use crate::{
     KernelError, Kernels, Pool,
-    arch::{
-        LANES, Op, Simd,
-        disjoint::{Cell, Grid},
-    },
+    arch::{LANES, Op, Simd, disjoint::Cell},
     error::{check_len, check_nonzero, rows_in},
     vector::lanes::{exp, load_padded, reduce_sum, store_part},
 };
-
-/// Rows of a state that are summed together.
-const ROWS: usize = 4;
 
 /// The shape of a selective scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +59,9 @@ impl Kernels {
         if tokens == 0 {
             return Ok(());
         }
-        let row_len = shape.heads * shape.head_dim;
-        let grid = Grid::new(out, row_len, vec![0, tokens], shape.head_dim);
-        let per_head = shape.head_dim * shape.state_dim;
-        for_heads(pool, state, per_head, |first, states| {
-            for (head, state) in (first..).zip(states.chunks_exact_mut(per_head)) {
-                self.run(Head { inputs, shape, head, state, out: grid.take(head) });
-            }
+        let states = (state, shape.head_dim * shape.state_dim);
+        for_heads(pool, states, (out, tokens, shape.head_dim), |first, states, out| {
+            self.run(Heads { inputs, shape, first, states, out });
         });
         Ok(())
     }
@@ -103,43 +93,37 @@ impl ScanShape {
     }
 }
 
-/// All tokens of one head.
-struct Head<'a> {
+/// All tokens of some heads.
+struct Heads<'a> {
     inputs: &'a ScanInputs<'a>,
     shape: &'a ScanShape,
-    head: usize,
-    state: &'a mut [f32],
+    first: usize,
+    states: &'a mut [f32],
     out: Cell<'a>,
 }
 
-impl Op for Head<'_> {
+impl Op for Heads<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let ScanShape { heads, head_dim, groups, state_dim, rates } = *self.shape;
         let ScanInputs { x, step, rate, input, output, skip } = *self.inputs;
-        for token in self.out.rows() {
-            let place = token * heads + self.head;
-            let group = (token * groups + self.head / (heads / groups)) * state_dim;
-            let step = Step {
-                size: step[place],
-                rates: &rate[self.head * rates..][..rates],
-                input: &input[group..][..state_dim],
-                output: &output[group..][..state_dim],
-                skip: skip[self.head],
-            };
-            let x = &x[place * head_dim..][..head_dim];
-            let out = self.out.row(token);
-            let (fours, rest) = self.state.split_at_mut(head_dim / ROWS * ROWS * state_dim);
-            let values = x.chunks_exact(ROWS).zip(out.chunks_exact_mut(ROWS));
-            for (state, (x, out)) in fours.chunks_exact_mut(ROWS * state_dim).zip(values) {
-                out.copy_from_slice(&step.rows::<S, ROWS>(simd, x, state));
-            }
-            let first = head_dim / ROWS * ROWS;
-            let values = x[first..].chunks_exact(1).zip(&mut out[first..]);
-            for (state, (x, out)) in rest.chunks_exact_mut(state_dim).zip(values) {
-                [*out] = step.rows::<S, 1>(simd, x, state);
+        for (nth, state) in self.states.chunks_exact_mut(head_dim * state_dim).enumerate() {
+            let head = self.first + nth;
+            for token in self.out.rows() {
+                let place = token * heads + head;
+                let group = (token * groups + head / (heads / groups)) * state_dim;
+                let step = Step {
+                    size: step[place],
+                    rates: &rate[head * rates..][..rates],
+                    input: &input[group..][..state_dim],
+                    output: &output[group..][..state_dim],
+                    skip: skip[head],
+                };
+                let x = &x[place * head_dim..][..head_dim];
+                let out = &mut self.out.row(token)[nth * head_dim..][..head_dim];
+                step.values(simd, x, (state, out));
             }
         }
     }
@@ -155,32 +139,37 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// The next state of `N` values, and what is read from it.
+    /// The next states of all values, and what is read from them.
     #[inline(always)]
-    fn rows<S: Simd, const N: usize>(&self, simd: S, x: &[f32], state: &mut [f32]) -> [f32; N] {
+    fn values<S: Simd>(&self, simd: S, x: &[f32], (state, out): (&mut [f32], &mut [f32])) {
         let state_dim = self.input.len();
-        let size = simd.splat(self.size);
-        // A rate that all entries share fills the lanes; otherwise each run of lanes has its own.
-        let shared = exp(simd, simd.mul(size, simd.splat(self.rates[0])));
-        let mut sums = [simd.splat(0.0); N];
-        for first in (0..state_dim).step_by(LANES) {
-            let entries = first..(first + LANES).min(state_dim);
-            let decay = match self.rates.get(entries.clone()) {
-                Some(rates) if self.rates.len() == state_dim => {
-                    exp(simd, simd.mul(size, load_padded(simd, rates, 0.0)))
-                }
-                _ => shared,
-            };
-            let input = load_padded(simd, &self.input[entries.clone()], 0.0);
-            let output = load_padded(simd, &self.output[entries.clone()], 0.0);
-            for ((sum, x), row) in sums.iter_mut().zip(x).zip(state.chunks_exact_mut(state_dim)) {
-                let row = &mut row[entries.clone()];
-                let written = simd.mul(simd.splat(self.size * x), input);
-                let next = simd.fma(load_padded(simd, row, 0.0), decay, written);
-                store_part(simd, next, row);
-                *sum = simd.fma(next, output, *sum);
+        let shared = self.decay(simd, self.rates);
+        let rates = if self.rates.len() == state_dim { self.rates } else { &[] };
+        for ((row, x), out) in state.chunks_exact_mut(state_dim).zip(x).zip(out) {
+            let written = simd.splat(self.size * x);
+            let mut sum = simd.splat(0.0);
+            let coefficients = self.input.chunks(LANES).zip(self.output.chunks(LANES));
+            for (run, (entries, (input, output))) in row.chunks_mut(LANES).zip(coefficients).enumerate() {
+                let decay = match rates.get(run * LANES..) {
+                    Some(rates) if !rates.is_empty() => self.decay(simd, rates),
+                    _ => shared,
+                };
+                let fresh = simd.mul(written, load_padded(simd, input, 0.0));
+                let next = simd.fma(load_padded(simd, entries, 0.0), decay, fresh);
+                store_part(simd, next, entries);
+                sum = simd.fma(next, load_padded(simd, output, 0.0), sum);
             }
+            *out = reduce_sum(simd, sum) + self.skip * x;
         }
-        std::array::from_fn(|row| reduce_sum(simd, sums[row]) + self.skip * x[row])
+    }
+
+    /// What the first lanes of a state are multiplied with; a single rate is that of all lanes.
+    #[inline(always)]
+    fn decay<S: Simd>(&self, simd: S, rates: &[f32]) -> S::V {
+        let rates = match rates {
+            [rate] => simd.splat(*rate),
+            rates => load_padded(simd, rates, 0.0),
+        };
+        exp(simd, simd.mul(simd.splat(self.size), rates))
     }
 }

@@ -188,6 +188,10 @@ impl<'a> Loader<'a> {
             let (format, (rows, cols)) = (spec.format_of(projection), spec.shape(projection));
             let bytes = format.bytes_for(rows.saturating_mul(spec.n_experts), cols).unwrap_or(usize::MAX);
             self.count_held(Place::Experts, format, bytes as u64);
+            if spec.biases {
+                let bytes = (spec.n_experts * rows * size_of::<f32>()) as u64;
+                self.count_held(Place::Experts, WeightFormat::F32, bytes);
+            }
         }
         if self.checkpoint.is_some() || self.inventory.is_some() {
             self.find_experts(layout, &spec);

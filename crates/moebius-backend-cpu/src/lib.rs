@@ -10,6 +10,7 @@ mod experts;
 mod heads;
 mod linear;
 mod ops;
+mod recurrence;
 mod slices;
 
 pub use backend::{CpuBackend, CpuOptions};

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{
-    Activation, AttentionSpan, AttentionSpec, Error, Linear, Ops, Pairing, Result, RopeTable,
+    Activation, AttentionSpan, AttentionSpec, DeltaRule, Error, Linear, Ops, Pairing, Result, RopeTable,
+    SelectiveScan,
 };
 use moebius_expert_kernels::{AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
 
 use crate::backend::Engine;
 use crate::experts::kernel_activation;
 use crate::linear::CpuLinear;
+use crate::recurrence;
 use crate::slices::{expect_dims, filled, kernel, with_f32, with_rows};
 
 pub(crate) struct CpuOps {
@@ -135,6 +137,28 @@ impl Ops for CpuOps {
                 })
             })
         })
+    }
+
+    fn softplus(&self, x: &Tensor) -> Result<Tensor> {
+        recurrence::softplus(&self.engine, x)
+    }
+
+    fn causal_conv(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        state: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        recurrence::causal_conv(&self.engine, x, weight, bias, state)
+    }
+
+    fn delta_rule(&self, inputs: &DeltaRule<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        recurrence::delta_rule(&self.engine, inputs, state)
+    }
+
+    fn selective_scan(&self, inputs: &SelectiveScan<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        recurrence::selective_scan(&self.engine, inputs, state)
     }
 }
 

@@ -13,6 +13,21 @@ pub(crate) fn with_f32<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Re
     with_range(&x, start..end, f)
 }
 
+/// Calls `f` with the elements of several tensors, each as in [`with_f32`].
+pub(crate) fn with_all<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<T>,
+) -> Result<T> {
+    let dense = tensors.iter().map(|x| x.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+    let storages: Vec<_> = dense.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for ((slice, x), (storage, layout)) in slices.iter_mut().zip(&dense).zip(&storages) {
+        let (start, end) = layout.contiguous_offsets().expect("a contiguous tensor is one range");
+        *slice = &floats(storage, x)?[start..end];
+    }
+    f(slices)
+}
+
 /// Calls `f` with the rows of a tensor of three dimensions and the distance from one row to the next: columns of
 /// something wider are read where they lie, from the first element to the last; other strides are copied.
 pub(crate) fn with_rows<T>(x: &Tensor, f: impl FnOnce((&[f32], usize)) -> Result<T>) -> Result<T> {
@@ -32,8 +47,13 @@ pub(crate) fn with_rows<T>(x: &Tensor, f: impl FnOnce((&[f32], usize)) -> Result
 
 fn with_range<T>(x: &Tensor, range: Range<usize>, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, _) = x.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(values)) => f(&values[range]),
+    f(&floats(&storage, x)?[range])
+}
+
+/// All elements behind a tensor, whatever part of them it shows.
+fn floats<'a>(storage: &'a Storage, x: &Tensor) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(CpuStorage::F32(values)) => Ok(values),
         _ => Err(Error::Shape {
             what: "activation".into(),
             expected: "f32 on the cpu".into(),

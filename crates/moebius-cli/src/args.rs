@@ -116,8 +116,8 @@ pub(crate) enum Command {
     Cache(CacheListArgs),
     /// Measure speed: prompts, generation, batches, depth
     Bench(Box<BenchArgs>),
-    /// List the model families that can be run
-    Families(ListArgs),
+    /// List the model families that can be run, and published models with their sizes
+    Families(FamiliesArgs),
     /// Look at this machine: processor, kernels, memory, default model
     Doctor(DoctorArgs),
     /// List the environment variables that are read
@@ -152,6 +152,15 @@ pub(crate) struct DoctorArgs {
     /// CPU threads; default: all cores
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// What to list of the families.
+#[derive(Debug, Args)]
+pub(crate) struct FamiliesArgs {
+    /// This one alone, by its model_type
+    pub(crate) family: Option<String>,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

@@ -136,6 +136,11 @@ macro_rules! __checks {
             sinks_take_their_share_of_attention
             values_may_be_columns_of_the_keys
             attention_keeps_sequences_apart
+            softplus_agrees_with_f64
+            causal_conv_agrees_with_f64
+            delta_rule_agrees_with_f64
+            selective_scan_agrees_with_f64
+            recurrences_that_do_not_fit_are_errors
             strided_inputs_change_nothing
             no_rows_give_no_rows
             shapes_that_do_not_fit_are_errors
@@ -151,6 +156,7 @@ macro_rules! __checks {
             small_operations_do_not_depend_on_their_batch
             attention_does_not_depend_on_how_a_prompt_was_cut
             attention_does_not_depend_on_other_sequences
+            recurrences_do_not_depend_on_how_a_sequence_was_cut
             the_same_call_gives_the_same_bits
         ] }
     };

@@ -3,9 +3,13 @@
 //! Invariants: each result carries the scale of its own rounding errors (see `tolerance.rs`).
 
 mod ops;
+mod recurrence;
 
 pub(crate) use ops::{
     AttentionCase, Sequence, activate as activated, attention, glu, layer_norm, rms_norm, rope,
+};
+pub(crate) use recurrence::{
+    ConvCase, DeltaCase, ScanCase, causal_conv, delta_rule, selective_scan, softplus,
 };
 
 use moebius_backend::{Activation, Projection};

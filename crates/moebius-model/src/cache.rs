@@ -9,6 +9,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::history::History;
 use crate::{Error, Result};
 
 const FIRST_CAPACITY: usize = 64;
@@ -106,15 +107,6 @@ struct SequenceState {
     capacity: usize,
     layers: Vec<LayerState>,
     history: History,
-}
-
-/// What a sequence read and how, kept by models that may have to read it again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct History {
-    /// Its tokens from the first on.
-    pub(crate) tokens: Vec<u32>,
-    /// Whether it was read with the angles of long sequences; `None` while it is being read again.
-    pub(crate) is_long: Option<bool>,
 }
 
 /// The state of all sequences under way.
@@ -330,23 +322,14 @@ impl KvCache {
         }
     }
 
-    /// What a sequence read, as far as [`KvCache::remember`] was told.
+    /// What a sequence read, as far as the model noted it.
     pub(crate) fn history(&self, id: SequenceId) -> &History {
         &self.state(id).history
     }
 
-    /// Notes that the rows of a sequence were, or are about to be, made anew.
-    pub(crate) fn set_long(&mut self, id: SequenceId, is_long: Option<bool>) {
-        self.state_mut(id).history.is_long = is_long;
-    }
-
-    /// Notes the tokens that a sequence read from `position` on.
-    pub(crate) fn remember(&mut self, id: SequenceId, position: usize, tokens: &[u32]) {
-        let history = &mut self.state_mut(id).history;
-        history.tokens.truncate(position);
-        if history.tokens.len() == position {
-            history.tokens.extend_from_slice(tokens);
-        }
+    /// The same, to note more.
+    pub(crate) fn history_mut(&mut self, id: SequenceId) -> &mut History {
+        &mut self.state_mut(id).history
     }
 
     fn state(&self, id: SequenceId) -> &SequenceState {

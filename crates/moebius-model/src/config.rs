@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{FP8_BLOCK, read_json};
+use crate::checkpoint::{FP8_BLOCK, read_small};
 use crate::info::{Setting, SettingRole};
-use crate::{Error, Result};
+use crate::{Error, Result, infinities};
 
 const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -43,6 +43,8 @@ const IRRELEVANT: &[&str] = &[
 pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
+    /// Keys of objects below it that nobody asked for, with the objects' keys.
+    unused_below: RefCell<Vec<String>>,
     irrelevant: RefCell<BTreeSet<String>>,
     /// Keys that may say one thing only.
     fixed: RefCell<BTreeSet<String>>,
@@ -57,7 +59,8 @@ impl Config {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        match read_json(path, "config.json", CONFIG_LIMIT_BYTES)? {
+        let text = read_small(path, "config.json", CONFIG_LIMIT_BYTES)?;
+        match infinities::parse(&text).map_err(|source| Error::Json { path: path.into(), source })? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => Err(Error::InvalidFile {
                 path: path.into(),
@@ -72,7 +75,7 @@ impl Config {
     /// [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let path = || PathBuf::from("config.json");
-        match serde_json::from_str(text).map_err(|source| Error::Json { path: path(), source })? {
+        match infinities::parse(text).map_err(|source| Error::Json { path: path(), source })? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => {
                 let reason = format!("expected a JSON object, got {}", kind(&other));
@@ -87,16 +90,40 @@ impl Config {
         self
     }
 
-    /// Says at least `size` under `key`.
-    pub(crate) fn with_at_least(self, key: &str, size: usize) -> Self {
-        let own = self.values.get(key).and_then(Value::as_u64);
-        if own.is_some_and(|own| own >= size as u64) { self } else { self.with_size(key, size) }
+    /// Says that a sequence may have at least `positions`, under the key that says it.
+    pub(crate) fn with_context(self, positions: usize) -> Self {
+        const KEYS: [&str; 2] = ["max_position_embeddings", "max_seq_len"];
+        let own = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?)));
+        match own {
+            Some((_, own)) if own >= positions as u64 => self,
+            Some((key, _)) => self.with_size(key, positions),
+            None => self.with_size(KEYS[0], positions),
+        }
+    }
+
+    /// The same model with the first `layers` of its layers: what is said of each layer is said of these alone.
+    pub(crate) fn with_layers(mut self, layers: usize) -> Self {
+        const KEYS: [&str; 2] = ["num_hidden_layers", "n_layers"];
+        let Some((key, had)) = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?)))
+        else {
+            return self.with_size(KEYS[0], layers);
+        };
+        for value in self.values.values_mut() {
+            match value {
+                Value::Array(items) if items.len() as u64 == had => items.truncate(layers),
+                Value::String(pattern) if pattern.len() as u64 == had => {
+                    *pattern = pattern.chars().take(layers).collect();
+                }
+                _ => {}
+            }
+        }
+        self.with_size(key, layers)
     }
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        let (used, irrelevant, fixed) = Default::default();
-        Config { values, used, irrelevant, fixed, top_k_override: None, text_part_of: None }
+        let (used, irrelevant, fixed, unused_below) = Default::default();
+        Config { values, used, irrelevant, fixed, unused_below, top_k_override: None, text_part_of: None }
     }
 
     /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
@@ -367,7 +394,13 @@ impl Config {
     /// Keys with a value that nobody asked for.
     pub(crate) fn unused(&self) -> Vec<String> {
         let unknown = |setting: &Setting| setting.role == SettingRole::Unknown && setting.value.is_some();
-        self.settings().into_iter().filter(unknown).map(|setting| setting.key).collect()
+        let own = self.settings().into_iter().filter(unknown).map(|setting| setting.key);
+        own.chain(self.unused_below.borrow().iter().cloned()).collect()
+    }
+
+    /// Counts what nobody asked for in `part`, the object under `key`, as unused here.
+    pub(crate) fn report_unused(&self, key: &str, part: &Config) {
+        self.unused_below.borrow_mut().extend(part.unused().iter().map(|name| format!("{key}.{name}")));
     }
 }
 
@@ -412,5 +445,19 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_fewer_layers_lists_of_layers_are_shorter() {
+        let text = r#"{"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "eos_token_id": [1, 2]}"#;
+        let config = Config::parse(text).unwrap().with_layers(2);
+        assert_eq!(config.size_of(&["num_hidden_layers"], 9).unwrap(), 2);
+        assert_eq!(config.per_layer("layer_types", 2, &["a", "b"]).unwrap(), Some(vec![0, 1]));
+        assert_eq!(config.value("eos_token_id").unwrap().as_array().unwrap().len(), 2);
     }
 }

@@ -58,28 +58,40 @@ impl ModelFiles {
     pub fn open(path: &Path, top_k: Option<usize>) -> Result<Self> {
         let (dir, config_path) = locate(path)?;
         let config = Config::read(&config_path)?.into_text_part().with_top_k(top_k);
-        let family = families::find(&config)?;
-        let architecture = (family.read)(&config)?;
-        let checkpoint = match Checkpoint::open(&dir, config.fp8_block()?) {
-            Ok(checkpoint) => Some(checkpoint),
-            Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
-            Err(error) => return Err(error),
+        let checkpoint = || match Checkpoint::open(&dir, config.fp8_block()?) {
+            Ok(checkpoint) => Ok(Some(checkpoint)),
+            Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => Ok(None),
+            Err(error) => Err(error),
         };
-        let (held, settings, unknown_keys) = (HeldFormats::AsStored, config.settings(), config.unused());
-        let text_part_of = config.text_part_of().map(str::to_owned);
-        let (config, copy) = (config_path, None);
+        let files = ModelFiles::of_config(&config)?;
+        Ok(ModelFiles { checkpoint: checkpoint()?, dir, config: config_path, ..files })
+    }
+
+    /// A model without files.
+    fn of_config(config: &Config) -> Result<Self> {
+        let family = families::find(config)?;
+        let architecture = (family.read)(config)?;
+        config.fp8_block()?;
         Ok(ModelFiles {
-            dir,
-            config,
+            dir: PathBuf::new(),
+            config: PathBuf::new(),
             family,
             architecture,
-            checkpoint,
-            copy,
-            held,
-            text_part_of,
-            settings,
-            unknown_keys,
+            checkpoint: None,
+            copy: None,
+            held: HeldFormats::AsStored,
+            text_part_of: config.text_part_of().map(str::to_owned),
+            settings: config.settings(),
+            unknown_keys: config.unused(),
         })
+    }
+
+    /// A model of the configuration `config`, the text of a config.json, without weights.
+    ///
+    /// # Errors
+    /// Errors of the configuration.
+    pub fn described(config: &str) -> Result<Self> {
+        ModelFiles::of_config(&Config::parse(config)?.into_text_part())
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -94,33 +106,16 @@ impl ModelFiles {
         backend: &Arc<dyn Backend>,
     ) -> Result<Self> {
         let config = Config::parse(config)?.into_text_part().with_top_k(top_k);
-        let config = config.with_at_least("max_position_embeddings", weights.context.max(1));
+        let config = config.with_context(weights.context.max(1));
         let config = match weights.layers {
-            Some(layers) => config.with_size("num_hidden_layers", layers),
+            Some(layers) => config.with_layers(layers),
             None => config,
         };
-        let family = families::find(&config)?;
-        let architecture = (family.read)(&config)?;
+        let files = ModelFiles::of_config(&config)?;
         let inventory = Loader::inventory(backend);
-        architecture.load(&inventory)?;
+        files.architecture.load(&inventory)?;
         let checkpoint = Some(Checkpoint::random(inventory.into_inventory(), weights.seed)?);
-        config.fp8_block()?;
-        let (held, settings, unknown_keys) = (HeldFormats::AsStored, config.settings(), config.unused());
-        let text_part_of = config.text_part_of().map(str::to_owned);
-        let (dir, config) = Default::default();
-        let copy = None;
-        Ok(ModelFiles {
-            dir,
-            config,
-            family,
-            architecture,
-            checkpoint,
-            copy,
-            held,
-            text_part_of,
-            settings,
-            unknown_keys,
-        })
+        Ok(ModelFiles { checkpoint, ..files })
     }
 
     /// Chooses what weights are held in; without this, as they are stored. Weights that are packed already are held in

@@ -181,6 +181,16 @@ impl ModelInfo {
         self.tally.values().map(|t| t.active).sum()
     }
 
+    /// Parameters that one token uses, without an embedding table of which it reads one row: some authors publish this
+    /// number, most [`ModelInfo::active_parameters`]. A table that is the output projection too is used whole.
+    pub fn active_without_embedding(&self) -> u64 {
+        let table = match self.tally.contains_key(&Place::LmHead) {
+            true => self.tally.get(&Place::Embedding).map_or(0, |tally| tally.active),
+            false => 0,
+        };
+        self.active_parameters() - table
+    }
+
     /// How most weights are held: the experts', or else the dense layers'. `None` if not known.
     pub fn weight_format(&self) -> Option<WeightFormat> {
         let format = |place| self.tally.get(&place).and_then(Tally::format);

@@ -39,6 +39,7 @@ mod memory;
 mod model;
 mod observer;
 mod partial;
+mod published;
 mod route;
 mod score;
 
@@ -57,6 +58,7 @@ pub use knobs::{KNOBS, Knob};
 pub use locate::{bundled_model, locate_model};
 pub use model::{Model, OpenOptions, TextSummary, inspect};
 pub use observer::LayerLoads;
+pub use published::{PublishedModel, published_models};
 pub use route::{LayerRoute, RouteRecorder};
 pub use score::{Score, ScoreOptions, perplexity};
 
@@ -65,5 +67,5 @@ pub use moebius_backend::WeightFormat;
 pub use moebius_backend_cpu::keep_freed_memory;
 pub use moebius_engine::{FinishReason, SamplingParams};
 pub use moebius_metering as metering;
-pub use moebius_model::{FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};
+pub use moebius_model::{Checked, FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};
 pub use moebius_router as router;

@@ -3,6 +3,8 @@
 //! A battery computes runs of the rows of a fixed problem: all of them, runs of several sizes, and again. Every
 //! row must be the same each time, bit for bit.
 
+mod recurrence;
+
 use std::ops::Range;
 
 use moebius_backend::{Activation, Backend, ExpertSpec, Linear, Pairing, WeightFormat};
@@ -32,7 +34,8 @@ struct Output {
 
 type Battery = fn(&dyn Backend, &[Range<usize>]) -> Result<Vec<Output>, Failure>;
 
-const BATTERIES: [Battery; 5] = [linear, heads, experts, small_operations, attention];
+const BATTERIES: [Battery; 6] =
+    [linear, heads, experts, small_operations, attention, recurrence::recurrences];
 
 pub fn linear_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
     runs_equal_the_whole(backend, linear)
@@ -96,6 +99,10 @@ pub fn attention_does_not_depend_on_other_sequences(backend: &dyn Backend) -> Re
         same(&alone, &together, || format!("{case:?}, three sequences alone and together"))?;
     }
     Ok(())
+}
+
+pub fn recurrences_do_not_depend_on_how_a_sequence_was_cut(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, recurrence::recurrences)
 }
 
 pub fn the_same_call_gives_the_same_bits(backend: &dyn Backend) -> Result<(), Failure> {

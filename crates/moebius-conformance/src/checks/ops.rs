@@ -1,6 +1,7 @@
 //! The operations between projections against f64.
 
 mod attention;
+mod recurrence;
 
 pub(super) use attention::{attend, sequence};
 pub use attention::{
@@ -8,6 +9,11 @@ pub use attention::{
     attention_sees_no_more_than_its_window, sinks_take_their_share_of_attention,
     spans_that_do_not_fit_are_errors, values_may_be_columns_of_the_keys,
 };
+pub use recurrence::{
+    causal_conv_agrees_with_f64, delta_rule_agrees_with_f64, recurrences_that_do_not_fit_are_errors,
+    selective_scan_agrees_with_f64, softplus_agrees_with_f64,
+};
+pub(super) use recurrence::{delta_case, run_delta, run_scan, scan_case};
 
 use moebius_backend::{Activation, Backend, Pairing, RopeTable};
 

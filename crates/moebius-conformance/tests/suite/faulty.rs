@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Tensor};
 use moebius_backend::{
-    AttentionSpan, AttentionSpec, Backend, BackendInfo, ExpertBank, ExpertSource, ExpertSpec, HeadLinear,
-    Linear, LinearSpec, Ops, Pairing, Projection, Result, RopeTable, Unsupported, WeightFormat, WeightSpec,
-    WeightView,
+    AttentionSpan, AttentionSpec, Backend, BackendInfo, DeltaRule, ExpertBank, ExpertSource, ExpertSpec,
+    HeadLinear, Linear, LinearSpec, Ops, Pairing, Projection, Result, RopeTable, SelectiveScan, Unsupported,
+    WeightFormat, WeightSpec, WeightView,
 };
 use moebius_conformance::ReferenceBackend;
 use moebius_metering::Meter;
@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     ForgetsChunks,
     OneMatrixForAllHeads,
     DropsExpertBiases,
+    ForgetsStates,
+    LastBitOfStates,
     LastBitOfBatches,
     LastBitOfEveryFifthCall,
     LastBitOfNeighbours,
@@ -304,5 +306,38 @@ impl Ops for Faulty {
         // A masked product still reads what it multiplies with zero.
         let touched = (spans[0].values.sum_all()? * 0.0)?;
         Ok(out.broadcast_add(&touched)?)
+    }
+
+    fn causal_conv(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        state: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let (out, next) = self.inner.ops().causal_conv(x, weight, bias, &self.remembered(state)?)?;
+        Ok((out, self.left(next)?))
+    }
+
+    fn delta_rule(&self, inputs: &DeltaRule<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (out, next) = self.inner.ops().delta_rule(inputs, &self.remembered(state)?)?;
+        Ok((out, self.left(next)?))
+    }
+
+    fn selective_scan(&self, inputs: &SelectiveScan<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (out, next) = self.inner.ops().selective_scan(inputs, &self.remembered(state)?)?;
+        Ok((out, self.left(next)?))
+    }
+}
+
+impl Faulty {
+    /// The state that a recurrence begins with.
+    fn remembered(&self, state: &Tensor) -> Result<Tensor> {
+        if self.fault == Fault::ForgetsStates { Ok(state.zeros_like()?) } else { Ok(state.clone()) }
+    }
+
+    /// The state that it leaves.
+    fn left(&self, state: Tensor) -> Result<Tensor> {
+        if self.fault == Fault::LastBitOfStates { nudged(&state) } else { Ok(state) }
     }
 }

@@ -221,6 +221,24 @@ fn a_forgotten_eps_is_found() {
 }
 
 #[test]
+fn a_state_that_is_forgotten_is_found() {
+    finds_only(
+        Fault::ForgetsStates,
+        &[
+            "ops::causal_conv_agrees_with_f64",
+            "ops::delta_rule_agrees_with_f64",
+            "ops::selective_scan_agrees_with_f64",
+        ],
+    );
+}
+
+#[test]
+fn a_state_that_loses_its_last_bit_between_calls_is_found() {
+    let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfStates), &[Group::Bitwise]);
+    assert_eq!(failed, ["bitwise::recurrences_do_not_depend_on_how_a_sequence_was_cut".to_owned()].into());
+}
+
+#[test]
 fn a_last_bit_that_depends_on_the_batch_is_found_by_the_bitwise_checks_alone() {
     accept_groups(&Faulty::new(Fault::LastBitOfBatches), &Group::VALUES).expect("within tolerance");
     let bitwise = ["expert_rows_do_not_depend_on_their_batch", "linear_rows_do_not_depend_on_their_batch"];

@@ -25,9 +25,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         StackDefaults { first_dense: 3, shared: 1, groups: 8, keep: 4, renormalize: true, scale: 2.5 };
     Ok(Box::new(UsualDecoder {
         stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
-        attention: UsualAttention::Latent(LatentConfig::read(config, &base)?),
+        attention: UsualAttention::Latent(LatentConfig::read(config, &base, 1536)?),
         // Kimi-K2.5 and Kimi-VL wrap the whole model.
         names: if config.text_part_of().is_some() { LayerNames::WRAPPED } else { LayerNames::USUAL },
+        head_bias: false,
         mtp_layers: mtp_layers(config)?,
         base,
     }))

@@ -12,8 +12,8 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras,
-    MoeLayer, Multipliers,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MlpConfig, MlpNames,
+    MoeConfig, MoeExtras, MoeLayer, Multipliers, SharedExpert,
 };
 use crate::layout::ExpertLayout;
 use crate::loader::Loader;
@@ -27,9 +27,18 @@ struct GraniteMoe {
     attention_bias: bool,
     attention_multiplier: f64,
     multipliers: Multipliers,
+    shared_intermediate: Option<usize>,
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
+    read_with_shared(config, None)
+}
+
+/// Reads a configuration whose layers have a shared expert of this width, if they have one.
+pub(super) fn read_with_shared(
+    config: &Config,
+    shared_intermediate: Option<usize>,
+) -> Result<Box<dyn Architecture>> {
     let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 2048, ..Defaults::USUAL };
     let (n_experts, top_k) = experts(config, &["num_local_experts"])?;
     let multiplier = |key: &str| Ok::<_, crate::Error>(config.opt_number(key)?.unwrap_or(1.0));
@@ -45,6 +54,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
             residual: multiplier("residual_multiplier")?,
             logits_divisor: config.opt_positive("logits_scaling")?.unwrap_or(1.0),
         },
+        shared_intermediate,
     }))
 }
 
@@ -60,6 +70,14 @@ impl GraniteMoe {
             output_bias: self.attention_bias,
             ..self.base.attention()
         }
+    }
+
+    fn shared(&self, loader: &Loader<'_>, layer: &str) -> Result<Option<SharedExpert>> {
+        let Some(intermediate) = self.shared_intermediate else { return Ok(None) };
+        let names = MlpNames::Fused(["input_linear", "output_linear"]);
+        let mlp =
+            MlpConfig { names, ..MlpConfig::gated(self.base.hidden, intermediate, self.base.activation) };
+        SharedExpert::load(loader, &format!("{layer}.shared_mlp"), mlp).map(Some)
     }
 
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
@@ -85,17 +103,18 @@ impl GraniteMoe {
             ],
             extras: MoeExtras::default(),
         };
-        let moe = FeedForward::Moe(MoeLayer::load(loader, moe, None)?);
+        let moe = FeedForward::Moe(MoeLayer::load(loader, moe, self.shared(loader, &prefix)?)?);
         DecoderLayer::load(loader, &prefix, self.attention(), moe)
     }
 }
 
 impl Architecture for GraniteMoe {
     fn outline(&self) -> Outline {
+        let moe = MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate);
         Outline {
             base: self.base.clone(),
             attention: self.base.describe_attention(),
-            moe: Some(MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate)),
+            moe: Some(MoeInfo { shared_intermediate: self.shared_intermediate, ..moe }),
             mtp_layers: 0,
         }
     }

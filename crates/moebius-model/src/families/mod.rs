@@ -1,13 +1,28 @@
 //! The families that can be run: one file each, one entry in [`FAMILIES`].
 
 mod afmoe;
+mod bailing_moe;
+mod dbrx;
+mod deepseek_v2;
 mod deepseek_v3;
+mod dots1;
+mod ernie4_5_moe;
 mod flex_olmo;
+mod gemma4;
+mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_oss;
 mod granitemoe;
+mod granitemoehybrid;
+mod granitemoeshared;
 mod hunyuan_v1_moe;
+mod jamba;
 mod lfm2_moe;
+mod list;
+mod llama4;
+mod minimax_m2;
 mod mixtral;
+mod nemotron_h;
 mod olmoe;
 mod pangu_pro_moe;
 mod phimoe;
@@ -30,112 +45,7 @@ use crate::model::Model;
 use crate::{Error, Result};
 use usual::StackDefaults;
 
-/// A family of models that share a `model_type`.
-#[derive(Clone, Copy)]
-pub struct Family {
-    /// As in config.json.
-    pub model_type: &'static str,
-    /// Other names of it: of the text part of a multimodal model, or of a model that shares the architecture.
-    pub aliases: &'static [&'static str],
-    /// What sets it apart, in a phrase.
-    pub about: &'static str,
-    /// Reads a configuration of the family.
-    pub(crate) read: fn(&Config) -> Result<Box<dyn Architecture>>,
-}
-
-/// All families, by name.
-pub const FAMILIES: &[Family] = &[
-    Family {
-        model_type: "afmoe",
-        aliases: &[],
-        about: "Arcee's Trinity: gated attention, windows with positions and full layers without",
-        read: afmoe::read,
-    },
-    Family {
-        model_type: "deepseek_v3",
-        aliases: &["kimi_k2"],
-        about: "DeepSeek-V3 and R1, Kimi-K2, Moonlight: latent attention, experts chosen in groups",
-        read: deepseek_v3::read,
-    },
-    Family {
-        model_type: "flex_olmo",
-        aliases: &[],
-        about: "Ai2's FlexOlmo: one wide expert for each body of data, norms after attention and experts",
-        read: flex_olmo::read,
-    },
-    Family {
-        model_type: "gpt_oss",
-        aliases: &[],
-        about: "OpenAI's gpt-oss: attention sinks, windows in every other layer, experts in MXFP4",
-        read: gpt_oss::read,
-    },
-    Family {
-        model_type: "granitemoe",
-        aliases: &[],
-        about: "IBM Granite MoE: softmax over the chosen experts, scaled residuals and logits",
-        read: granitemoe::read,
-    },
-    Family {
-        model_type: "hunyuan_v1_moe",
-        aliases: &[],
-        about: "Tencent's Hunyuan-A13B: a shared expert beside the routed ones, norms after rotation",
-        read: hunyuan_v1_moe::read,
-    },
-    Family {
-        model_type: "lfm2_moe",
-        aliases: &[],
-        about: "Liquid AI's LFM2-MoE: short convolutions between attention layers, biased selection",
-        read: lfm2_moe::read,
-    },
-    Family {
-        model_type: "mixtral",
-        aliases: &[],
-        about: "Mistral's Mixtral: a few wide experts, softmax over the chosen ones",
-        read: mixtral::read,
-    },
-    Family {
-        model_type: "olmoe",
-        aliases: &[],
-        about: "Ai2's OLMoE: many narrow experts, normalised queries and keys",
-        read: olmoe::read,
-    },
-    Family {
-        model_type: "PanguProMoE",
-        aliases: &[],
-        about: "Huawei's Pangu Pro MoE: one expert of every group, so that all devices have the same load",
-        read: pangu_pro_moe::read,
-    },
-    Family {
-        model_type: "phimoe",
-        aliases: &[],
-        about: "Microsoft's Phi-3.5-MoE: a sparse mixer of two experts, angles by the length of a sequence",
-        read: phimoe::read,
-    },
-    Family {
-        model_type: "qwen2_moe",
-        aliases: &[],
-        about: "Qwen1.5-MoE and Qwen2-MoE: routed experts beside a gated shared one",
-        read: qwen2_moe::read,
-    },
-    Family {
-        model_type: "qwen3_5_moe",
-        aliases: &["qwen3_5_moe_text"],
-        about: "Qwen3.5-MoE: as Qwen3-Next, text part of a multimodal model",
-        read: qwen3_5_moe::read,
-    },
-    Family {
-        model_type: "qwen3_moe",
-        aliases: &[],
-        about: "Qwen3-MoE: many narrow experts, renormalised weights, no shared expert",
-        read: qwen3_moe::read,
-    },
-    Family {
-        model_type: "qwen3_next",
-        aliases: &[],
-        about: "Qwen3-Next: gated DeltaNet between gated attention layers, many narrow experts",
-        read: qwen3_next::read,
-    },
-];
+pub use list::{Checked, FAMILIES, Family};
 
 /// A configuration that was read: what the model is, and how to load it.
 pub(crate) trait Architecture {
@@ -194,11 +104,6 @@ fn attention_layers(config: &Config, n_layers: usize) -> Result<Option<Vec<bool>
 /// Number of routed experts under the names of the DeepSeek line, and experts per token.
 fn routed_experts(config: &Config) -> Result<(usize, usize)> {
     experts(config, &["n_routed_experts", "num_experts", "num_local_experts"])
-}
-
-/// As [`first_dense_after`] where no layer is dense unless the configuration says so.
-fn first_dense(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
-    first_dense_after(0, config, n_layers)
 }
 
 /// Layers whose feed-forward is routed: those that `mlp_layer_types` calls sparse, or every `moe_layer_freq`-th after

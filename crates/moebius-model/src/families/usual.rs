@@ -25,6 +25,8 @@ pub(super) struct UsualDecoder {
     pub(super) stack: MoeStack,
     /// What its tensors are called.
     pub(super) names: LayerNames,
+    /// Whether its output projection has a bias.
+    pub(super) head_bias: bool,
     /// Layers after the last one that predict further tokens, which are left out.
     pub(super) mtp_layers: usize,
 }
@@ -146,7 +148,7 @@ impl Architecture for UsualDecoder {
     fn load(&self, loader: &Loader<'_>) -> Result<Box<dyn Model>> {
         let layers = (0..self.base.n_layers).map(|layer| self.layer(loader, layer)).collect::<Result<_>>()?;
         let mut config = self.base.decoder(Multipliers::NONE);
-        config.names = self.names.decoder;
+        (config.names, config.head_bias) = (self.names.decoder, self.head_bias);
         Ok(Box::new(Decoder::load(loader, config, layers)?))
     }
 }

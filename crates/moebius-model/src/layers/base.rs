@@ -21,6 +21,10 @@ pub(crate) struct Defaults {
     pub(crate) kv_heads: Option<usize>,
     /// Width of a head; `None` is what the heads share of the width of the stream.
     pub(crate) head_dim: Option<usize>,
+    /// `num_hidden_layers`, in families that say it in another way.
+    pub(crate) n_layers: Option<usize>,
+    /// `hidden_act`.
+    pub(crate) activation: Activation,
     /// `tie_word_embeddings`.
     pub(crate) tied: bool,
     /// `partial_rotary_factor`, in families that have one.
@@ -29,6 +33,8 @@ pub(crate) struct Defaults {
     pub(crate) pairing: Pairing,
     /// What the family says about rotations beside the usual.
     pub(crate) rope_form: RopeForm,
+    /// Whether anything is rotated at all.
+    pub(crate) rotates: bool,
     /// What keys are called.
     pub(crate) keys: Keys,
 }
@@ -42,10 +48,13 @@ impl Defaults {
         context: 2048,
         kv_heads: None,
         head_dim: None,
+        n_layers: None,
+        activation: Activation::Silu,
         tied: false,
         partial_rotary: None,
         pairing: Pairing::HalfSplit,
         rope_form: RopeForm::Usual,
+        rotates: true,
         keys: Keys::USUAL,
     };
 
@@ -59,6 +68,14 @@ impl Defaults {
 /// What families call what they all have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Keys {
+    /// Width of the residual stream, in any of these spellings.
+    pub(crate) hidden: &'static [&'static str],
+    /// Decoder layers.
+    pub(crate) layers: &'static [&'static str],
+    /// Query heads.
+    pub(crate) heads: &'static [&'static str],
+    /// Most positions of a sequence.
+    pub(crate) context: &'static [&'static str],
     /// The non-linearity.
     pub(crate) activation: &'static str,
     /// Width of a head.
@@ -72,6 +89,10 @@ pub(crate) struct Keys {
 impl Keys {
     /// What most call it.
     pub(crate) const USUAL: Keys = Keys {
+        hidden: &["hidden_size"],
+        layers: &["num_hidden_layers"],
+        heads: &["num_attention_heads"],
+        context: &["max_position_embeddings"],
         activation: "hidden_act",
         head_dim: "head_dim",
         norm_eps: "rms_norm_eps",
@@ -116,20 +137,21 @@ impl BaseConfig {
     /// # Errors
     /// [`Error::Config`] for a missing or impossible value.
     pub(crate) fn read(config: &Config, defaults: Defaults) -> Result<Self> {
-        let hidden = config.width("hidden_size")?;
-        let heads = config.width("num_attention_heads")?;
+        let keys = defaults.keys;
+        let hidden = config.size_of(keys.hidden, MAX_WIDTH)?;
+        let heads = config.size_of(keys.heads, MAX_WIDTH)?;
         let kv_heads = config.opt_size_of(&["num_key_value_heads"], heads)?;
         let kv_heads = kv_heads.or(defaults.kv_heads).unwrap_or(heads);
         if heads % kv_heads != 0 {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&[defaults.keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
+        let head_dim = match config.opt_size_of(&[keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {
                 let reason = format!("expected a multiple of {heads} attention heads, got {hidden}");
-                return Err(Error::config("hidden_size", reason));
+                return Err(Error::config(keys.hidden[0], reason));
             }
         };
         if heads * head_dim > MAX_WIDTH {
@@ -137,20 +159,26 @@ impl BaseConfig {
                 format!("expected at most {MAX_WIDTH} over {heads} attention heads, got {head_dim} each");
             return Err(Error::config("head_dim", reason));
         }
-        let context = config.opt_size_of(&["max_position_embeddings"], MAX_CONTEXT)?;
+        let context = config.opt_size_of(keys.context, MAX_CONTEXT)?;
         let context = context.unwrap_or(defaults.context);
         Ok(BaseConfig {
             vocab_size: config.size_of(&["vocab_size"], MAX_VOCAB)?,
             hidden,
-            n_layers: config.size_of(&["num_hidden_layers"], MAX_LAYERS)?,
+            n_layers: match defaults.n_layers {
+                Some(n_layers) => n_layers,
+                None => config.size_of(keys.layers, MAX_LAYERS)?,
+            },
             heads,
             kv_heads,
             head_dim,
-            activation: activation(config, defaults.keys.activation)?,
-            norm_eps: config.opt_positive(defaults.keys.norm_eps)?.unwrap_or(defaults.norm_eps),
+            activation: activation(config, keys.activation, defaults.activation)?,
+            norm_eps: config.opt_positive(keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
-            tied: config.flag_or(defaults.keys.tied, defaults.tied)?,
-            rope: RopeConfig::read(config, defaults.rope(head_dim, context))?,
+            tied: config.flag_or(keys.tied, defaults.tied)?,
+            rope: match defaults.rotates {
+                true => RopeConfig::read(config, defaults.rope(head_dim, context))?,
+                false => RopeConfig::none(config),
+            },
             eos_token_ids: token_ids(config, "eos_token_id")?,
             bos_token_id: token_ids(config, "bos_token_id")?.first().copied(),
         })
@@ -194,13 +222,15 @@ impl BaseConfig {
 }
 
 /// The non-linearity under `key`, in the spellings of the Hugging Face configurations.
-fn activation(config: &Config, key: &str) -> Result<Activation> {
+pub(crate) fn activation(config: &Config, key: &str, default: Activation) -> Result<Activation> {
     match config.opt_text(key)? {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
+        Some("gelu") => Ok(Activation::Gelu),
         Some("relu2") => Ok(Activation::ReluSquared),
         Some(other) => {
-            let reason = format!("expected `silu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
+            let reason = format!("expected `silu`, `gelu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
             Err(Error::config(key, reason))
         }
     }

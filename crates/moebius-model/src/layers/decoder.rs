@@ -181,6 +181,8 @@ pub(crate) struct Decoder {
     layers: Vec<DecoderLayer>,
     norm: Norm,
     head: Arc<dyn Linear>,
+    /// What the table of tokens lacks to be an output projection with a bias, `[vocab]`.
+    tied_bias: Option<Tensor>,
 }
 
 impl Decoder {
@@ -191,10 +193,26 @@ impl Decoder {
         layers: Vec<DecoderLayer>,
     ) -> Result<Self> {
         let (embedding, head) = embedding_and_head(loader, &config)?;
+        let tied_bias = match Arc::ptr_eq(&embedding, &head) && config.head_bias {
+            true => {
+                let name = format!("{}.bias", config.names.head);
+                Some(loader.tensor(Place::LmHead, &name, &[config.vocab_size])?)
+            }
+            false => None,
+        };
         let norm = Norm::load(loader, Place::Norm, config.names.norm, config.hidden, config.norm)?;
         let cache =
             CacheSpec { layers: layers.iter().map(DecoderLayer::cache).collect(), context: config.context };
-        Ok(Decoder { backend: loader.backend().clone(), embedding, layers, norm, head, cache, config })
+        Ok(Decoder {
+            backend: loader.backend().clone(),
+            embedding,
+            layers,
+            norm,
+            head,
+            tied_bias,
+            cache,
+            config,
+        })
     }
 
     fn embed(&self, batch: &TokenBatch) -> Result<Tensor> {
@@ -219,23 +237,19 @@ impl Decoder {
     /// angles of all positions change, and with them what every layer saw.
     fn read_again(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<()> {
         for span in batch.spans() {
-            let (history, is_long) = (cache.history(span.sequence), self.is_long(span.length));
-            let Some(tokens) = history.tokens.get(..span.first_position).filter(|tokens| !tokens.is_empty())
-            else {
+            let is_long = self.is_long(span.length);
+            let Some(tokens) = cache.history(span.sequence).outdated(span.first_position, is_long) else {
                 continue;
             };
-            if history.is_long == Some(is_long) {
-                continue;
-            }
             let tokens = tokens.to_vec();
-            cache.set_long(span.sequence, None);
+            cache.history_mut(span.sequence).is_long = None;
             for (nth, chunk) in tokens.chunks(READ_AGAIN_ROWS).enumerate() {
                 let mut again = TokenBatch::new();
                 again.push(span.sequence, chunk, nth * READ_AGAIN_ROWS, Outputs::None);
                 again.expect_length(span.length);
                 self.compute(&again, cache, &mut Watch { meter: watch.meter, probe: None })?;
             }
-            cache.set_long(span.sequence, Some(is_long));
+            cache.history_mut(span.sequence).is_long = Some(is_long);
         }
         Ok(())
     }
@@ -301,6 +315,10 @@ impl Decoder {
         let x = self.norm.forward(ops, x)?;
         watch.meter.lap(Stage::Norms);
         let logits = project(watch.meter, Part::LmHead, self.head.as_ref(), &x)?;
+        let logits = match &self.tied_bias {
+            None => logits,
+            Some(bias) => logits.broadcast_add(bias)?,
+        };
         let logits = scaled(logits, 1.0 / self.config.multipliers.logits_divisor)?;
         match self.config.softcap {
             None => Ok(logits),
@@ -323,8 +341,9 @@ impl Model for Decoder {
         let logits = self.compute(batch, cache, watch)?;
         for span in batch.spans() {
             if by_length {
-                cache.remember(span.sequence, span.first_position, &batch.tokens()[span.rows.clone()]);
-                cache.set_long(span.sequence, Some(self.is_long(span.length)));
+                let history = cache.history_mut(span.sequence);
+                history.remember(span.first_position, &batch.tokens()[span.rows.clone()]);
+                history.is_long = Some(self.is_long(span.length));
             }
             cache.commit(span.sequence, span.first_position + span.rows.len());
         }
@@ -347,7 +366,7 @@ fn embedding_and_head(
     let name = if config.tied && only_head { head } else { table };
     let embedding = loader.linear(Place::Embedding, name, shape, false)?;
     let shared = !loader.has(&head_weight) || only_head || loader.same_bytes(&table_weight, &head_weight);
-    if config.tied && shared && !config.head_bias {
+    if config.tied && shared {
         return Ok((embedding.clone(), embedding));
     }
     Ok((embedding, loader.linear(Place::LmHead, head, shape, config.head_bias)?))

@@ -6,14 +6,13 @@
 //! Shapes: `x: [tokens, hidden]` in and out; states `[kernel - 1, channels]` and `[value_heads, key_dim, value_dim]`,
 //! channels being those of q, k and v.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Activation, DeltaRule, Linear};
 use moebius_metering::Part;
 
-use super::recurrent::{CausalConv, MAX_KERNEL, by_sequence, count_steps};
+use super::recurrent::{CausalConv, MAX_KERNEL, count_steps, recur};
 use super::{BaseConfig, Mixer, Norm, NormConfig, Pass, sigmoid};
 use crate::cache::{KvCache, LayerCacheSpec};
 use crate::config::{Config, MAX_WIDTH};
@@ -192,32 +191,23 @@ impl DeltaNet {
         })
     }
 
-    /// The rows of one sequence: `[rows, value_heads * value_dim]` and the new states.
-    fn remember(
-        &self,
-        pass: &Pass<'_, '_>,
-        projected: &Projected,
-        rows: Range<usize>,
-        states: &[Tensor],
-    ) -> Result<(Tensor, Vec<Tensor>)> {
+    /// Queries, keys and values of the convolved rows.
+    fn split(&self, pass: &Pass<'_, '_>, mixed: &Tensor) -> Result<[Tensor; 3]> {
         let DeltaNetConfig { key_heads, key_dim, value_heads, value_dim, .. } = self.config;
-        let of_rows = |x: &Tensor| x.narrow(0, rows.start, rows.len());
-        let (mixed, conv_state) = self.conv.forward(pass, &of_rows(&projected.mixed)?, &states[0])?;
-        let mixed = pass.ops.activate(self.config.activation, &mixed)?;
+        let mixed = pass.ops.activate(self.config.activation, mixed)?;
         let part = |first: usize, heads: usize, width: usize| {
-            mixed.narrow(1, first, heads * width)?.contiguous()?.reshape((rows.len(), heads, width))
+            mixed.narrow(1, first, heads * width)?.contiguous()?.reshape((mixed.dim(0)?, heads, width))
         };
+        let keys = self.config.keys();
         let query = self.query_norm.forward(pass.ops, &part(0, key_heads, key_dim)?)?;
-        let key = self.key_norm.forward(pass.ops, &part(self.config.keys(), key_heads, key_dim)?)?;
-        let inputs = DeltaRule {
-            query: &query,
-            key: &key,
-            value: &part(2 * self.config.keys(), value_heads, value_dim)?,
-            log_decay: &of_rows(&projected.decay)?,
-            strength: &of_rows(&projected.strength)?,
-        };
-        let (output, state) = pass.ops.delta_rule(&inputs, &states[1])?;
-        Ok((output, vec![conv_state, state]))
+        let key = self.key_norm.forward(pass.ops, &part(keys, key_heads, key_dim)?)?;
+        Ok([query, key, part(2 * keys, value_heads, value_dim)?])
+    }
+
+    /// The logarithm of the factor on the state, `[tokens, value_heads]`.
+    fn log_decay(&self, pass: &Pass<'_, '_>, decay: &Tensor) -> Result<Tensor> {
+        let step = pass.ops.softplus(&decay.broadcast_add(&self.step_bias)?)?;
+        Ok(step.broadcast_mul(&self.rate)?)
     }
 }
 
@@ -230,14 +220,19 @@ impl Mixer for DeltaNet {
         cache: &mut KvCache,
     ) -> Result<Tensor> {
         let DeltaNetConfig { key_dim, value_heads, value_dim, .. } = self.config;
-        let mut projected = self.project(pass, x)?;
-        let step = pass.ops.softplus(&projected.decay.broadcast_add(&self.step_bias)?)?;
-        projected.decay = step.broadcast_mul(&self.rate)?;
-        projected.strength = sigmoid(&projected.strength)?;
+        let projected = self.project(pass, x)?;
+        let (log_decay, strength) = (self.log_decay(pass, &projected.decay)?, sigmoid(&projected.strength)?);
         let state = value_heads * key_dim * value_dim;
         count_steps(pass, self.conv.macs() + 3 * state, self.conv.state().iter().product::<usize>() + state);
-        let output =
-            by_sequence(pass, layer, cache, |rows, states| self.remember(pass, &projected, rows, states))?;
+        let (mixed, conv_states) = self.conv.forward(pass, layer, &projected.mixed, cache)?;
+        let inputs = self.split(pass, &mixed)?;
+        let output = recur(pass, layer, cache, conv_states, |rows, state| {
+            let of_rows = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+            let [query, key, value] = [of_rows(&inputs[0])?, of_rows(&inputs[1])?, of_rows(&inputs[2])?];
+            let (log_decay, strength) = (&of_rows(&log_decay)?, &of_rows(&strength)?);
+            let inputs = DeltaRule { query: &query, key: &key, value: &value, log_decay, strength };
+            Ok(pass.ops.delta_rule(&inputs, state)?)
+        })?;
         let split = (x.dim(0)?, value_heads, value_dim);
         let output = self.norm.forward(pass.ops, &output.reshape(split)?)?.reshape(projected.gate.dims())?;
         let output = pass.ops.glu(Activation::Silu, &projected.gate, &output)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use moebius_backend::{Activation, ExpertBank, ExpertSpec, Linear, WeightFormat};
 use moebius_metering::{Part, Stage};
-use moebius_router::{Router, RouterConfig};
+use moebius_router::{Router, RouterConfig, Routing};
 
 use super::{Mixer, Pass, sigmoid};
 use crate::Result;
@@ -193,6 +193,17 @@ pub(crate) struct PerExpert {
     pub(crate) shape: Vec<usize>,
 }
 
+/// Experts that see a narrower vector than the router, projected by all of them in the same way.
+#[derive(Clone, Debug)]
+pub(crate) struct LatentExperts {
+    /// Width of what they see.
+    pub(crate) width: usize,
+    /// Names of the projections to it and back.
+    pub(crate) names: [String; 2],
+    /// Whether these have biases.
+    pub(crate) bias: bool,
+}
+
 /// What only some routers and experts have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MoeExtras {
@@ -206,6 +217,8 @@ pub(crate) struct MoeExtras {
     pub(crate) ungated: bool,
     /// Whether the experts' projections have biases.
     pub(crate) biases: bool,
+    /// Projections around the experts.
+    pub(crate) latent: Option<LatentExperts>,
 }
 
 /// A router with its experts.
@@ -214,6 +227,8 @@ pub(crate) struct MoeLayer {
     gate: Arc<dyn Linear>,
     router: Router,
     experts: Box<dyn ExpertBank>,
+    /// To what the experts see, and back.
+    latent: Option<Box<[Arc<dyn Linear>; 2]>>,
     shared: Option<SharedExpert>,
 }
 
@@ -241,7 +256,7 @@ impl MoeLayer {
         let spec = ExpertSpec {
             layer,
             n_experts,
-            hidden,
+            hidden: extras.latent.as_ref().map_or(hidden, |latent| latent.width),
             intermediate,
             format,
             down_format,
@@ -249,8 +264,14 @@ impl MoeLayer {
             gated,
             biases,
         };
+        let project = |name: &str, shape, bias| loader.linear(Place::SharedExperts, name, shape, bias);
+        let latent = extras.latent.map(|LatentExperts { width, names: [inwards, outwards], bias }| {
+            let inwards = project(&inwards, (width, hidden), bias)?;
+            Ok::<_, crate::Error>(Box::new([inwards, project(&outwards, (hidden, width), bias)?]))
+        });
         Ok(MoeLayer {
             layer,
+            latent: latent.transpose()?,
             gate: loader.linear(Place::Router, &gate, (n_experts, hidden), extras.gate_bias)?,
             router: Router::new(layer, router)?,
             experts: loader.experts(ExpertRequest { spec, top_k, layouts })?,
@@ -277,11 +298,28 @@ impl MoeLayer {
             probe.routing(self.layer, &routing)?;
         }
         pass.watch.meter.lap(Stage::Router);
-        let y = self.experts.forward(x, &routing, pass.watch.meter)?;
-        pass.watch.meter.lap(Stage::Experts);
+        let y = self.run_experts(pass, &routing, x)?;
         match &self.shared {
             None => Ok(y),
             Some(shared) => Ok((y + shared.forward(pass, x)?)?),
+        }
+    }
+}
+
+impl MoeLayer {
+    /// The chosen experts on `x`, and what all of them share before and after.
+    fn run_experts(&self, pass: &Pass<'_, '_>, routing: &Routing, x: &Tensor) -> Result<Tensor> {
+        let experts = |x: &Tensor| -> Result<Tensor> {
+            let y = self.experts.forward(x, routing, pass.watch.meter)?;
+            pass.watch.meter.lap(Stage::Experts);
+            Ok(y)
+        };
+        match self.latent.as_deref() {
+            None => experts(x),
+            Some([inwards, outwards]) => {
+                let y = experts(&pass.project(Part::SharedExperts, inwards, x)?)?;
+                pass.project(Part::SharedExperts, outwards, &y)
+            }
         }
     }
 }

@@ -50,17 +50,22 @@ pub(crate) struct LatentConfig {
 }
 
 impl LatentConfig {
-    /// Reads the keys of the DeepSeek line of models. The rotated part of a head is `base.head_dim`.
+    /// Reads the keys of the DeepSeek line of models. The rotated part of a head is `base.head_dim`; without a word on it,
+    /// queries are squeezed through `query_rank`, and with `null` they are not.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for a missing or impossible value.
-    pub(crate) fn read(config: &Config, base: &BaseConfig) -> Result<Self> {
+    pub(crate) fn read(config: &Config, base: &BaseConfig, query_rank: usize) -> Result<Self> {
         config.irrelevant(&["head_dim", "qk_head_dim"]);
         let (nope, rope) = (config.width("qk_nope_head_dim")?, base.head_dim);
+        let query_rank = match config.opt_size_of(&["q_lora_rank"], MAX_WIDTH)? {
+            None if config.is_null("q_lora_rank") => None,
+            rank => rank.or(Some(query_rank)),
+        };
         Ok(LatentConfig {
             hidden: base.hidden,
             heads: base.heads,
-            query_rank: config.opt_size_of(&["q_lora_rank"], MAX_WIDTH)?,
+            query_rank,
             rank: config.width("kv_lora_rank")?,
             nope,
             rope,

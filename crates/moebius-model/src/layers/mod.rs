@@ -6,8 +6,11 @@ mod decoder;
 mod delta_net;
 mod feed_forward;
 mod latent;
+mod mamba;
+mod mamba2;
 mod moe_stack;
 mod norm;
+mod parallel;
 mod recurrent;
 mod rope;
 mod short_conv;
@@ -21,15 +24,19 @@ use moebius_metering::{Meter, Part, Work};
 pub(crate) use attention::{
     Attention, AttentionConfig, AttentionNames, InputNames, OutputGate, QkNorm, Values, count_attention,
 };
-pub(crate) use base::{BaseConfig, Defaults, Keys};
+pub(crate) use base::{BaseConfig, Defaults, Keys, activation};
 pub(crate) use decoder::{Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Multipliers};
 pub(crate) use delta_net::{DeltaNet, DeltaNetConfig};
 pub(crate) use feed_forward::{
-    FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert, SharedExpert,
+    FeedForward, LatentExperts, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert,
+    SharedExpert,
 };
 pub(crate) use latent::{LatentAttention, LatentConfig};
+pub(crate) use mamba::{Mamba, MambaConfig};
+pub(crate) use mamba2::{Mamba2, Mamba2Config, step_limits};
 pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
 pub(crate) use norm::{Norm, NormConfig, NormKind};
+pub(crate) use parallel::DenseBesideExperts;
 pub(crate) use recurrent::MAX_KERNEL;
 pub(crate) use rope::{RopeConfig, RopeDefaults, RopeForm, RopeScaling};
 pub(crate) use short_conv::ShortConv;

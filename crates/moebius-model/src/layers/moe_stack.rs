@@ -9,7 +9,7 @@ use moebius_router::RouterConfig;
 use super::{FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert, SharedExpert};
 use crate::Result;
 use crate::info::MoeInfo;
-use crate::layout::ExpertLayout;
+use crate::layout::{ExpertLayout, GateUp};
 use crate::loader::Loader;
 
 /// Feed-forwards in numbers and names. Names are those below a layer's feed-forward.
@@ -57,6 +57,8 @@ pub(crate) struct MoeNames {
     pub(crate) expert_scale: Option<Vector>,
     /// Gate, up and down, of experts and of dense layers.
     pub(crate) matrices: [&'static str; 3],
+    /// Whether experts in one tensor are transposed.
+    pub(crate) transposed: bool,
 }
 
 /// A vector over experts: its name, and whether it is stored as one row.
@@ -75,6 +77,7 @@ impl MoeNames {
         selection_bias: None,
         expert_scale: None,
         matrices: ["gate_proj", "up_proj", "down_proj"],
+        transposed: false,
     };
 
     /// As in DeepSeek-V3.
@@ -107,9 +110,16 @@ impl MoeStack {
             })
         };
         let experts = format!("{prefix}.experts");
-        let fused = ExpertLayout::fused(format!("{experts}.gate_up_proj"), format!("{experts}.down_proj"));
         let down_bias = format!("{experts}.0.{}.bias", self.names.matrices[2]);
         let biases = [down_bias, format!("{experts}.down_proj_bias")];
+        let (gate_up, down) = (format!("{experts}.gate_up_proj"), format!("{experts}.down_proj"));
+        let single = ExpertLayout::PerExpert { prefix: experts, names: self.names.matrices };
+        let layouts = match self.names.transposed {
+            true => {
+                vec![ExpertLayout::FusedTransposed { gate_up, down, order: GateUp::Concatenated }, single]
+            }
+            false => vec![single, ExpertLayout::fused(gate_up, down)],
+        };
         let config = MoeConfig {
             layer,
             hidden: self.hidden,
@@ -117,7 +127,7 @@ impl MoeStack {
             activation: self.activation,
             router: self.router.clone(),
             gate: format!("{prefix}.{}", self.names.router),
-            layouts: vec![ExpertLayout::PerExpert { prefix: experts, names: self.names.matrices }, fused],
+            layouts,
             extras: MoeExtras {
                 selection_bias: vector(self.names.selection_bias),
                 expert_scale: vector(self.names.expert_scale),

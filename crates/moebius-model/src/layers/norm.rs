@@ -69,6 +69,18 @@ impl Norm {
         Ok(Norm { config, weight, bias })
     }
 
+    /// RMSNorm with the weight `factor * {name}` of `dim` elements, `name` being the tensor's full name.
+    pub(crate) fn scaled(
+        loader: &Loader<'_>,
+        place: Place,
+        name: &str,
+        (dim, factor): (usize, f64),
+        eps: f64,
+    ) -> Result<Self> {
+        let weight = (loader.tensor(place, name, &[dim])? * factor)?;
+        Ok(Norm { config: NormConfig::rms(eps), weight, bias: None })
+    }
+
     /// RMSNorm without a weight.
     pub(crate) fn weightless(loader: &Loader<'_>, dim: usize, eps: f64) -> Result<Self> {
         let weight = Tensor::ones(dim, DType::F32, &loader.backend().info().device)?;

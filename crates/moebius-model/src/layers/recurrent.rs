@@ -11,6 +11,7 @@ use moebius_metering::{Part, Stage, Work};
 
 use super::Pass;
 use crate::Result;
+use crate::batch::Span;
 use crate::cache::KvCache;
 use crate::info::Place;
 use crate::loader::Loader;
@@ -18,27 +19,37 @@ use crate::loader::Loader;
 /// Most tokens that a convolution looks at.
 pub(crate) const MAX_KERNEL: usize = 1024;
 
-/// Hands `step` the rows of each sequence and the states that `layer` keeps of it, keeps the new ones, and joins the
-/// rows that come out.
-pub(crate) fn by_sequence(
+/// The sequences that have rows in the batch.
+fn spans<'a>(pass: &'a Pass<'_, '_>) -> impl Iterator<Item = &'a Span> {
+    pass.batch.spans().iter().filter(|span| !span.rows.is_empty())
+}
+
+/// Hands `step` the rows of each sequence with the second state that `layer` keeps of it, keeps the new one after that
+/// of the convolution, and joins the rows that come out.
+pub(crate) fn recur(
     pass: &Pass<'_, '_>,
     layer: usize,
     cache: &mut KvCache,
-    step: impl Fn(Range<usize>, &[Tensor]) -> Result<(Tensor, Vec<Tensor>)>,
+    conv_states: Vec<Tensor>,
+    step: impl Fn(Range<usize>, &Tensor) -> Result<(Tensor, Tensor)>,
 ) -> Result<Tensor> {
-    let mut outputs = Vec::with_capacity(pass.batch.spans().len());
-    for span in pass.batch.spans().iter().filter(|span| !span.rows.is_empty()) {
-        let (output, states) = step(span.rows.clone(), cache.states(span.sequence, layer))?;
+    let mut outputs = Vec::with_capacity(conv_states.len());
+    for (span, conv_state) in spans(pass).zip(conv_states) {
+        let (output, state) = step(span.rows.clone(), &cache.states(span.sequence, layer)[1])?;
         outputs.push(output);
-        cache.set_states(span.sequence, layer, states);
+        cache.set_states(span.sequence, layer, vec![conv_state, state]);
     }
     pass.watch.meter.lap(Stage::Attention);
-    Ok(Tensor::cat(&outputs, 0)?)
+    joined(outputs)
+}
+
+fn joined(mut rows: Vec<Tensor>) -> Result<Tensor> {
+    Ok(if rows.len() == 1 { rows.remove(0) } else { Tensor::cat(&rows, 0)? })
 }
 
 /// Counts `macs` for each token, and the reading of states of `numbers` for each sequence.
 pub(crate) fn count_steps(pass: &Pass<'_, '_>, macs: usize, numbers: usize) {
-    let sequences = pass.batch.spans().iter().filter(|span| !span.rows.is_empty()).count();
+    let sequences = spans(pass).count();
     let work = Work {
         macs: (pass.batch.len() * macs) as u64,
         weight_bytes: 0,
@@ -81,13 +92,31 @@ impl CausalConv {
         self.kernel * self.channels
     }
 
-    /// Convolves the rows of one sequence, and gives the new state beside them.
+    /// Convolves `x: [tokens, channels]` with the first state that `layer` keeps of each sequence, and gives the new
+    /// states beside the rows.
     pub(crate) fn forward(
         &self,
         pass: &Pass<'_, '_>,
+        layer: usize,
         x: &Tensor,
-        state: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        Ok(pass.ops.causal_conv(x, &self.weight, self.bias.as_ref(), state)?)
+        cache: &KvCache,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let (mut outputs, mut states) = (Vec::new(), Vec::new());
+        for span in spans(pass) {
+            let rows = x.narrow(0, span.rows.start, span.rows.len())?;
+            let state = &cache.states(span.sequence, layer)[0];
+            let (output, state) = pass.ops.causal_conv(&rows, &self.weight, self.bias.as_ref(), state)?;
+            outputs.push(output);
+            states.push(state);
+        }
+        pass.watch.meter.lap(Stage::Attention);
+        Ok((joined(outputs)?, states))
+    }
+
+    /// Keeps the states of a layer that has no others.
+    pub(crate) fn keep(pass: &Pass<'_, '_>, layer: usize, cache: &mut KvCache, states: Vec<Tensor>) {
+        for (span, state) in spans(pass).zip(states) {
+            cache.set_states(span.sequence, layer, vec![state]);
+        }
     }
 }

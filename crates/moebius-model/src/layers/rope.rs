@@ -100,6 +100,12 @@ impl RopeConfig {
         Ok(rope)
     }
 
+    /// No rotation, whatever the configuration says.
+    pub(crate) fn none(config: &Config) -> Self {
+        config.irrelevant(&["rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"]);
+        RopeConfig { theta: 1e4, rotary_dim: 0, pairing: Pairing::HalfSplit, scaling: RopeScaling::None }
+    }
+
     /// Factor on the dot products of latent attention, which takes part of YaRN's correction there.
     pub(crate) fn latent_scale(&self) -> f64 {
         match self.scaling {

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use moebius_backend::Linear;
 use moebius_metering::Part;
 
-use super::recurrent::{CausalConv, by_sequence, count_steps};
+use super::recurrent::{CausalConv, count_steps};
 use super::{Mixer, Pass};
 use crate::Result;
 use crate::cache::{KvCache, LayerCacheSpec};
@@ -55,11 +55,8 @@ impl Mixer for ShortConv {
         let part = |index: usize| parts.narrow(1, index * hidden, hidden);
         let gated = (part(0)? * part(2)?)?;
         count_steps(pass, self.conv.macs(), self.conv.state().iter().product());
-        let convolved = by_sequence(pass, layer, cache, |rows, states| {
-            let (y, state) =
-                self.conv.forward(pass, &gated.narrow(0, rows.start, rows.len())?, &states[0])?;
-            Ok((y, vec![state]))
-        })?;
+        let (convolved, states) = self.conv.forward(pass, layer, &gated, cache)?;
+        CausalConv::keep(pass, layer, cache, states);
         pass.project(Part::Attention, &self.output, &(part(1)? * convolved)?)
     }
 

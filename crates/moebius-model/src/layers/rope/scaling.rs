@@ -305,3 +305,58 @@ fn read_long(
     let (short, long) = (set("short_factor", "short_mscale")?, set("long_factor", "long_mscale")?);
     Ok(RopeScaling::Long { short, long, original })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERIES: Series = Series { theta: 10_000.0, dim: 4 };
+
+    fn read(form: RopeForm, scaling: serde_json::Value) -> Result<RopeScaling> {
+        let scaling = Config::from_map(scaling.as_object().unwrap().clone());
+        read_scaling(&scaling, Place { key: "rope_scaling", form, outer_original: None, context: 64, dim: 4 })
+    }
+
+    fn message(form: RopeForm, scaling: serde_json::Value) -> String {
+        read(form, scaling).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn alpha_stretches_the_base_whatever_the_length() {
+        let scaling = serde_json::json!({"type": "dynamic", "alpha": 10.0, "factor": 1.0, "beta_fast": 32});
+        let scaling = read(RopeForm::NtkAlpha, scaling).unwrap();
+        // 10000 * 10^(4/2) = 1e6, whose root is 1000.
+        let expected = (vec![1.0, 1.0 / 1000.0], 1.0);
+        assert_eq!(scaling.frequencies(SERIES, false), expected);
+        assert_eq!(scaling.frequencies(SERIES, true), expected);
+        assert!(!scaling.is_long(1 << 20));
+    }
+
+    #[test]
+    fn a_sequence_takes_the_long_factors_from_one_position_past_the_trained_context() {
+        let scaling = serde_json::json!({"type": "longrope", "original_max_position_embeddings": 8,
+            "short_factor": [1.0, 2.0], "long_factor": [4.0, 5.0], "short_mscale": 1.5, "long_mscale": 2.5});
+        let scaling = read(RopeForm::Long, scaling).unwrap();
+        assert!(!scaling.is_long(8) && scaling.is_long(9));
+        assert_eq!(scaling.frequencies(SERIES, false), (vec![1.0, 1.0 / 200.0], 1.5));
+        assert_eq!(scaling.frequencies(SERIES, true), (vec![0.25, 1.0 / 500.0], 2.5));
+    }
+
+    #[test]
+    fn pairs_that_do_not_turn_have_the_frequency_zero() {
+        let scaling = serde_json::json!({"rope_type": "proportional", "partial_rotary_factor": 0.5});
+        let scaling = read(RopeForm::OfLayers("full_attention"), scaling).unwrap();
+        assert_eq!(scaling.frequencies(SERIES, false), (vec![1.0, 0.0], 1.0));
+    }
+
+    #[test]
+    fn a_scaling_of_another_family_is_refused_by_name() {
+        let dynamic = serde_json::json!({"type": "dynamic", "factor": 2.0});
+        assert!(message(RopeForm::Usual, dynamic.clone()).contains("got `dynamic`"));
+        assert!(message(RopeForm::NtkAlpha, dynamic).contains("needs `alpha`"));
+        let yarn = serde_json::json!({"type": "yarn", "factor": 2.0});
+        assert!(message(RopeForm::Long, yarn).contains("expected `default` or `longrope`, got `yarn`"));
+        let long = serde_json::json!({"type": "longrope", "short_factor": [1.0], "short_mscale": 1.0});
+        assert!(message(RopeForm::Long, long).contains("`short_factor`: expected 2 numbers, got 1"));
+    }
+}

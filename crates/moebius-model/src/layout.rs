@@ -6,6 +6,7 @@
 use moebius_backend::{ExpertSpec, Projection};
 
 use crate::checkpoint::Part;
+use crate::config::MAX_EXPERTS;
 
 /// A matrix in a tensor of the checkpoint.
 #[derive(Clone, Debug)]
@@ -137,6 +138,22 @@ impl ExpertLayout {
                     _ => Part::Rows { first: expert * intermediate, step: 1 },
                 },
             },
+        }
+    }
+
+    /// How many experts there are, by the shapes of the tensors that are; `None` where that cannot be told.
+    pub(crate) fn count_stored<'s>(
+        &self,
+        spec: &ExpertSpec,
+        shape: impl Fn(&str) -> Option<&'s Vec<usize>>,
+    ) -> Option<usize> {
+        let stored = |expert| shape(&self.locate(spec, expert, Projection::Down).name);
+        match self {
+            ExpertLayout::PerExpert { .. } => {
+                Some((0..MAX_EXPERTS).take_while(|&expert| stored(expert).is_some()).count())
+            }
+            ExpertLayout::Fused { .. } | ExpertLayout::FusedTransposed { .. } => stored(0)?.first().copied(),
+            ExpertLayout::Stacked { .. } => Some(stored(0)?.first()? / spec.intermediate),
         }
     }
 

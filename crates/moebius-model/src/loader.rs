@@ -22,7 +22,6 @@ use moebius_backend::{
 use safetensors::Dtype;
 
 use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, FP8_SCALES, TensorEntry};
-use crate::config::MAX_EXPERTS;
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
@@ -215,18 +214,9 @@ impl<'a> Loader<'a> {
     /// Counts the experts of a layer in a checkpoint that is not packed.
     fn note_stored_experts(&self, layout: &ExpertLayout, spec: &ExpertSpec) {
         let Some(checkpoint) = self.checkpoint.filter(|c| c.packing().is_none()) else { return };
-        let stored = |expert| layout.locate(spec, expert, Projection::Down);
-        let rows = || Some(*checkpoint.get(&stored(0).name)?.shape.first()?);
-        let count = match layout {
-            ExpertLayout::PerExpert { .. } => {
-                Some((0..MAX_EXPERTS).take_while(|&expert| checkpoint.has(&stored(expert).name)).count())
-            }
-            ExpertLayout::Fused { .. } | ExpertLayout::FusedTransposed { .. } => rows(),
-            ExpertLayout::Stacked { .. } => rows().map(|rows| rows / spec.intermediate),
-        };
         let mut routers = self.routers.borrow_mut();
         if let Some(router) = routers.last_mut().filter(|router| router.layer == spec.layer) {
-            router.stored_experts = count;
+            router.stored_experts = layout.count_stored(spec, |name| Some(&checkpoint.get(name)?.shape));
         }
     }
 

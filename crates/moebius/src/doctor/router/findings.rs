@@ -12,6 +12,9 @@ use super::{Finding, releases};
 const ROUTER_NAMES: [&str; 7] =
     ["router", "e_score", "correction_bias", "expert_bias", "expert_scale", "tid2eid", "moe_statics"];
 
+/// A kind of tensor in words, and which of a router's it is.
+type Kind = (&'static str, fn(&LayerRouter) -> Option<&NamedTensor>);
+
 /// Everything that was found, the settings first.
 pub(super) fn of(routers: &Routers, settings: &[RouterSetting]) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -123,7 +126,7 @@ fn expert_counts(routers: &Routers) -> Vec<Finding> {
 
 /// Tensors of routers that are asked for and not there, or of another shape.
 fn missing_tensors(routers: &Routers, settings: &[RouterSetting]) -> Vec<Finding> {
-    let kinds: [(&str, fn(&LayerRouter) -> Option<&NamedTensor>); 4] = [
+    let kinds: [Kind; 4] = [
         ("router weight", |router| Some(&router.gate)),
         ("router bias", |router| router.gate_bias.as_ref()),
         ("selection bias", |router| router.selection_bias.as_ref()),
@@ -203,7 +206,7 @@ fn left_over(routers: &Routers, settings: &[RouterSetting]) -> Vec<Finding> {
 
 /// Vectors over experts that do nothing, or are no numbers.
 fn vectors(routers: &Routers) -> Vec<Finding> {
-    let kinds: [(&str, fn(&LayerRouter) -> Option<&NamedTensor>); 2] = [
+    let kinds: [Kind; 2] = [
         ("selection bias", |router| router.selection_bias.as_ref()),
         ("scale of experts", |router| router.expert_scale.as_ref()),
     ];

@@ -204,7 +204,8 @@ fn text(report: &RouterReport, path: &str) -> String {
     if family.is_some() && !report.has_weights {
         text += &format!("\n{FAINT}No weights here: only config.json was looked at.{FAINT:#}\n");
     }
-    let well = if report.has_weights { "Config and weights agree." } else { "Nothing in it contradicts itself." };
+    let well =
+        if report.has_weights { "Config and weights agree." } else { "Nothing in it contradicts itself." };
     text + "\n" + &advice(&findings, well)
 }
 

@@ -295,3 +295,27 @@ fn tensors_beside_the_router_are_counted_and_do_not_hide_the_formula() {
     finds(&scratch, &["beside the router do not fit: 1", "model.norm.weight", "moebius show"]);
     assert_eq!(diagnose(&scratch).routers[0].published.id, "R1");
 }
+
+#[test]
+fn published_configurations_need_their_formula_and_contradict_nothing() {
+    let shapes = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shapes");
+    for (name, id) in [
+        ("mixtral-8x7b", "R1"),
+        ("qwen3-30b-a3b", "R1"),
+        ("olmoe-1b-7b", "R2"),
+        ("gpt-oss-20b", "R3"),
+        ("deepseek-v3", "R4"),
+        ("kimi-k2", "R4"),
+        ("lfm2-8b-a1b", "R5"),
+        ("trinity-mini", "R5"),
+        ("ernie-4.5-21b-a3b", "R6"),
+        ("deepseek-v2", "R7"),
+        ("llama-4-scout", "R10"),
+        ("gemma-4-26b-a4b", "R11"),
+        ("pangu-pro-moe", "R12"),
+    ] {
+        let report = doctor_router(shapes.join(format!("{name}.json"))).unwrap();
+        assert_eq!(report.routers[0].published.id, id, "{name}");
+        assert!(report.findings.is_empty(), "{name}: {:?}", report.findings);
+    }
+}

@@ -84,15 +84,20 @@ impl Model {
             normalizer,
             denormalizer_map: Vec::new(),
         };
-        each_field(bytes, |number, value| match number {
-            1 => Ok(model.pieces.push(piece(value.bytes()?)?)),
-            2 => each_field(value.bytes()?, |number, value| model.trainer_field(number, value)),
-            3 => each_field(value.bytes()?, |number, value| model.normalizer.field(number, value)),
-            5 => each_field(value.bytes()?, |number, value| match number {
-                2 => Ok(model.denormalizer_map = value.bytes()?.to_vec()),
-                _ => Ok(()),
-            }),
-            _ => Ok(()),
+        each_field(bytes, |number, value| {
+            match number {
+                1 => model.pieces.push(piece(value.bytes()?)?),
+                2 => each_field(value.bytes()?, |number, value| model.trainer_field(number, value))?,
+                3 => each_field(value.bytes()?, |number, value| model.normalizer.field(number, value))?,
+                5 => each_field(value.bytes()?, |number, value| {
+                    if number == 2 {
+                        model.denormalizer_map = value.bytes()?.to_vec();
+                    }
+                    Ok(())
+                })?,
+                _ => {}
+            }
+            Ok(())
         })?;
         model.check()?;
         Ok(model)

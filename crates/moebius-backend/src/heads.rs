@@ -8,7 +8,7 @@
 //! Shapes: x `[tokens, heads, inputs]`, W_h `[outputs, inputs]`, y `[tokens, heads, outputs]`, all f32.
 //! Invariants: a row of a head depends on nothing but that row and the head's matrix.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::{Backend, Error, Linear, LinearSpec, Result, WeightView};
 
@@ -62,6 +62,10 @@ impl HeadLinear for OneByOne {
                 expected: format!("[{tokens}, {}, {}]", self.heads(), self.spec.inputs),
                 got: format!("{:?}", x.dims()),
             });
+        }
+        if tokens == 0 {
+            // A part of an empty tensor begins beyond its end, where reading it panics.
+            return Ok(Tensor::zeros((0, heads, self.spec.outputs), DType::F32, x.device())?);
         }
         let of_head =
             |head: usize| self.linears[head].forward(&x.narrow(1, head, 1)?.squeeze(1)?.contiguous()?);

@@ -43,6 +43,8 @@ fn moe_layer(criterion: &mut Criterion) {
         format: FORMAT,
         down_format: FORMAT,
         activation: Activation::Silu,
+        gated: true,
+        biases: false,
     };
     let bytes = encode(FORMAT, &values(spec.hidden * spec.intermediate, 1));
     let bank = backend.load_experts(&spec, &Repeated { spec: &spec, bytes }).expect("the experts load");

@@ -40,10 +40,12 @@ impl Backend for Plain {
         &self.0
     }
 
-    /// Says no before a weight is read: to formats without a loop, and to sizes that cannot be.
+    /// Says no before a weight is read: to formats and experts without a loop, and to sizes that cannot be.
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
         let f32_only = spec.formats().iter().all(|&format| format == WeightFormat::F32);
+        let other = matches!(spec, WeightSpec::Experts(spec) if spec.biases || !spec.gated);
         let reason = match spec.checked_bytes() {
+            Ok(_) if other => "there is a loop for gated experts without biases".into(),
             Ok(_) if f32_only => return Ok(()),
             Ok(_) => "there is no loop for its format".into(),
             Err(reason) => reason,

@@ -186,7 +186,7 @@ class Command(unittest.TestCase):
     def test_the_command_is_shown_without_the_folders_of_a_machine(self):
         shown = typed(["--moebius", "a/moebius", "--shape", "x:2", "--keep=b", "-p", "1,2"])
         self.assertEqual(shown, "`python benches/peers/side_by_side.py --shape x:2 -p 1,2`")
-        for given in (["--ik-llama", "/home/me/ik"], ["--ik-llama=/home/me/ik"]):
+        for given in (["--ik-llama", "/opt/ik"], ["--ik-llama=/opt/ik"]):
             self.assertEqual(typed(given), "`python benches/peers/side_by_side.py --ik-llama ik_llama.cpp`")
 
 

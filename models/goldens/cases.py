@@ -1,23 +1,79 @@
 """The tables of make_goldens.py: families, cases, the spread of the random tensors, and the settings to probe.
 
+What only some routers do is said by functions here: how to read an output that is not (logits, weights, experts), and
+how far a choice is from another one where that is not the distance of the logits.
+
 To add a family, add one entry to FAMILIES; to add a case, one entry to CASES.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Callable
+
+import torch
+from torch import Tensor
+
+
+def gap(values: Tensor, kept: int) -> Tensor:
+    """Per row, by how much the last of the `kept` largest beats the next one; infinite when none is left."""
+    if values.shape[-1] <= kept:
+        return torch.full(values.shape[:1], math.inf)
+    top = values.topk(kept + 1, -1).values
+    return top[:, kept - 1] - top[:, kept]
+
+
+def logit_gap(_layer, logits: Tensor, kept: int) -> Tensor:
+    """Of routers that rank by logits or by anything that keeps their order, as softmax and sigmoid do."""
+    return gap(logits, kept)
+
+
+def biased_gap(layer, logits: Tensor, kept: int) -> Tensor:
+    """Of a router that ranks by sigmoid and a bias."""
+    return gap(logits.sigmoid() + layer.mlp.expert_bias, kept)
+
+
+def mixer_gap(layer, logits: Tensor, _kept: int) -> Tensor:
+    """Of a sparse mixer: between the first three logits, and of every logit from the threshold of its comparison."""
+    eps = 2 * layer.mlp.router.router_jitter_noise
+    best = logits.argmax(-1, keepdim=True)
+    gaps = [gap(logits, 1), gap(logits, 2)]
+    for rest in (logits, logits.scatter(-1, best, -math.inf)):
+        top = rest.amax(-1, keepdim=True)
+        gaps.append((((top - logits) / logits.abs().clamp(min=top)) - eps).abs().amin(-1))
+    return torch.stack(gaps).amin(0)
+
+
+def three(_layer, _router, output: tuple) -> tuple:
+    return output
+
+
+def llama4(_layer, router, output: tuple) -> tuple:
+    scores, logits = output
+    experts = logits.topk(router.top_k, -1).indices
+    return logits, scores.gather(-1, experts), experts
+
+
+def dbrx(layer, _router, logits: Tensor) -> tuple:
+    return logits, *layer.ffn.route_tokens_to_experts(logits)
 
 
 @dataclass(frozen=True)
 class Family:
     """What a family adds to the common procedure."""
 
-    router: str  # class name of the router module; its output is (logits, weights, experts)
+    router: str  # class name of the router module
     on_disk: tuple[str, ...]  # patterns of tensor names that a hub checkpoint has
     hub_names: dict[str, str] = field(default_factory=dict)  # config key of transformers 5 -> key on the hub
     v5_only: tuple[str, ...] = ()  # config keys that hub configurations lack
     init: dict[str, float] = field(default_factory=dict)  # changes to INIT
+    model_type: str = ""  # of the reference's configuration, if it is not the family's name
+    layers: str = "model.layers"
+    routing: Callable = three  # (layer, router, output) -> (logits, weights, experts)
+    gap: Callable = logit_gap  # (layer, logits, number of experts) -> how clear the choice is, per row
+    fused: bool = False  # whether the experts of a layer are one tensor on disk
+    nested_rope: bool = False  # whether hub configurations say rotations as transformers 5 does
 
 
 @dataclass(frozen=True)
@@ -60,6 +116,42 @@ FAMILIES = {
         "GraniteMoeTopKRouter",
         (r"\.block_sparse_moe\.(input|output)_linear\.weight$", r"\.block_sparse_moe\.router\.layer\.weight$"),
         init={"router_gain": 1.5, "gain": 1.5},
+    ),
+    "hunyuan_v1_moe": Family(
+        "HunYuanMoEV1Gate",
+        (PER_EXPERT[0], r"\.mlp\.gate\.wg\.weight$", r"\.shared_mlp\.up_proj\.weight$", r"\.query_layernorm\.weight$"),
+        hub_names={"num_local_experts": "num_experts", "num_experts_per_tok": "moe_topk"},
+    ),
+    "flex_olmo": Family(
+        "FlexOlmoTopKRouter", (*PER_EXPERT, r"\.post_feedforward_layernorm\.weight$"),
+        hub_names={"num_local_experts": "num_experts"}, init={"router_gain": 0.7},
+    ),
+    "afmoe": Family(
+        "AfmoeTokenChoiceRouter",
+        (PER_EXPERT[0], r"\.mlp\.router\.gate\.weight$", r"\.mlp\.expert_bias$", r"\.self_attn\.gate_proj\.weight$"),
+        gap=biased_gap,
+    ),
+    "phimoe": Family(
+        "PhimoeTopKRouter",
+        (r"\.block_sparse_moe\.experts\.\d+\.w[123]\.weight$", r"\.block_sparse_moe\.gate\.weight$",
+         r"\.input_layernorm\.bias$"),
+        init={"router_gain": 2.5}, gap=mixer_gap,
+    ),
+    "gemma4": Family(
+        "Gemma4TextRouter",
+        (r"\.experts\.gate_up_proj$", r"\.router\.per_expert_scale$", r"\.layer_scalar$"),
+        init={"router_gain": 11.0, "embed_gain": 0.35, "final_norm": 6.0}, model_type="gemma4_text", fused=True,
+        nested_rope=True,
+    ),
+    "llama4": Family(
+        "Llama4Router",
+        (r"\.feed_forward\.experts\.gate_up_proj$", r"\.feed_forward\.shared_expert\.up_proj\.weight$"),
+        model_type="llama4_text", routing=llama4, fused=True,
+    ),
+    "dbrx": Family(
+        "DbrxRouter",
+        (r"\.ffn\.experts\.mlp\.(w1|v1|w2)$", r"\.norm_attn_norm\.attn\.Wqkv\.weight$"),
+        layers="transformer.blocks", routing=dbrx,
     ),
 }
 
@@ -143,16 +235,59 @@ CASES = [
         hidden=32, layers=3, heads=4, kv=1, intermediate_size=9, num_local_experts=7, num_experts_per_tok=2,
         tie_word_embeddings=True, rope_parameters=LLAMA3, **GRANITE),
         style="v5", shards=2, lengths=(1, 9, 30), init=GRANITE_TIED),
+    Case("hunyuan_v1_moe", "hunyuan_v1_moe", base(
+        layers=3, intermediate_size=16, head_dim=8, num_experts=8, moe_topk=[1, 3, 2], tie_word_embeddings=True,
+        rope_parameters=rope("dynamic", alpha=1000.0, factor=1.0)),
+        inert={"num_shared_expert": [1, 1, 1], "moe_intermediate_size": [16, 16, 16], "use_mixed_mlp_moe": True,
+               "use_qk_norm": True, "use_cla": False, "moe_drop_tokens": False}),
+    Case("flex_olmo", "flex_olmo", base(
+        heads=4, kv=2, intermediate_size=16, num_experts=7, num_experts_per_tok=3, rope_parameters=rope(theta=5e5))),
+    Case("afmoe", "afmoe", base(
+        layers=4, intermediate_size=24, moe_intermediate_size=12, head_dim=8, num_experts=8, num_experts_per_tok=3,
+        num_shared_experts=2, num_dense_layers=1, route_scale=2.448, global_attn_every_n_layers=2, sliding_window=8,
+        mup_enabled=True, rope_parameters=rope()),
+        dtype="bf16", shards=2, lengths=(1, 9, 30)),
+    Case("phimoe", "phimoe", base(
+        intermediate_size=16, num_local_experts=8, attention_bias=True, lm_head_bias=True, router_jitter_noise=0.01,
+        rope_parameters=rope("longrope", 1e4, short_factor=[1.0, 1.3, 1.9, 2.7], long_factor=[1.5, 2.5, 4.0, 8.0],
+                             short_mscale=1.1, long_mscale=1.25, original_max_position_embeddings=128)),
+        inert={"input_jitter_noise": 0.01}),
+    Case("gemma4", "gemma4", base(
+        layers=3, intermediate_size=24, moe_intermediate_size=12, head_dim=8, num_experts=8, top_k_experts=3,
+        enable_moe_block=True, hidden_size_per_layer_input=0, attention_k_eq_v=True, global_head_dim=16,
+        num_global_key_value_heads=1, sliding_window=8, final_logit_softcapping=30.0,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], tie_word_embeddings=True,
+        rope_parameters={"sliding_attention": rope(),
+                         "full_attention": rope("proportional", 1e6, partial_rotary_factor=0.25)})),
+    Case("llama4", "llama4", base(
+        layers=4, intermediate_size=12, intermediate_size_mlp=20, head_dim=8, num_local_experts=8,
+        num_experts_per_tok=1, interleave_moe_layer_step=2, attention_chunk_size=6, floor_scale=4, attn_scale=0.3,
+        rope_parameters=LLAMA3)),
+    Case("dbrx", "dbrx", {
+        "d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 128, "max_seq_len": 256, "bos_token_id": 0,
+        "eos_token_id": 1, "pad_token_id": None, "rope_parameters": rope(theta=5e5),
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 0.7, "rope_theta": 5e5},
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 8, "moe_top_k": 3}}),
 ]
 
 
 def other_rope(value: dict) -> dict:
+    if "rope_type" not in value:
+        return {kind: other_rope(inner) for kind, inner in value.items()}
     theta = value["rope_theta"]
     return rope(theta=theta * 10) if value["rope_type"] == "default" else rope(theta=theta)
 
 
 # Settings without a tensor of their own: setting -> another value that must give other logits.
 SETTINGS: dict[str, Callable] = {
+    "attention_chunk_size": lambda v: v + 1,
+    "attn_scale": lambda v: v * 2,
+    "final_logit_softcapping": lambda v: v * 0.5,
+    "floor_scale": lambda v: v + 1,
+    "mup_enabled": lambda v: not v,
+    "route_scale": lambda v: v * 0.5,
+    "router_jitter_noise": lambda v: v * 10,
+    "top_k_experts": lambda v: v - 1,
     "attention_multiplier": lambda v: v * 0.5,
     "clip_qkv": lambda v: None,
     "embedding_multiplier": lambda v: v * 0.5,

@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cases import CASES, FAMILIES, INIT, INIT_TIED, SETTINGS, Case
+from cases import CASES, FAMILIES, INIT, INIT_TIED, SETTINGS, Case, Family, gap
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -58,7 +58,7 @@ class Rejected(Exception):
 
 # ---------------------------------------------------------------------------------------------------- the model
 def build(case: Case, **changed):
-    config = AutoConfig.for_model(case.family, **copy.deepcopy({**case.config, **changed}))
+    config = AutoConfig.for_model(FAMILIES[case.family].model_type or case.family, **copy.deepcopy({**case.config, **changed}))
     config._experts_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     model.generation_config.eos_token_id = None
@@ -67,12 +67,14 @@ def build(case: Case, **changed):
 
 
 def tensors_of(model) -> dict[str, Tensor]:
-    """Every parameter once, also when two names share it."""
-    return {name: parameter.data for name, parameter in model.named_parameters()}
+    """Every parameter once, also when two names share it, and every buffer that is stored."""
+    stored = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+    return {name: parameter.data for name, parameter in model.named_parameters()} | buffers
 
 
 def is_norm(name: str) -> bool:
-    return re.search(r"norm\d*\.weight$", name) is not None
+    return re.search(r"norm(_?\d+|_f)?\.weight$", name) is not None
 
 
 @torch.no_grad()
@@ -84,14 +86,16 @@ def draw_weights(model, case: Case, generator: torch.Generator) -> None:
         row = 1 / math.sqrt(tensor.shape[-1])
         if is_norm(name):
             value = 1 + noise * spread["norm"]
-            value = value * spread["final_norm"] if name == "model.norm.weight" else value
+            value = value * spread["final_norm"] if name in ("model.norm.weight", "transformer.norm_f.weight") else value
         elif name.endswith(".bias"):
             value = noise * spread["bias"]
-        elif "embed_tokens" in name:
+        elif name.endswith(("scale", "scalar")):
+            value = 1 + noise * spread["norm"]
+        elif "embed_tokens" in name or "wte" in name:
             value = noise * (spread["embed_gain"] * row if tied else spread["embed"])
         elif "lm_head" in name:
             value = noise * spread["head_gain"] * row
-        elif re.search(r"\.(gate|router)\.weight$", name):
+        elif re.search(r"\.(gate|router)(\.(wg|proj|layer))?\.weight$", name):
             value = noise * spread["router_gain"] * row
         else:
             value = noise * spread["gain"] * row
@@ -108,12 +112,14 @@ class Trace:
     logits: Tensor  # [positions, vocab]
     hidden: dict[int, Tensor]  # 0: input of layer 0; j: output of layer j-1; [positions, hidden]
     routing: dict[int, tuple[Tensor, Tensor, Tensor]]  # layer -> (logits, weights, experts), experts ascending
+    gaps: list[Tensor]  # per layer with a router, how clear its choices are; [positions]
 
 
 @torch.no_grad()
-def trace(model, router: str, ids: list[int]) -> Trace:
+def trace(model, family: Family, ids: list[int]) -> Trace:
     hidden: dict[int, Tensor] = {}
     routing: dict[int, tuple] = {}
+    gaps = []
     hooks = []
 
     def keep_input(_module, args, kwargs):
@@ -124,26 +130,27 @@ def trace(model, router: str, ids: list[int]) -> Trace:
             hidden[index + 1] = (output[0] if isinstance(output, tuple) else output)[0].clone()
         return hook
 
-    def keep_routing(index):
-        def hook(_module, _args, output):
-            logits, weights, experts = (o.reshape(len(ids), -1) for o in output)
+    def keep_routing(index, layer):
+        def hook(module, _args, output):
+            logits, weights, experts = (o.reshape(len(ids), -1) for o in family.routing(layer, module, output))
+            gaps.append(family.gap(layer, logits, experts.shape[-1]))
             order = experts.argsort(-1)
             routing[index] = (logits, weights.gather(1, order), experts.gather(1, order).int())
         return hook
 
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(model.get_submodule(family.layers)):
         if index == 0:
             hooks.append(layer.register_forward_pre_hook(keep_input, with_kwargs=True))
         hooks.append(layer.register_forward_hook(keep_output(index)))
         for module in layer.modules():
-            if type(module).__name__ == router:
-                hooks.append(module.register_forward_hook(keep_routing(index)))
+            if type(module).__name__ == family.router:
+                hooks.append(module.register_forward_hook(keep_routing(index, layer)))
     try:
         logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(logits, hidden, routing)
+    return Trace(logits, hidden, routing, gaps)
 
 
 @torch.no_grad()
@@ -160,21 +167,12 @@ def greedy(model, ids: list[int]) -> tuple[list[int], Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------------- prompts
-def gap(values: Tensor, kept: int) -> Tensor:
-    """Per row, by how much the last of the `kept` largest beats the next one; infinite when none is left."""
-    if values.shape[-1] <= kept:
-        return torch.full(values.shape[:1], math.inf)
-    top = values.topk(kept + 1, -1).values
-    return top[:, kept - 1] - top[:, kept]
-
-
 def router_gaps(run: Trace) -> Tensor:
-    """Per position, the smallest routing margin over the layers. Softmax keeps the order of the logits."""
-    per_layer = [gap(logits, experts.shape[-1]) for logits, _, experts in run.routing.values()]
-    return torch.stack(per_layer).amin(0)
+    """Per position, the smallest routing margin over the layers."""
+    return torch.stack(run.gaps).amin(0)
 
 
-def find_prompt(model, router: str, length: int, generator: torch.Generator) -> dict:
+def find_prompt(model, family: Family, length: int, generator: torch.Generator) -> dict:
     """A prompt whose routing and greedy choices, continuation included, are all clear.
 
     A later token never changes an earlier position, so exchanging the first offending token mends a prompt from
@@ -187,7 +185,7 @@ def find_prompt(model, router: str, length: int, generator: torch.Generator) -> 
 
     ids = [token() for _ in range(length)]
     for _ in range(MAX_REPAIRS):
-        run = trace(model, router, ids)
+        run = trace(model, family, ids)
         margins = router_gaps(run)
         bad = (margins < MIN_ROUTER_MARGIN).nonzero()
         if len(bad):
@@ -197,7 +195,7 @@ def find_prompt(model, router: str, length: int, generator: torch.Generator) -> 
         if set(tokens) & set(SPECIAL_IDS) or len(set(tokens)) < 7:
             ids[-1] = token()
             continue
-        long_run = trace(model, router, ids + tokens[:-1])
+        long_run = trace(model, family, ids + tokens[:-1])
         router_margin = float(router_gaps(long_run).min())
         argmax_margin = float(gap(long_run.logits[length - 1:], 1).min())
         if router_margin < MIN_ROUTER_MARGIN or argmax_margin < MIN_ARGMAX_MARGIN:
@@ -252,17 +250,18 @@ def setting_effects(model, case: Case, prompt: dict) -> dict[str, float]:
     return effects
 
 
-def noise(model, router: str, prompts: list[dict]) -> dict[str, dict[str, float]]:
+def noise(model, family: Family, prompts: list[dict]) -> dict[str, dict[str, float]]:
     """How far two other correct computations are from the golden; they must choose the same experts."""
     double = copy.deepcopy(model).double()
     batched = copy.deepcopy(model)
     batched.set_attn_implementation("sdpa")
-    batched.set_experts_implementation("batched_mm")
+    if hasattr(batched, "set_experts_implementation"):
+        batched.set_experts_implementation("batched_mm")
     result = {}
     for label, other in (("float64", double), ("sdpa+batched_mm", batched)):
         logits = hidden = 0.0
         for prompt in prompts:
-            run, other_run = prompt["run"], trace(other, router, prompt["ids"])
+            run, other_run = prompt["run"], trace(other, family, prompt["ids"])
             logits = max(logits, float((other_run.logits - run.logits).abs().max()))
             hidden = max(hidden, *(float((other_run.hidden[j] - h).abs().max()) for j, h in run.hidden.items()))
             for layer, (_, _, experts) in run.routing.items():
@@ -287,11 +286,11 @@ def weakest(effects: dict[str, float]) -> list:
 
 
 def attempt(case: Case, seed: int) -> dict:
-    router = FAMILIES[case.family].router
+    family = FAMILIES[case.family]
     generator = torch.Generator().manual_seed(seed)
     model = build(case)
     draw_weights(model, case, generator)
-    prompts = [find_prompt(model, router, length, generator) for length in case.lengths]
+    prompts = [find_prompt(model, family, length, generator) for length in case.lengths]
     used = experts_used(prompts)
     if min(used.values()) < MIN_EXPERTS_USED:
         raise Rejected("experts without a token")
@@ -304,7 +303,7 @@ def attempt(case: Case, seed: int) -> dict:
     name, effect = weakest({**result["tensors"], **result["settings"]})
     if effect < MIN_EFFECT:
         raise Rejected(f"`{name}` has no effect")
-    result["noise"] = noise(model, router, prompts)
+    result["noise"] = noise(model, family, prompts)
     return result
 
 
@@ -313,10 +312,11 @@ def hub_config(config: dict, case: Case) -> dict:
     """The configuration as repositories on the hub spell it."""
     family = FAMILIES[case.family]
     config = {family.hub_names.get(k, k): v for k, v in config.items() if k not in family.v5_only}
-    parameters = dict(config.pop("rope_parameters"))
-    config["rope_theta"] = parameters.pop("rope_theta")
-    kind = parameters.pop("rope_type")
-    config["rope_scaling"] = None if kind == "default" else {"type": kind, **parameters}
+    if not family.nested_rope:
+        parameters = dict(config.pop("rope_parameters"))
+        config["rope_theta"] = parameters.pop("rope_theta")
+        kind = parameters.pop("rope_type")
+        config["rope_scaling"] = None if kind == "default" else {"type": kind, **parameters}
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.57.0"
     return config
@@ -349,7 +349,7 @@ def check_names(case: Case, tensors: dict[str, Tensor]) -> None:
         if not any(re.search(pattern, name) for name in tensors):
             raise RuntimeError(f"{case.name}: no tensor on disk is named like `{pattern}`")
     fused = [name for name in tensors if re.search(r"experts\.(gate_up|down)_proj$", name)]
-    if fused:
+    if fused and not FAMILIES[case.family].fused:
         raise RuntimeError(f"{case.name}: fused experts on disk: `{fused[0]}`")
 
 
@@ -366,8 +366,8 @@ def reload_difference(directory: Path, case: Case, prompts: list[dict]) -> float
     model.set_experts_implementation("eager")
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()  # a mapped file may be unaligned, which changes the last bits
-    router = FAMILIES[case.family].router
-    return max(float((trace(model, router, p["ids"]).logits - p["run"].logits).abs().max()) for p in prompts)
+    family = FAMILIES[case.family]
+    return max(float((trace(model, family, p["ids"]).logits - p["run"].logits).abs().max()) for p in prompts)
 
 
 TENSORS = (
@@ -393,9 +393,9 @@ def golden_tensors(prompts: list[dict]) -> dict[str, Tensor]:
     return {k: v.contiguous() for k, v in tensors.items()}
 
 
-def layer_kinds(model, run: Trace) -> list[dict]:
+def layer_kinds(run: Trace) -> list[dict]:
     kinds = []
-    for index in range(len(model.model.layers)):
+    for index in range(len(run.hidden) - 1):
         kind = {"index": index, "moe": index in run.routing}
         if kind["moe"]:
             logits, _, experts = run.routing[index]
@@ -413,7 +413,7 @@ def golden_json(case: Case, result: dict, attempts: int, reload: float) -> dict:
         "format": 1, "name": case.name, "family": case.family, "seed": result["seed"], "attempts": attempts,
         "reference": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager, CPU",
         "prompts": [{"input_ids": p["ids"], "continuation": p["tokens"]} for p in prompts],
-        "layers": layer_kinds(result["model"], prompts[0]["run"]),
+        "layers": layer_kinds(prompts[0]["run"]),
         "stored_dtype": case.dtype, "notes": [],
         "min_router_margin": min(p["router_margin"] for p in prompts),
         "min_argmax_margin": min(p["argmax_margin"] for p in prompts),

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use moebius_backend::{
-    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Packer,
-    Result, Unsupported, WeightFormat, WeightSpec, WeightView,
+    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Ops,
+    Packer, Result, Unsupported, WeightFormat, WeightSpec, WeightView,
 };
 use moebius_expert_kernels::{Isa, KernelError, Kernels, Pool};
 
 use crate::experts::CpuExperts;
+use crate::heads::CpuHeads;
 use crate::linear::{CpuLinear, pack, refused};
 use crate::ops::CpuOps;
 use crate::slices::kernel;
@@ -110,6 +111,15 @@ impl Backend for CpuBackend {
         bias: Option<Vec<f32>>,
     ) -> Result<Box<dyn Linear>> {
         Ok(Box::new(CpuLinear::load(&self.engine, spec, weight, bias)?))
+    }
+
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        Ok(Box::new(CpuHeads::load(&self.engine, spec, heads, source)?))
     }
 
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {

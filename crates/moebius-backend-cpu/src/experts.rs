@@ -1,12 +1,12 @@
 //! The experts of one layer: rows grouped by expert, each expert's weights read once.
 //!
-//! Shapes: x and out `[tokens, hidden]`; gate and up `[intermediate, hidden]`, down `[hidden, intermediate]`.
+//! Shapes: x and out `[tokens, hidden]`; gate, if any, and up `[intermediate, hidden]`, down `[hidden, intermediate]`.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Projection, Result};
-use moebius_expert_kernels::{Activation as KernelActivation, ExpertRows, PackedExperts};
+use moebius_expert_kernels::{Activation as KernelActivation, ExpertBiases, ExpertRows, PackedExperts};
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
@@ -27,18 +27,52 @@ impl CpuExperts {
             let matrix = |expert| pack(engine, &source.get(expert, projection)?, held, shape);
             (0..spec.n_experts).map(matrix).collect::<Result<Vec<_>>>()
         };
-        let (gate, up, down) = (bank(Projection::Gate)?, bank(Projection::Up)?, bank(Projection::Down)?);
-        let packed =
-            PackedExperts::new(gate, up, down, kernel_activation(spec.activation)).map_err(kernel)?;
+        let gate = spec.gated.then(|| bank(Projection::Gate)).transpose()?;
+        let (up, down) = (bank(Projection::Up)?, bank(Projection::Down)?);
+        let biases = biases(spec, source)?;
+        let packed = PackedExperts::new(gate, up, down, kernel_activation(spec.activation))
+            .and_then(|packed| packed.with_biases(biases))
+            .map_err(kernel)?;
         Ok(CpuExperts { spec: spec.clone(), packed, engine: engine.clone() })
     }
+}
+
+/// The biases of all experts, one after another.
+fn biases(spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<ExpertBiases> {
+    let bank = |projection| {
+        if !(spec.biases && spec.projections().contains(&projection)) {
+            return Ok(None);
+        }
+        let (rows, _) = spec.shape(projection);
+        let mut values = Vec::with_capacity(spec.n_experts * rows);
+        for expert in 0..spec.n_experts {
+            let bias = source.bias(expert, projection)?;
+            if bias.len() != rows {
+                return Err(Error::Shape {
+                    what: format!("bias of {projection:?} of expert {expert} in layer {}", spec.layer),
+                    expected: format!("[{rows}]"),
+                    got: format!("[{}]", bias.len()),
+                });
+            }
+            values.extend(bias);
+        }
+        Ok(Some(values))
+    };
+    Ok(ExpertBiases {
+        gate: bank(Projection::Gate)?,
+        up: bank(Projection::Up)?,
+        down: bank(Projection::Down)?,
+    })
 }
 
 /// The kernels' name for an activation.
 pub(crate) fn kernel_activation(activation: Activation) -> KernelActivation {
     match activation {
         Activation::Silu => KernelActivation::Silu,
+        Activation::Gelu => KernelActivation::Gelu,
         Activation::GeluTanh => KernelActivation::GeluTanh,
+        Activation::ReluSquared => KernelActivation::ReluSquared,
+        Activation::ClampedSwiglu { limit } => KernelActivation::ClampedSwiglu { limit },
     }
 }
 

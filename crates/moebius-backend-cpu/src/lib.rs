@@ -7,8 +7,10 @@
 
 mod backend;
 mod experts;
+mod heads;
 mod linear;
 mod ops;
+mod recurrence;
 mod slices;
 
 pub use backend::{CpuBackend, CpuOptions};

@@ -2,11 +2,12 @@
 //!
 //! Shapes: x `[tokens, inputs]`, W `[outputs, inputs]`, b `[outputs]`, y `[tokens, outputs]`.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
-use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, SharedBytes};
+use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Product, SharedBytes};
 
 use crate::backend::Engine;
 use crate::slices::{filled, kernel, with_f32};
@@ -37,6 +38,35 @@ impl CpuLinear {
             });
         }
         Ok(CpuLinear { spec: spec.clone(), weight, bias, engine: engine.clone() })
+    }
+
+    /// The projections as those of one engine, if all of them are.
+    pub(crate) fn all_of<'a>(engine: &Arc<Engine>, linears: &[&'a dyn Linear]) -> Option<Vec<&'a CpuLinear>> {
+        let own = |linear: &&'a dyn Linear| -> Option<&'a CpuLinear> {
+            let own = linear.as_any()?.downcast_ref::<CpuLinear>()?;
+            Arc::ptr_eq(&own.engine, engine).then_some(own)
+        };
+        linears.iter().map(own).collect()
+    }
+
+    /// What each of some projections of one engine gives for `x`, which is quantised once.
+    pub(crate) fn forward_each(engine: &Engine, linears: &[&CpuLinear], x: &Tensor) -> Result<Vec<Tensor>> {
+        let (tokens, _) = x.dims2()?;
+        let outputs = linears.iter().map(|linear| vec![0.0; tokens * linear.spec.outputs]);
+        let mut outputs: Vec<Vec<f32>> = outputs.collect();
+        with_f32(x, |values| {
+            let products = linears.iter().zip(&mut outputs).map(|(linear, out)| Product {
+                weight: &linear.weight,
+                bias: linear.bias.as_deref(),
+                out,
+            });
+            engine.kernels.matmul_each(&engine.pool, values, products.collect()).map_err(kernel)
+        })?;
+        let tensors = linears
+            .iter()
+            .zip(outputs)
+            .map(|(linear, out)| Ok(Tensor::from_vec(out, (tokens, linear.spec.outputs), x.device())?));
+        tensors.collect()
     }
 }
 
@@ -102,5 +132,9 @@ impl Linear for CpuLinear {
             rows.try_for_each(|(row, &id)| self.weight.row(id as usize, row))
         })?;
         Ok(Tensor::from_vec(out, (ids.len(), width), &Device::Cpu)?)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }

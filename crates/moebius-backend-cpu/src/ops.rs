@@ -3,18 +3,30 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Activation, AttentionSpan, AttentionSpec, Error, Ops, Pairing, Result, RopeTable};
+use moebius_backend::{
+    Activation, AttentionSpan, AttentionSpec, DeltaRule, Error, Linear, Ops, Pairing, Result, RopeTable,
+    SelectiveScan,
+};
 use moebius_expert_kernels::{AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
 
 use crate::backend::Engine;
 use crate::experts::kernel_activation;
-use crate::slices::{filled, kernel, with_f32};
+use crate::linear::CpuLinear;
+use crate::recurrence;
+use crate::slices::{expect_dims, filled, kernel, with_f32, with_rows};
 
 pub(crate) struct CpuOps {
     pub(crate) engine: Arc<Engine>,
 }
 
 impl Ops for CpuOps {
+    fn project(&self, linears: &[&dyn Linear], x: &Tensor) -> Result<Vec<Tensor>> {
+        match CpuLinear::all_of(&self.engine, linears) {
+            Some(own) => CpuLinear::forward_each(&self.engine, &own, x),
+            None => linears.iter().map(|linear| linear.forward(x)).collect(),
+        }
+    }
+
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let row_len = weight.dim(0)?;
         expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;
@@ -26,6 +38,26 @@ impl Ops for CpuOps {
                         self.engine.kernels.rms_norm(values, weight, eps, row_len, out)
                     })
                 })
+            })
+        })
+    }
+
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        let row_len = weight.dim(0)?;
+        expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;
+        expect_dims("norm bias", weight.dims(), bias.unwrap_or(weight).dims())?;
+        let norm = |values: &[f32], weight: &[f32], bias: Option<&[f32]>| {
+            filled(x.dims(), x, |out| {
+                self.engine.by_rows(out, row_len, |rows, out| {
+                    let values = &values[rows.start * row_len..rows.end * row_len];
+                    self.engine.kernels.layer_norm(values, weight, bias, eps, out)
+                })
+            })
+        };
+        with_f32(x, |values| {
+            with_f32(weight, |weight| match bias {
+                None => norm(values, weight, None),
+                Some(bias) => with_f32(bias, |bias| norm(values, weight, Some(bias))),
             })
         })
     }
@@ -74,9 +106,23 @@ impl Ops for CpuOps {
                         &queries[span.rows.start * heads * head_dim..span.rows.end * heads * head_dim];
                     let out =
                         &mut out[span.rows.start * heads * value_dim..span.rows.end * heads * value_dim];
-                    self.attend(queries, span, spec, out)?;
+                    self.attend(queries, (span, heads), spec, out)?;
                 }
                 Ok(())
+            })
+        })
+    }
+
+    fn activate(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        if activation.needs_gate() {
+            return Err(Error::NeedsGate(activation));
+        }
+        with_f32(x, |values| {
+            filled(x.dims(), x, |out| {
+                self.engine.by_rows(out, 1, |places, out| {
+                    out.copy_from_slice(&values[places]);
+                    self.engine.kernels.activate(kernel_activation(activation), out)
+                })
             })
         })
     }
@@ -92,14 +138,28 @@ impl Ops for CpuOps {
             })
         })
     }
-}
 
-/// Fails unless a tensor has the dimensions that another one asks for.
-fn expect_dims(what: &str, expected: &[usize], got: &[usize]) -> Result<()> {
-    if expected == got {
-        return Ok(());
+    fn softplus(&self, x: &Tensor) -> Result<Tensor> {
+        recurrence::softplus(&self.engine, x)
     }
-    Err(Error::Shape { what: what.into(), expected: format!("{expected:?}"), got: format!("{got:?}") })
+
+    fn causal_conv(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        state: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        recurrence::causal_conv(&self.engine, x, weight, bias, state)
+    }
+
+    fn delta_rule(&self, inputs: &DeltaRule<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        recurrence::delta_rule(&self.engine, inputs, state)
+    }
+
+    fn selective_scan(&self, inputs: &SelectiveScan<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        recurrence::selective_scan(&self.engine, inputs, state)
+    }
 }
 
 impl CpuOps {
@@ -107,30 +167,36 @@ impl CpuOps {
     fn attend(
         &self,
         queries: &[f32],
-        span: &AttentionSpan<'_>,
+        (span, heads): (&AttentionSpan<'_>, usize),
         spec: &AttentionSpec,
         out: &mut [f32],
     ) -> Result<()> {
         let (kv_heads, capacity, head_dim) = span.keys.dims3()?;
         let value_dim = span.values.dim(2)?;
-        let rows = span.rows.len().max(1);
-        let shape = AttentionShape {
-            heads: queries.len() / (rows * head_dim),
-            kv_heads,
-            head_dim,
-            value_dim,
-            capacity,
-            first_position: span.first_position,
-            scale: spec.scale,
-            window: spec.window,
-        };
+        expect_dims("attention values", &[kv_heads, capacity, value_dim], span.values.dims())?;
         if span.rows.is_empty() {
             return Ok(());
         }
+        let mut attend = |keys: &[f32], (values, value_stride): (&[f32], usize), sinks: Option<&[f32]>| {
+            let shape = AttentionShape {
+                heads,
+                kv_heads,
+                head_dim,
+                value_dim,
+                capacity,
+                first_position: span.first_position,
+                scale: spec.scale,
+                window: spec.window,
+                chunk: spec.chunk,
+                value_stride,
+            };
+            let inputs = AttentionInputs { queries, keys, values, sinks };
+            self.engine.kernels.attention(&self.engine.pool, &inputs, &shape, out).map_err(kernel)
+        };
         with_f32(span.keys, |keys| {
-            with_f32(span.values, |values| {
-                let inputs = AttentionInputs { queries, keys, values };
-                self.engine.kernels.attention(&self.engine.pool, &inputs, &shape, out).map_err(kernel)
+            with_rows(span.values, |values| match &spec.sinks {
+                None => attend(keys, values, None),
+                Some(sinks) => with_f32(sinks, |sinks| attend(keys, values, Some(sinks))),
             })
         })
     }

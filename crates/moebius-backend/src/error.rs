@@ -3,6 +3,8 @@
 use moebius_router::RouterError;
 use thiserror::Error as ThisError;
 
+use crate::Activation;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -51,6 +53,9 @@ pub enum Error {
         /// The shape that was found.
         got: String,
     },
+    /// An activation was asked for without the gate that it needs.
+    #[error("{0} needs a gate")]
+    NeedsGate(Activation),
     /// The device could not be set up.
     #[error("backend `{backend}` cannot start: {reason}")]
     Startup {

@@ -1,8 +1,8 @@
 //! The contract between model families and devices.
 //!
 //! A model family is written once, over candle tensors that carry activations. What is heavy goes through
-//! the traits here: dense projections ([`Linear`]), banks of experts ([`ExpertBank`]) and the small
-//! operations between them ([`Ops`]). A device family implements [`Backend`] and is accepted when the
+//! the traits here: dense projections ([`Linear`]), one for each head ([`HeadLinear`]), banks of experts
+//! ([`ExpertBank`]) and the small operations between them ([`Ops`]). A device family implements [`Backend`] and is accepted when the
 //! `moebius-conformance` suite passes.
 //!
 //! Invariants that every implementation keeps:
@@ -14,13 +14,17 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod heads;
 mod ops;
+mod recurrence;
 pub mod reference;
 mod spec;
 mod weights;
 
 pub use error::{Error, Result, Unsupported};
+pub use heads::HeadLinear;
 pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
+pub use recurrence::{DeltaRule, DeltaRuleSizes, ScanSizes, SelectiveScan, conv_sizes};
 pub use spec::{Activation, BackendInfo, ExpertSpec, LinearSpec, Projection, WeightSpec};
 pub use weights::{Backend, ExpertBank, ExpertSource, Linear, MappedPages, Packer, PanelBytes, WeightView};
 

@@ -4,6 +4,10 @@
 //! Shapes: as in [`crate::Ops`].
 //! Invariants: none on bits; candle picks its matrix product by shape.
 
+mod recurrence;
+
+pub use recurrence::{causal_conv, delta_rule, selective_scan, softplus};
+
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::{Activation, AttentionSpan, AttentionSpec, Error, Pairing, Result, RopeTable};
@@ -13,6 +17,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = x.broadcast_div(&(mean_square + f64::from(eps))?.sqrt()?)?;
     Ok(normed.broadcast_mul(weight)?)
+}
+
+/// See [`crate::Ops::layer_norm`].
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let normed = rms_norm(&centred, weight, eps)?;
+    Ok(bias.map_or(Ok(normed.clone()), |bias| normed.broadcast_add(bias))?)
 }
 
 /// See [`crate::Ops::rope`].
@@ -52,6 +63,7 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
 /// See [`crate::Ops::attention`].
 pub fn attention(q: &Tensor, spans: &[AttentionSpan<'_>], spec: &AttentionSpec) -> Result<Tensor> {
     let (_, heads, _) = q.dims3()?;
+    check(spec, heads)?;
     let mut outputs = Vec::with_capacity(spans.len());
     let mut spans: Vec<_> = spans.iter().collect();
     spans.sort_by_key(|span| span.rows.start);
@@ -67,34 +79,70 @@ pub fn attention(q: &Tensor, spans: &[AttentionSpan<'_>], spec: &AttentionSpec) 
         };
         let q = q.narrow(0, span.rows.start, rows)?.transpose(0, 1)?.contiguous()?; // [heads, rows, head_dim]
         let scores = (q.matmul(&share(span.keys)?.t()?)? * f64::from(spec.scale))?; // [heads, rows, seen]
-        let scores = scores.broadcast_add(&causal_mask(span, seen, spec.window, q.device())?)?;
-        let out = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&share(span.values)?)?;
+        let scores = scores.broadcast_add(&causal_mask(span, seen, spec, q.device())?)?;
+        let shares = match &spec.sinks {
+            None => candle_nn::ops::softmax_last_dim(&scores)?,
+            Some(sinks) => {
+                let sinks = sinks.reshape((heads, 1, 1))?.broadcast_as((heads, rows, 1))?.contiguous()?;
+                let with_sinks = Tensor::cat(&[scores, sinks], 2)?; // [heads, rows, seen + 1]
+                candle_nn::ops::softmax_last_dim(&with_sinks)?.narrow(2, 0, seen)?.contiguous()?
+            }
+        };
+        let out = shares.matmul(&share(span.values)?)?;
         outputs.push(out.transpose(0, 1)?.flatten_from(1)?);
     }
     Ok(Tensor::cat(&outputs, 0)?)
 }
 
+/// See [`crate::Ops::activate`].
+pub fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
+    Ok(match activation {
+        Activation::Silu => x.silu()?,
+        Activation::Gelu => x.gelu_erf()?,
+        Activation::GeluTanh => x.gelu()?,
+        Activation::ReluSquared => x.relu()?.sqr()?,
+        Activation::ClampedSwiglu { .. } => return Err(Error::NeedsGate(activation)),
+    })
+}
+
 /// See [`crate::Ops::glu`].
 pub fn glu(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let gate = match activation {
-        Activation::Silu => gate.silu()?,
-        Activation::GeluTanh => gate.gelu()?,
+    if let Activation::ClampedSwiglu { limit } = activation {
+        let gate = gate.minimum(limit)?;
+        let up = (up.clamp(-limit, limit)? + 1.0)?;
+        let sigmoid = candle_nn::ops::sigmoid(&(&gate * 1.702)?)?;
+        return Ok(((gate * sigmoid)? * up)?);
+    }
+    Ok((activate(activation, gate)? * up)?)
+}
+
+/// Fails unless each head has its sink and every query sees a key.
+fn check(spec: &AttentionSpec, heads: usize) -> Result<()> {
+    let wrong = |what: &str, expected: String, got: String| {
+        Err(Error::Shape { what: format!("attention {what}"), expected, got })
     };
-    Ok((gate * up)?)
+    match &spec.sinks {
+        Some(sinks) if sinks.dims() != [heads] => {
+            wrong("sinks", format!("[{heads}]"), format!("{:?}", sinks.dims()))
+        }
+        _ if spec.window == Some(0) => wrong("window", "at least 1".into(), "0".into()),
+        _ if spec.chunk == Some(0) => wrong("chunk", "at least 1".into(), "0".into()),
+        _ => Ok(()),
+    }
 }
 
 /// `[rows, seen]`: 0 where the key may be seen, minus infinity elsewhere.
 fn causal_mask(
     span: &AttentionSpan<'_>,
     seen: usize,
-    window: Option<usize>,
+    spec: &AttentionSpec,
     device: &Device,
 ) -> Result<Tensor> {
     let rows = span.rows.len();
     let mask: Vec<f32> = (0..rows)
         .flat_map(|row| {
             let position = span.first_position + row;
-            let oldest = window.map_or(0, |w| (position + 1).saturating_sub(w));
+            let oldest = spec.first_visible(position);
             (0..seen).map(move |key| if key <= position && key >= oldest { 0.0 } else { f32::NEG_INFINITY })
         })
         .collect();

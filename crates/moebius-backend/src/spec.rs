@@ -18,30 +18,50 @@ pub struct BackendInfo {
     pub detail: String,
 }
 
-/// The non-linearity of a gated linear unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The non-linearity of an expert or an MLP: `act(gate) * up` where there is a gate, `act(up)` where there is none.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `x * sigmoid(x)` (arXiv 1702.03118), the gate of SwiGLU (arXiv 2002.05202).
     Silu,
-    /// The tanh form of the Gaussian error linear unit (arXiv 1606.08415).
+    /// The Gaussian error linear unit, `x * (1 + erf(x / sqrt 2)) / 2` (arXiv 1606.08415).
+    Gelu,
+    /// Its tanh form, from the same paper.
     GeluTanh,
+    /// `max(x, 0)^2` (arXiv 2109.08668).
+    ReluSquared,
+    /// `(u + 1) * g * sigmoid(1.702 g)` with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)`, as gpt-oss
+    /// has it. There is no such unit without a gate.
+    ClampedSwiglu {
+        /// The largest gate, and the largest magnitude of up.
+        limit: f32,
+    },
+}
+
+impl Activation {
+    /// Whether there is no such unit without a gate.
+    pub fn needs_gate(self) -> bool {
+        matches!(self, Activation::ClampedSwiglu { .. })
+    }
 }
 
 impl fmt::Display for Activation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Activation::Silu => f.write_str("silu"),
+            Activation::Gelu => f.write_str("gelu"),
             Activation::GeluTanh => f.write_str("gelu (tanh)"),
+            Activation::ReluSquared => f.write_str("squared relu"),
+            Activation::ClampedSwiglu { limit } => write!(f, "swiglu clamped at {limit}"),
         }
     }
 }
 
-/// One of the three matrices of a gated expert.
+/// One of the matrices of an expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Projection {
-    /// `[intermediate, hidden]`, its output goes through the activation.
+    /// `[intermediate, hidden]`, its output goes through the activation. Some experts have none.
     Gate,
-    /// `[intermediate, hidden]`, multiplied with the activated gate.
+    /// `[intermediate, hidden]`, multiplied with the activated gate; without a gate it is activated itself.
     Up,
     /// `[hidden, intermediate]`, back to the residual stream.
     Down,
@@ -78,7 +98,7 @@ impl LinearSpec {
 }
 
 /// The experts of one layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ExpertSpec {
     /// Index of the decoder layer, from 0.
     pub layer: usize,
@@ -92,11 +112,21 @@ pub struct ExpertSpec {
     pub format: WeightFormat,
     /// How down is held. Its rows are `intermediate` wide, which another block may fit than `hidden`.
     pub down_format: WeightFormat,
-    /// The gate's non-linearity.
+    /// The non-linearity.
     pub activation: Activation,
+    /// Whether an expert is `down(act(gate x) * (up x))`; otherwise it is `down(act(up x))` and has two matrices.
+    pub gated: bool,
+    /// Whether each matrix of an expert has a bias, one value for each of its rows: those of gate and up are added
+    /// before the activation, that of down before the weight of the router.
+    pub biases: bool,
 }
 
 impl ExpertSpec {
+    /// The matrices that an expert has.
+    pub fn projections(&self) -> &'static [Projection] {
+        if self.gated { &Projection::ALL } else { &Projection::ALL[1..] }
+    }
+
     /// Rows and columns of one expert's `projection`.
     pub fn shape(&self, projection: Projection) -> (usize, usize) {
         match projection {
@@ -115,12 +145,12 @@ impl ExpertSpec {
 
     /// Multiply-adds of one expert for one token.
     pub fn macs_per_token_expert(&self) -> u64 {
-        3 * self.hidden as u64 * self.intermediate as u64
+        self.projections().len() as u64 * self.hidden as u64 * self.intermediate as u64
     }
 
-    /// Bytes of one expert's three matrices.
+    /// Bytes of one expert's matrices.
     pub fn bytes_per_expert(&self) -> u64 {
-        Projection::ALL.into_iter().fold(0, |sum: u64, projection| {
+        self.projections().iter().fold(0, |sum: u64, &projection| {
             let (rows, cols) = self.shape(projection);
             let bytes = self.format_of(projection).bytes_for(rows, cols).unwrap_or(usize::MAX);
             sum.saturating_add(bytes as u64)
@@ -148,6 +178,8 @@ pub enum WeightSpec<'a> {
     Linear(&'a LinearSpec),
     /// A bank of experts.
     Experts(&'a ExpertSpec),
+    /// Matrices of one shape, one for each of so many heads.
+    Heads(&'a LinearSpec, usize),
 }
 
 impl WeightSpec<'_> {
@@ -160,8 +192,13 @@ impl WeightSpec<'_> {
     ///
     /// # Errors
     /// The reason why there can be no such weight: it has no elements, its rows are no multiple of a block of their
-    /// format, or it exceeds the address space.
+    /// format, it exceeds the address space, or experts without a gate have an activation that needs one.
     pub fn checked_bytes(&self) -> Result<usize, String> {
+        if let WeightSpec::Experts(ExpertSpec { gated: false, activation, .. }) = self
+            && activation.needs_gate()
+        {
+            return Err(format!("{activation} needs a gate"));
+        }
         let matrices = self.matrices();
         if let Some((format, _, cols)) =
             matrices.iter().find(|(format, _, cols)| !cols.is_multiple_of(format.block_len()))
@@ -172,6 +209,7 @@ impl WeightSpec<'_> {
         let copies = match self {
             WeightSpec::Linear(_) => 1,
             WeightSpec::Experts(spec) => spec.n_experts,
+            WeightSpec::Heads(_, heads) => *heads,
         };
         let bytes = |&(format, rows, cols): &(WeightFormat, usize, usize)| {
             format.bytes_for(rows, cols)?.checked_mul(copies)
@@ -183,16 +221,18 @@ impl WeightSpec<'_> {
         }
     }
 
-    /// Format, rows and columns of its matrices, for experts of one of them.
+    /// Format, rows and columns of its matrices, for experts and heads of one of them.
     fn matrices(&self) -> Vec<(WeightFormat, usize, usize)> {
         match self {
-            WeightSpec::Linear(spec) => vec![(spec.format, spec.outputs, spec.inputs)],
-            WeightSpec::Experts(spec) => Projection::ALL
-                .map(|projection| {
+            WeightSpec::Linear(spec) | WeightSpec::Heads(spec, _) => {
+                vec![(spec.format, spec.outputs, spec.inputs)]
+            }
+            WeightSpec::Experts(spec) => (spec.projections().iter())
+                .map(|&projection| {
                     let (rows, cols) = spec.shape(projection);
                     (spec.format_of(projection), rows, cols)
                 })
-                .to_vec(),
+                .collect(),
         }
     }
 }
@@ -207,6 +247,9 @@ impl fmt::Display for WeightSpec<'_> {
                 let ExpertSpec { layer, n_experts, hidden, intermediate, format, down_format, .. } = s;
                 write!(f, "{n_experts} experts of {hidden} x {intermediate} in layer {layer} in {format}")?;
                 if down_format == format { Ok(()) } else { write!(f, ", down in {down_format}") }
+            }
+            WeightSpec::Heads(s, heads) => {
+                write!(f, "`{}` of {heads} heads [{}, {}] in {}", s.name, s.outputs, s.inputs, s.format)
             }
         }
     }

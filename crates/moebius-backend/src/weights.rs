@@ -6,6 +6,7 @@
 //! Invariants: stored bytes are borrowed and their pages are given back, so that no weight is held twice; what is stored
 //! in panels already is held where it lies.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -16,7 +17,10 @@ use moebius_expert_kernels::WeightFormat;
 use moebius_metering::Meter;
 use moebius_router::Routing;
 
-use crate::{BackendInfo, ExpertSpec, LinearSpec, Ops, Projection, Result, Unsupported, WeightSpec};
+use crate::heads::OneByOne;
+use crate::{
+    BackendInfo, Error, ExpertSpec, HeadLinear, LinearSpec, Ops, Projection, Result, Unsupported, WeightSpec,
+};
 
 /// A device family.
 pub trait Backend: Send + Sync {
@@ -40,8 +44,22 @@ pub trait Backend: Send + Sync {
         bias: Option<Vec<f32>>,
     ) -> Result<Box<dyn Linear>>;
 
-    /// Takes over the experts of one layer, asking `source` for each matrix once. Formats of views and spec may
-    /// differ as for [`Backend::load_linear`].
+    /// Takes over one matrix for each of `heads` heads, asking `source` for each once: `spec` describes a single one.
+    /// Formats of views and spec may differ as for [`Backend::load_linear`].
+    ///
+    /// # Errors
+    /// As for [`Backend::load_linear`].
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        Ok(Box::new(OneByOne::load(self, spec, heads, source)?))
+    }
+
+    /// Takes over the experts of one layer, asking `source` for each of [`ExpertSpec::projections`] of an expert once,
+    /// and for its bias if they have some. Formats of views and spec may differ as for [`Backend::load_linear`].
     ///
     /// # Errors
     /// As for [`Backend::load_linear`].
@@ -78,6 +96,11 @@ pub trait Linear: Send + Sync {
     /// The weight's own rows for `ids`: `[ids, inputs]` in f32. An embedding lookup, so that a table which
     /// is tied to the output projection is held once.
     fn rows(&self, ids: &[u32]) -> Result<Tensor>;
+
+    /// The projection itself, for a backend whose [`Ops::project`] looks for its own.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// The experts of one layer on a device.
@@ -94,6 +117,17 @@ pub trait ExpertBank: Send + Sync {
 pub trait ExpertSource: Sync {
     /// The stored matrix of one expert.
     fn get(&self, expert: usize, projection: Projection) -> Result<WeightView<'_>>;
+
+    /// The bias of one matrix, a value for each of its rows. Asked only where [`ExpertSpec::biases`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Weight`], unless the source has biases.
+    fn bias(&self, expert: usize, projection: Projection) -> Result<Vec<f32>> {
+        Err(Error::Weight {
+            name: format!("bias of {projection:?} of expert {expert}"),
+            source: "the source of these experts has no biases".into(),
+        })
+    }
 }
 
 /// Memory behind a [`WeightView`] that can be given back to the system once it was read.

@@ -46,6 +46,7 @@ Examples:
                                              write it so that it starts at once
   moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
   moebius doctor                             what this machine can do
+  moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 model not found, 4 invalid model,
 5 not enough memory, 130 interrupted.";
@@ -115,8 +116,8 @@ pub(crate) enum Command {
     Cache(CacheListArgs),
     /// Measure speed: prompts, generation, batches, depth
     Bench(Box<BenchArgs>),
-    /// List the model families that can be run
-    Families(ListArgs),
+    /// List the model families that can be run, and published models with their sizes
+    Families(FamiliesArgs),
     /// Look at this machine: processor, kernels, memory, default model
     Doctor(DoctorArgs),
     /// List the environment variables that are read
@@ -141,12 +142,41 @@ pub(crate) struct ShowArgs {
     pub(crate) json: JsonArg,
 }
 
-/// `moebius doctor`.
+/// Look at this machine: processor, kernels, memory, default model
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DoctorArgs {
+    /// What to look at; nothing is this machine.
+    #[command(subcommand)]
+    pub(crate) command: Option<DoctorCommand>,
     /// CPU threads; default: all cores
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// What to list of the families.
+#[derive(Debug, Args)]
+pub(crate) struct FamiliesArgs {
+    /// This one alone, by its model_type
+    pub(crate) family: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DoctorCommand {
+    /// Name the router formula that a model needs, and where its config and weights disagree
+    Router(DoctorRouterArgs),
+}
+
+/// `moebius doctor router`.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorRouterArgs {
+    /// Model directory, or a config.json; default: the bundled model
+    pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

@@ -38,7 +38,7 @@ enum Shows {
 pub(crate) struct Reply {
     /// All text.
     pub(crate) text: String,
-    /// Log-probability of each token.
+    /// Log-probability of each token, if asked for.
     pub(crate) logprobs: Vec<f32>,
     /// What the routers chose for each token, if asked for.
     pub(crate) routes: Vec<Vec<LayerRoute>>,
@@ -146,7 +146,7 @@ pub(crate) fn generate(
         };
         outlet.piece(&piece, || name(piece.token))?;
         text += &piece.text;
-        logprobs.push(piece.logprob);
+        logprobs.extend(piece.logprob);
         if options.record_routes {
             routes.push(piece.routes);
         }

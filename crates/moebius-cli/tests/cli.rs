@@ -320,3 +320,41 @@ fn more_context_than_the_model_has_is_warned_of() {
     assert!(run("513").contains("warning: the context is 512 tokens"));
     assert_eq!(run("512"), "");
 }
+
+#[test]
+fn doctor_router_names_the_formula_and_the_key_that_is_missing() {
+    let golden = model("goldens/qwen3_moe");
+    let said = succeed(&["doctor", "router", &golden.display().to_string()]);
+    for part in
+        ["softmax over 8 experts, keep the 3 largest", "R1 softmax_top_k", "Config and weights agree."]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = std::fs::read_to_string(golden.join("config.json")).expect("a file");
+    let mut config: Value = serde_json::from_str(&text).expect("valid JSON");
+    config.as_object_mut().expect("an object").remove("norm_topk_prob");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("a file");
+    let path = dir.path().display().to_string();
+    let said = succeed(&["doctor", "router", &path]);
+    for part in
+        ["R2", "No weights here", "! `norm_topk_prob` is missing", "  hint: qwen3-30b-a3b says `true`"]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+    let report = json(&["doctor", "router", &path, "--json"]);
+    assert_eq!((&report["family"], &report["weights"]), (&Value::from("qwen3_moe"), &Value::from(false)));
+    let router = &report["routers"][0];
+    assert_eq!(
+        (&router["id"], &router["kit_file"]),
+        (&Value::from("R2"), &Value::from("r02_softmax_probabilities.json"))
+    );
+    assert_eq!(
+        (&router["renormalized"], &router["experts_per_token"]),
+        (&Value::from(false), &Value::from(3))
+    );
+    let is_default = |setting: &Value| setting["key"] == "norm_topk_prob" && setting["source"] == "default";
+    assert!(report["settings"].as_array().expect("settings").iter().any(is_default));
+    assert_eq!(report["findings"].as_array().map(Vec::len), Some(1));
+    fail(&["doctor", "router", "/no/such/model"], 3, "no model at");
+}

@@ -80,12 +80,14 @@ macro_rules! __checks {
             impossible_sizes_are_refused_before_loading
             rows_that_are_no_multiple_of_a_block_are_refused_before_loading
             the_pages_of_a_projection_are_released_once
+            each_heads_matrix_is_asked_for_and_released_once
             each_expert_matrix_is_asked_for_and_released_once
             views_are_released_when_loading_fails
             weights_that_are_not_finite_are_errors_that_name_the_tensor
             bytes_that_do_not_fit_are_errors_that_name_the_tensor
             views_that_contradict_the_spec_are_errors
             a_bias_of_the_wrong_length_is_an_error
+            biases_of_experts_that_do_not_fit_are_errors
             errors_of_the_source_come_back
             views_in_another_format_are_rounded_to_the_specs
         ] }
@@ -97,12 +99,18 @@ macro_rules! __checks {
             rows_are_the_exact_weights
             unknown_row_ids_are_errors
             inputs_of_the_wrong_shape_or_type_are_errors
+            each_head_has_a_matrix_of_its_own
+            strided_inputs_of_heads_agree_with_f64
+            inputs_for_other_heads_are_errors
         ] }
     };
     (experts, $then:ident) => {
         $crate::$then! { Experts experts [
             awkward_sizes_agree_with_f64
             weights_on_inputs_agree_with_f64
+            experts_without_a_gate_agree_with_f64
+            biases_are_added_before_activation_and_weight
+            every_activation_agrees_with_f64
             down_may_have_a_format_of_its_own
             strided_inputs_agree_with_f64
             all_tokens_may_visit_one_expert
@@ -118,11 +126,21 @@ macro_rules! __checks {
         $crate::$then! { Ops ops [
             rms_norm_agrees_with_f64
             rms_norm_of_a_zero_row_is_zero
+            layer_norm_agrees_with_f64
             rope_agrees_with_f64
+            activate_agrees_with_f64
             glu_agrees_with_f64
             attention_agrees_with_f64
             attention_sees_no_more_than_its_window
+            attention_sees_no_earlier_chunk
+            sinks_take_their_share_of_attention
+            values_may_be_columns_of_the_keys
             attention_keeps_sequences_apart
+            softplus_agrees_with_f64
+            causal_conv_agrees_with_f64
+            delta_rule_agrees_with_f64
+            selective_scan_agrees_with_f64
+            recurrences_that_do_not_fit_are_errors
             strided_inputs_change_nothing
             no_rows_give_no_rows
             shapes_that_do_not_fit_are_errors
@@ -132,10 +150,13 @@ macro_rules! __checks {
     (bitwise, $then:ident) => {
         $crate::$then! { Bitwise bitwise [
             linear_rows_do_not_depend_on_their_batch
+            head_rows_do_not_depend_on_their_batch
+            projections_together_have_the_bits_of_each_alone
             expert_rows_do_not_depend_on_their_batch
             small_operations_do_not_depend_on_their_batch
             attention_does_not_depend_on_how_a_prompt_was_cut
             attention_does_not_depend_on_other_sequences
+            recurrences_do_not_depend_on_how_a_sequence_was_cut
             the_same_call_gives_the_same_bits
         ] }
     };

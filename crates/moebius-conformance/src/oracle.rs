@@ -3,8 +3,14 @@
 //! Invariants: each result carries the scale of its own rounding errors (see `tolerance.rs`).
 
 mod ops;
+mod recurrence;
 
-pub(crate) use ops::{AttentionCase, Sequence, attention, glu, rms_norm, rope};
+pub(crate) use ops::{
+    AttentionCase, Sequence, activate as activated, attention, glu, layer_norm, rms_norm, rope,
+};
+pub(crate) use recurrence::{
+    ConvCase, DeltaCase, ScanCase, causal_conv, delta_rule, selective_scan, softplus,
+};
 
 use moebius_backend::{Activation, Projection};
 use moebius_router::{Routing, WeightTarget};
@@ -57,7 +63,8 @@ pub(crate) fn linear(x: &[f32], weight: &Matrix, bias: Option<&[f32]>) -> Expect
     out
 }
 
-/// `sum over experts of c down(act(gate x) * (up x))`, or of `down(act(gate c x) * (up c x))`.
+/// `sum over experts of c down(act(gate x) * (up x))`, or of `down(act(gate c x) * (up c x))`; without a gate
+/// `act(up x)` is inside, and each matrix may have a bias.
 pub(crate) fn experts(x: &[f32], bank: &Bank, routing: &Routing) -> Expected {
     let hidden = bank.spec.hidden;
     let mut out = Expected::default();
@@ -83,20 +90,30 @@ pub(crate) fn experts(x: &[f32], bank: &Bank, routing: &Routing) -> Expected {
 
 /// One expert on one row.
 fn expert(x: &[f64], bank: &Bank, id: usize) -> Expected {
-    let [gate, up, down] = Projection::ALL.map(|projection| bank.matrix(id, projection));
+    let project = |x: &[f64], projection, row| {
+        let (sum, scale) = dot(x.iter().copied(), bank.matrix(id, projection), row);
+        let bias = bank.bias_of(id, projection).map_or(0.0, |bias| f64::from(bias[row]));
+        (sum + bias, scale + bias.abs())
+    };
+    let activation = bank.spec.activation;
     let mut inner = Expected::default();
     for row in 0..bank.spec.intermediate {
-        let (gate, gate_scale) = dot(x.iter().copied(), gate, row);
-        let (up, up_scale) = dot(x.iter().copied(), up, row);
-        let gated = activate(bank.spec.activation, gate);
-        // Neither activation is steeper than 1.2, so an error of the gate grows by no more than that.
-        inner.push(gated * up, 1.2 * gate_scale * up.abs() + gated.abs() * (up_scale + up.abs()));
+        let (up, up_scale) = project(x, Projection::Up, row);
+        if bank.spec.gated {
+            let (gate, gate_scale) = project(x, Projection::Gate, row);
+            let (gated, factor) = (activate(activation, gate), factor(activation, up));
+            let error = steepness(activation, gate, gate_scale) * gate_scale * factor.abs();
+            inner.push(gated * factor, error + gated.abs() * (up_scale + factor.abs()));
+        } else {
+            let value = activate(activation, up);
+            inner.push(value, steepness(activation, up, up_scale) * up_scale + value.abs());
+        }
     }
     let mut out = Expected::default();
     for row in 0..bank.spec.hidden {
-        let (value, _) = dot(inner.values.iter().copied(), down, row);
-        let (_, scale) = dot(inner.scales.iter().copied(), down, row);
-        out.push(value, scale);
+        let (value, bias_scale) = project(&inner.values, Projection::Down, row);
+        let (_, scale) = project(&inner.scales, Projection::Down, row);
+        out.push(value, scale.max(bias_scale));
     }
     out
 }
@@ -109,13 +126,54 @@ fn dot(x: impl Iterator<Item = f64>, weight: &Matrix, row: usize) -> (f64, f64) 
         .fold((0.0, 0.0), |(sum, scale), term| (sum + term, scale + term.abs()))
 }
 
-/// The non-linearity of a gated linear unit.
+/// What an activation makes of a gate, or of up where there is no gate.
 fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => 0.5 * x * erfc(-x / std::f64::consts::SQRT_2),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         }
+        Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::ClampedSwiglu { limit } => {
+            let x = x.min(f64::from(limit));
+            x / (1.0 + (-1.702 * x).exp())
+        }
+    }
+}
+
+/// What an activated gate is multiplied with.
+fn factor(activation: Activation, up: f64) -> f64 {
+    match activation {
+        Activation::ClampedSwiglu { limit } => up.clamp(-f64::from(limit), f64::from(limit)) + 1.0,
+        _ => up,
+    }
+}
+
+/// How much an error of `x`, whose terms add up to `scale` in magnitude, may grow in an activation.
+fn steepness(activation: Activation, x: f64, scale: f64) -> f64 {
+    match activation {
+        // No format's error exceeds a hundredth of the terms, and the slope beyond it counts too.
+        Activation::ReluSquared => 2.0 * (x.max(0.0) + 0.01 * scale),
+        _ => 1.2,
+    }
+}
+
+/// The complementary error function: its series near zero, its continued fraction beyond (DLMF 7.6.2, 7.9.1).
+fn erfc(x: f64) -> f64 {
+    let root = std::f64::consts::PI.sqrt();
+    let square = x * x;
+    if x.abs() < 2.5 {
+        let terms = (1..100).scan(x, |term, n| {
+            *term *= 2.0 * square / f64::from(2 * n + 1);
+            Some(*term)
+        });
+        1.0 - 2.0 / root * (-square).exp() * (x + terms.sum::<f64>())
+    } else {
+        let z = x.abs();
+        let fraction = (1..100).rev().fold(z, |rest, n| z + f64::from(n) / 2.0 / rest);
+        let tail = (-square).exp() / root / fraction;
+        if x > 0.0 { tail } else { 2.0 - tail }
     }
 }

@@ -27,8 +27,11 @@ struct Projected {
 
 struct Experts {
     spec: ExpertSpec,
-    matrices: Vec<[Tensor; 3]>, // gate, up and down of each expert
+    experts: Vec<Expert>,
 }
+
+/// One expert's matrices, in the order of [`ExpertSpec::projections`], each with its bias if it has one.
+type Expert = Vec<(Tensor, Option<Tensor>)>;
 
 impl ReferenceBackend {
     /// Opens the backend.
@@ -68,18 +71,19 @@ impl Backend for ReferenceBackend {
 
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
         self.supports(&WeightSpec::Experts(spec))?;
-        let load = |expert, projection| {
-            decode(&source.get(expert, projection)?, spec.format_of(projection), spec.shape(projection))
+        let load = |expert, projection: Projection| {
+            let shape = spec.shape(projection);
+            let matrix = decode(&source.get(expert, projection)?, spec.format_of(projection), shape)?;
+            let bias = spec.biases.then(|| -> Result<_> {
+                let bias = source.bias(expert, projection)?;
+                expect("bias of an expert", [1, shape.0], [1, bias.len()])?;
+                Ok(Tensor::from_vec(bias, shape.0, &Device::Cpu)?)
+            });
+            Ok((matrix, bias.transpose()?))
         };
-        let expert = |expert| {
-            Ok([
-                load(expert, Projection::Gate)?,
-                load(expert, Projection::Up)?,
-                load(expert, Projection::Down)?,
-            ])
-        };
-        let matrices = (0..spec.n_experts).map(expert).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(Experts { spec: spec.clone(), matrices }))
+        let expert = |expert| spec.projections().iter().map(|&part| load(expert, part)).collect();
+        let experts = (0..spec.n_experts).map(expert).collect::<Result<Vec<Expert>>>()?;
+        Ok(Box::new(Experts { spec: spec.clone(), experts }))
     }
 
     fn ops(&self) -> &dyn Ops {
@@ -93,8 +97,7 @@ impl Linear for Projected {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let out = product(x, &self.weight)?; // [tokens, outputs]
-        Ok(self.bias.as_ref().map_or(Ok(out.clone()), |bias| out.broadcast_add(bias))?)
+        affine(x, &self.weight, self.bias.as_ref()) // [tokens, outputs]
     }
 
     fn rows(&self, ids: &[u32]) -> Result<Tensor> {
@@ -122,13 +125,21 @@ impl ExpertBank for Experts {
             let (rows, weights) = dispatch.expert(expert);
             let rows = Tensor::new(rows, x.device())?;
             let weights = Tensor::new(weights, x.device())?.unsqueeze(1)?; // [rows, 1]
-            let [gate, up, down] = &self.matrices[expert];
             let mut x = x.index_select(&rows, 0)?; // [rows, hidden]
             if routing.applies_to() == WeightTarget::Input {
                 x = x.broadcast_mul(&weights)?;
             }
-            let inner = reference::glu(self.spec.activation, &product(&x, gate)?, &product(&x, up)?)?;
-            let mut y = product(&inner, down)?; // [rows, hidden]
+            let project =
+                |x: &Tensor, (weight, bias): &(Tensor, Option<Tensor>)| affine(x, weight, bias.as_ref());
+            let activation = self.spec.activation;
+            let (inner, down) = match &self.experts[expert][..] {
+                [gate, up, down] => {
+                    (reference::glu(activation, &project(&x, gate)?, &project(&x, up)?)?, down)
+                }
+                [up, down] => (reference::activate(activation, &project(&x, up)?)?, down),
+                other => unreachable!("an expert has two or three matrices, not {}", other.len()),
+            };
+            let mut y = project(&inner, down)?; // [rows, hidden]
             if routing.applies_to() == WeightTarget::Output {
                 y = y.broadcast_mul(&weights)?;
             }
@@ -139,14 +150,15 @@ impl ExpertBank for Experts {
     }
 }
 
-/// `x Wᵀ`. Without rows there is nothing that candle could multiply.
-fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+/// `x Wᵀ + b`. Without rows there is nothing that candle could multiply.
+fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (rows, inputs) = x.dims2()?;
     expect("input", [rows, weight.dim(1)?], [rows, inputs])?;
     if rows == 0 {
         return Ok(Tensor::zeros((0, weight.dim(0)?), x.dtype(), x.device())?);
     }
-    Ok(x.contiguous()?.matmul(&weight.t()?)?)
+    let out = x.contiguous()?.matmul(&weight.t()?)?;
+    Ok(bias.map_or(Ok(out.clone()), |bias| out.broadcast_add(bias))?)
 }
 
 /// A stored matrix as f32, rounded to the format in which it is held, once it is known to be what the spec says and

@@ -169,6 +169,7 @@ impl Engine {
             budget -= take;
             let outputs = if take == pending.len() { Outputs::Last } else { Outputs::None };
             batch.push(sequence.cache, &pending[..take], sequence.seen, outputs);
+            batch.expect_length(sequence.seen + pending.len());
         }
         batch
     }

@@ -102,15 +102,6 @@ pub enum SamplerError {
     },
 }
 
-/// A chosen token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Choice {
-    /// The token id.
-    pub(crate) token: u32,
-    /// Its log-probability under the model: log-softmax of the logits before any penalty, filter or temperature.
-    pub(crate) logprob: f32,
-}
-
 /// Chooses the tokens of one sequence.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
@@ -144,25 +135,22 @@ impl Sampler {
     ///
     /// # Errors
     /// [`SamplerError::NotFinite`] or [`SamplerError::NothingToChoose`]; the generator has not advanced then.
-    pub(crate) fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<Choice, SamplerError> {
+    pub(crate) fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SamplerError> {
         let likeliest = argmax(logits)?;
         let penalised = self.params.repeat_penalty != 1.0 && self.params.repeat_last_n > 0;
         let greedy = self.params.temperature == 0.0;
-        let token = if greedy && !penalised {
-            likeliest
-        } else {
-            self.collect_candidates(logits);
-            if penalised {
-                self.penalise(history);
-            }
-            if greedy {
-                self.likeliest().token
-            } else {
-                self.filter();
-                self.draw()
-            }
-        };
-        Ok(Choice { token, logprob: log_softmax_at(logits, token) })
+        if greedy && !penalised {
+            return Ok(likeliest);
+        }
+        self.collect_candidates(logits);
+        if penalised {
+            self.penalise(history);
+        }
+        if greedy {
+            return Ok(self.likeliest().token);
+        }
+        self.filter();
+        Ok(self.draw())
     }
 
     /// Every token at the index of its id. Masked ones stay: they rank last and weigh nothing.
@@ -252,6 +240,9 @@ impl Sampler {
     }
 }
 
+/// Logits that [`argmax`] compares before it asks what they were: a loop without exits runs on vectors.
+const ARGMAX_BLOCK: usize = 256;
+
 /// The most likely token; ties go to the lower id.
 ///
 /// # Errors
@@ -260,16 +251,26 @@ impl Sampler {
 pub(crate) fn argmax(logits: &[f32]) -> Result<u32, SamplerError> {
     let mut best = None;
     let mut highest = f32::NEG_INFINITY;
-    for (token, &logit) in (0u32..).zip(logits) {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SamplerError::NotFinite { token });
+    for (index, block) in logits.chunks(ARGMAX_BLOCK).enumerate() {
+        let first = index * ARGMAX_BLOCK;
+        let mut largest = f32::NEG_INFINITY;
+        let mut all_below_infinity = true;
+        for &logit in block {
+            all_below_infinity &= logit < f32::INFINITY;
+            largest = if logit > largest { logit } else { largest };
         }
-        if logit > highest {
-            highest = logit;
-            best = Some(token);
+        if !all_below_infinity {
+            let bad = block.iter().position(|&logit| logit.is_nan() || logit == f32::INFINITY);
+            return Err(SamplerError::NotFinite { token: (first + bad.unwrap_or(0)) as u32 });
+        }
+        if largest > highest {
+            highest = largest;
+            best = Some(first);
         }
     }
-    best.ok_or(SamplerError::NothingToChoose { vocab: logits.len() })
+    let first = best.ok_or(SamplerError::NothingToChoose { vocab: logits.len() })?;
+    let place = logits[first..].iter().position(|&logit| logit == highest);
+    Ok((first + place.expect("the block has its largest value")) as u32)
 }
 
 /// The log-probability of a token: `l_t - log Σ exp(l_i)`, computed in f64 around the largest logit.

@@ -53,6 +53,7 @@ impl Engine {
             for &(idx, take) in &pieces {
                 let tokens = &sequences[idx][seen[idx]..seen[idx] + take];
                 batch.push(slots[idx], tokens, seen[idx], Outputs::All);
+                batch.expect_length(sequences[idx].len());
             }
             let rows = pieces
                 .iter()

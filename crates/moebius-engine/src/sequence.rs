@@ -3,7 +3,7 @@
 use moebius_model::SequenceId;
 
 use crate::EngineError;
-use crate::sampler::{Choice, Sampler, SamplingParams};
+use crate::sampler::{Sampler, SamplingParams, log_softmax_at};
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Request {
     pub forced: Vec<u32>,
     /// Ids from here on are padding rows of the output projection and are never chosen.
     pub vocab_limit: Option<usize>,
+    /// Whether events tell log-probabilities, which takes a pass of exponentials over all logits.
+    pub logprobs: bool,
 }
 
 impl Request {
@@ -33,6 +35,7 @@ impl Request {
             stop_tokens: Vec::new(),
             forced: Vec::new(),
             vocab_limit: None,
+            logprobs: false,
         }
     }
 }
@@ -70,8 +73,8 @@ pub struct Event {
     pub request: RequestId,
     /// The token id.
     pub token: u32,
-    /// Its log-probability under the model, before any filter.
-    pub logprob: f32,
+    /// Its log-probability (nats) under the model, before any penalty, filter or temperature; if asked for.
+    pub logprob: Option<f32>,
     /// Set on the last token of a sequence.
     pub finish: Option<FinishReason>,
 }
@@ -110,7 +113,8 @@ impl Sequence {
         if let Some(padding) = self.request.vocab_limit.and_then(|limit| logits.get_mut(limit..)) {
             padding.fill(f32::NEG_INFINITY);
         }
-        let Choice { token, logprob } = self.sampler.sample(logits, &self.tokens)?;
+        let token = self.sampler.sample(logits, &self.tokens)?;
+        let logprob = self.request.logprobs.then(|| log_softmax_at(logits, token));
         let before = self.tokens.len() - self.request.prompt.len();
         let next = self.request.forced.get(before).copied().unwrap_or(token);
         self.tokens.push(next);

@@ -232,3 +232,21 @@ fn what_was_filled_is_not_read_and_counts_as_positions() {
     assert!(engine.submit_filled(Request::greedy(vec![1; CONTEXT + 1], 3), 1, || 0.5).is_err());
     assert!(engine.is_idle());
 }
+
+#[test]
+fn log_probabilities_are_told_if_asked_for_and_are_those_of_the_model_whatever_the_filters() {
+    let sampling =
+        SamplingParams { temperature: 0.3, top_k: Some(1), repeat_penalty: 2.0, ..SamplingParams::default() };
+    for logprobs in [false, true] {
+        let mut engine = engine(8);
+        let request = Request { sampling: sampling.clone(), logprobs, ..Request::greedy(vec![1, 2], 1) };
+        engine.submit(request).unwrap();
+        let event = run(&mut engine)[0];
+        let best = successor(2, 1);
+        assert_eq!(event.token, best);
+        let others: f64 = (0..VOCAB).filter(|&id| id != best).map(|id| (f64::from(id % 5) * 0.1).exp()).sum();
+        let expected = 3.0 - (3.0f64.exp() + others).ln();
+        let near = |logprob: f32| (f64::from(logprob) - expected).abs() < 1e-6;
+        assert_eq!(event.logprob.map(near), logprobs.then_some(true), "{event:?}");
+    }
+}

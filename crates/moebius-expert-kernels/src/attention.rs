@@ -1,9 +1,10 @@
-//! Causal attention over a cache of keys and values, with grouped heads and an optional window.
+//! Causal attention over a cache of keys and values, with grouped heads and optional windows, chunks and sinks.
 //!
 //! ```text
 //! p = softmax over lo <= j <= pos of  scale q . k_j,   out = sum of p_j v_j,   lo = max(0, pos + 1 - window)
 //! ```
-//! Query head `h` reads key head `h / (heads / kv_heads)` (arXiv 1706.03762, 2305.13245).
+//! Query head `h` reads key head `h / (heads / kv_heads)` (arXiv 1706.03762, 2305.13245). With chunks, `lo` is no
+//! less than the first position of the row's own. A sink is one more logit of the softmax (arXiv 2309.17453).
 //!
 //! Shapes: queries `[tokens, heads, head_dim]`, keys `[kv_heads, capacity, head_dim]`,
 //! values `[kv_heads, capacity, value_dim]`, out `[tokens, heads, value_dim]`.
@@ -11,6 +12,8 @@
 //! the capacity, or how a prompt was cut into chunks.
 
 mod tile;
+
+use std::ops::Range;
 
 use self::tile::{CHUNK, Finish, Join, OneChunk, ROWS, Rows, Softmax, Tile};
 use crate::{
@@ -41,6 +44,11 @@ pub struct AttentionShape {
     pub scale: f32,
     /// How many positions a row sees, its own included; all earlier ones if `None`.
     pub window: Option<usize>,
+    /// A row sees no position before the last multiple of this; `None` is no such bound.
+    pub chunk: Option<usize>,
+    /// From the beginning of a value to that of the next, at least `value_dim`: more where values are columns of
+    /// something wider, such as the keys.
+    pub value_stride: usize,
 }
 
 /// What attention reads.
@@ -50,8 +58,10 @@ pub struct AttentionInputs<'a> {
     pub queries: &'a [f32],
     /// `[kv_heads, capacity, head_dim]`, filled up to the position of the last query row.
     pub keys: &'a [f32],
-    /// `[kv_heads, capacity, value_dim]`, filled likewise.
+    /// `[kv_heads, capacity, value_dim]`, filled likewise, rows `value_stride` apart; ends with the last value.
     pub values: &'a [f32],
+    /// One more logit for each head, without a value: `[heads]`.
+    pub sinks: Option<&'a [f32]>,
 }
 
 impl AttentionShape {
@@ -62,6 +72,12 @@ impl AttentionShape {
         check_nonzero("head_dim", self.head_dim)?;
         check_nonzero("value_dim", self.value_dim)?;
         check_nonzero("window", self.window.unwrap_or(1))?;
+        check_nonzero("chunk", self.chunk.unwrap_or(1))?;
+        if self.value_stride < self.value_dim {
+            let limit = self.value_stride.saturating_add(1);
+            return Err(KernelError::OutOfRange { what: "value_dim", limit, got: self.value_dim });
+        }
+        check_len("sinks", self.heads, inputs.sinks.map_or(self.heads, <[f32]>::len))?;
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(KernelError::NotAMultiple { what: "heads", got: self.heads, of: self.kv_heads });
         }
@@ -70,7 +86,9 @@ impl AttentionShape {
         let tokens = rows_in("queries", inputs.queries.len(), product(self.heads, self.head_dim)?)?;
         let slots = product(self.kv_heads, self.capacity)?;
         check_len("keys", product(slots, self.head_dim)?, inputs.keys.len())?;
-        check_len("values", product(slots, self.value_dim)?, inputs.values.len())?;
+        let gap = self.value_stride - self.value_dim;
+        let values = product(slots, self.value_stride)?.saturating_sub(gap);
+        check_len("values", values, inputs.values.len())?;
         check_len("out", product(tokens, product(self.heads, self.value_dim)?)?, out.len())?;
         let end = self.first_position.saturating_add(tokens);
         if end > self.capacity {
@@ -78,6 +96,13 @@ impl AttentionShape {
             return Err(KernelError::OutOfRange { what: "first_position + tokens", limit, got: end });
         }
         Ok(tokens)
+    }
+
+    /// The positions that a row at `position` sees.
+    fn seen(&self, position: usize) -> Range<usize> {
+        let windowed = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let chunked = self.chunk.map_or(0, |chunk| position / chunk * chunk);
+        windowed.max(chunked)..position + 1
     }
 }
 
@@ -126,7 +151,7 @@ impl Kernels {
             self.run(OneChunk { tile, chunk, scores, softmax: &mut next });
             self.run(Join { softmax: &mut softmax, next: &next });
         }
-        self.finish(softmax, cell);
+        self.finish(tile, softmax, cell);
     }
 
     /// Every chunk of every tile is a task, for there are fewer tiles than threads want; then chunks are joined.
@@ -166,14 +191,14 @@ impl Kernels {
                 let next = Softmax::of(&mut next[..len], width);
                 self.run(Join { softmax: &mut softmax, next: &next });
             }
-            self.finish(softmax, cell);
+            self.finish(tile, softmax, cell);
         }
         Ok(())
     }
 
     /// Writes the means of a tile's values.
-    fn finish(&self, mut softmax: Softmax<'_>, mut cell: Cell<'_>) {
-        self.run(Finish { softmax: &mut softmax });
+    fn finish(&self, tile: &Tile<'_>, mut softmax: Softmax<'_>, mut cell: Cell<'_>) {
+        self.run(Finish { softmax: &mut softmax, sinks: tile.sinks });
         let heads = cell.columns().len();
         for (token, means) in cell.rows().zip(softmax.sums().chunks_exact(heads)) {
             cell.row(token).copy_from_slice(means);
@@ -203,23 +228,23 @@ impl<'a> Tiles<'a> {
         let Self { inputs, shape, .. } = *self;
         let heads = cell.columns().start / shape.value_dim..cell.columns().end / shape.value_dim;
         let kv_head = heads.start / (shape.heads / shape.kv_heads);
-        let rows = |values: &'a [f32], width: usize| Rows {
-            values: &values[kv_head * shape.capacity * width..][..shape.capacity * width],
-            width,
+        let rows = |values: &'a [f32], width: usize, stride: usize| {
+            let first = kv_head * shape.capacity * stride;
+            let values = &values[first..][..(shape.capacity - 1) * stride + width];
+            Rows { values, width, stride }
         };
         let query = |token: usize, head: usize| {
-            let position = shape.first_position + token;
-            let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
             let query = &inputs.queries[(token * shape.heads + head) * shape.head_dim..][..shape.head_dim];
-            (query, first..position + 1)
+            (query, shape.seen(shape.first_position + token))
         };
         Tile {
             queries: cell
                 .rows()
                 .flat_map(|token| heads.clone().map(move |head| query(token, head)))
                 .collect(),
-            keys: rows(inputs.keys, shape.head_dim),
-            values: rows(inputs.values, shape.value_dim),
+            keys: rows(inputs.keys, shape.head_dim, shape.head_dim),
+            values: rows(inputs.values, shape.value_dim, shape.value_stride),
+            sinks: inputs.sinks.map_or(&[], |sinks| &sinks[heads]),
             scale: shape.scale,
         }
     }

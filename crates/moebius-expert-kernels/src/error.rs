@@ -67,6 +67,8 @@ pub enum KernelError {
         /// What must divide it.
         of: usize,
     },
+    /// The activation is nothing without a gate, and there is none.
+    MissingGate,
     /// Packed bytes do not start where the kernels can read them.
     Misaligned {
         /// The argument.
@@ -134,6 +136,7 @@ impl fmt::Display for KernelError {
             Self::NotAMultiple { what, got, of } => {
                 write!(f, "`{what}` does not divide evenly: expected a multiple of {of}, got {got}")
             }
+            Self::MissingGate => write!(f, "the activation needs a gate: expected gate matrices, got none"),
             Self::Misaligned { what, of } => {
                 write!(f, "`{what}` is misaligned: expected an address that is a multiple of {of}")
             }

@@ -1,13 +1,16 @@
-//! Gated experts over grouped rows: each expert's weights are read once for all of its rows.
+//! Experts over grouped rows: each expert's weights are read once for all of its rows.
 //!
 //! ```text
 //! out[t] = sum over experts e of t, ascending, of  c (down_e (act(gate_e x) * (up_e x)))
 //! ```
-//! with x = x[t] and c the pair's weight, or x = c x[t] and no factor outside (arXiv 2002.05202, 1701.06538).
+//! with x = x[t] and c the pair's weight, or x = c x[t] and no factor outside (arXiv 2002.05202, 1701.06538). Without
+//! gates the inner vector is act(up_e x). Each matrix may have a bias: `gate_e x` then reads `gate_e x + bias`.
 //!
 //! Shapes: x and out `[tokens, hidden]`; gate and up `[intermediate, hidden]`, down `[hidden, intermediate]`.
 //! Invariants: the inner vector of every pair is complete before any is read; one task owns a run of output
 //! columns and adds experts in ascending id, so a token's sum does not depend on its batch.
+
+use std::ops::Range;
 
 use crate::{
     Activation, KernelError, Kernels, PackedMatrix, Pool, WeightFormat,
@@ -16,67 +19,118 @@ use crate::{
     matmul::{panels_of, panels_per_task},
     rows::{InputRows, RowBlocks},
     tile::placed,
-    vector::Glu,
+    vector::{Activate, Glu},
 };
 
 /// The packed weights of every expert of a layer.
 #[derive(Debug, Clone)]
 pub struct PackedExperts {
-    gate: Vec<PackedMatrix>,
+    gate: Option<Vec<PackedMatrix>>,
     up: Vec<PackedMatrix>,
     down: Vec<PackedMatrix>,
+    biases: ExpertBiases,
     activation: Activation,
 }
 
+/// What is added to the products of every expert, one expert after another; nothing where there is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct ExpertBiases {
+    /// `[experts, intermediate]`, added before the activation.
+    pub gate: Option<Vec<f32>>,
+    /// `[experts, intermediate]`, added before up is multiplied, or activated where there is no gate.
+    pub up: Option<Vec<f32>>,
+    /// `[experts, hidden]`, added before the pair's weight is multiplied.
+    pub down: Option<Vec<f32>>,
+}
+
 impl PackedExperts {
-    /// Joins one gate, up and down matrix per expert: gate and up `[intermediate, hidden]`, down
-    /// `[hidden, intermediate]`. Gate and up share one format, down has one of its own.
+    /// Joins one gate (unless there are none), up and down matrix per expert: gate and up `[intermediate, hidden]`,
+    /// down `[hidden, intermediate]`. Gate and up share one format, down has one of its own.
     ///
     /// # Errors
     /// [`KernelError::ZeroDimension`] without experts, [`KernelError::Length`] for unequal counts,
-    /// [`KernelError::Shape`] and [`KernelError::MixedFormats`] for a matrix that does not fit the first ones.
+    /// [`KernelError::Shape`] and [`KernelError::MixedFormats`] for a matrix that does not fit the first ones,
+    /// [`KernelError::MissingGate`] if the activation needs one.
     pub fn new(
-        gate: Vec<PackedMatrix>,
+        gate: Option<Vec<PackedMatrix>>,
         up: Vec<PackedMatrix>,
         down: Vec<PackedMatrix>,
         activation: Activation,
     ) -> Result<Self, KernelError> {
-        check_nonzero("experts", gate.len())?;
-        check_len("up", gate.len(), up.len())?;
-        check_len("down", gate.len(), down.len())?;
-        let (intermediate, hidden) = (gate[0].rows(), gate[0].cols());
-        check_alike("gate", &gate, (intermediate, hidden), gate[0].format())?;
-        check_alike("up", &up, (intermediate, hidden), gate[0].format())?;
+        check_nonzero("experts", up.len())?;
+        check_len("gate", up.len(), gate.as_ref().map_or(up.len(), Vec::len))?;
+        check_len("down", up.len(), down.len())?;
+        let (intermediate, hidden) = (up[0].rows(), up[0].cols());
+        match &gate {
+            Some(gate) => check_alike("gate", gate, (intermediate, hidden), up[0].format())?,
+            None => activation.check_gateless()?,
+        }
+        check_alike("up", &up, (intermediate, hidden), up[0].format())?;
         check_alike("down", &down, (hidden, intermediate), down[0].format())?;
-        Ok(Self { gate, up, down, activation })
+        Ok(Self { gate, up, down, biases: ExpertBiases::default(), activation })
+    }
+
+    /// The same experts with biases.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] for a bias that does not fit, [`KernelError::MissingGate`] for the bias of a gate that
+    /// is not there.
+    pub fn with_biases(self, biases: ExpertBiases) -> Result<Self, KernelError> {
+        if self.gate.is_none() && biases.gate.is_some() {
+            return Err(KernelError::MissingGate);
+        }
+        let check = |what, bias: &Option<Vec<f32>>, width: usize| {
+            let len = self.n_experts() * width;
+            check_len(what, len, bias.as_ref().map_or(len, Vec::len))
+        };
+        check("bias of gate", &biases.gate, self.intermediate())?;
+        check("bias of up", &biases.up, self.intermediate())?;
+        check("bias of down", &biases.down, self.hidden())?;
+        Ok(Self { biases, ..self })
     }
 
     /// The number of experts.
     #[must_use]
     pub fn n_experts(&self) -> usize {
-        self.gate.len()
+        self.up.len()
     }
 
     /// The width of inputs and outputs.
     #[must_use]
     pub fn hidden(&self) -> usize {
-        self.gate[0].cols()
+        self.up[0].cols()
     }
 
     /// The width between up and down.
     #[must_use]
     pub fn intermediate(&self) -> usize {
-        self.gate[0].rows()
+        self.up[0].rows()
     }
 
     /// The format of the gate and up matrices.
     #[must_use]
     pub fn format(&self) -> WeightFormat {
-        self.gate[0].format()
+        self.up[0].format()
     }
 }
 
-fn check_alike(
+/// One expert's part of the biases of all.
+fn bias_of(biases: &Option<Vec<f32>>, expert: usize, width: usize) -> Option<&[f32]> {
+    biases.as_ref().map(|biases| &biases[expert * width..][..width])
+}
+
+/// Adds a bias to sums `[panels, rows, 16]`.
+fn add_bias(sums: &mut [[f32; LANES]], panels: &Range<usize>, bias: Option<&[f32]>) {
+    let (Some(bias), rows) = (bias, sums.len() / panels.len()) else { return };
+    for (panel, sums) in panels.clone().zip(sums.chunks_exact_mut(rows)) {
+        for sum in sums {
+            sum.iter_mut().zip(&bias[panel * LANES..]).for_each(|(sum, bias)| *sum += bias);
+        }
+    }
+}
+
+/// Fails unless every matrix has one shape and one format.
+pub(crate) fn check_alike(
     projection: &'static str,
     matrices: &[PackedMatrix],
     expected: (usize, usize),
@@ -177,7 +231,7 @@ impl Layer<'_> {
         RowBlocks::new(&self.kernels, self.pool, inputs, self.rows.offsets, source)
     }
 
-    /// Writes `act(gate x) * (up x)` for every pair: inner `[pairs, intermediate]`.
+    /// Writes `act(gate x) * (up x)`, or `act(up x)`, for every pair: inner `[pairs, intermediate]`.
     fn gate_and_up(&self, inputs: &RowBlocks, inner: &mut [f32]) {
         let (kernels, bank, offsets) = (self.kernels, self.bank, self.rows.offsets);
         let columns = panels_per_task(self.pool, bank.intermediate().div_ceil(LANES)) * LANES;
@@ -188,13 +242,23 @@ impl Layer<'_> {
             let expert = busy[task / grid.cells_across()];
             let mut cell = grid.take(expert * grid.cells_across() + task % grid.cells_across());
             let columns = cell.columns();
-            let (mut gate, mut up) = (Vec::new(), Vec::new());
+            let (mut sums, mut up) = (Vec::new(), Vec::new());
+            let bias = |biases| bias_of(biases, expert, bank.intermediate());
+            let (gate_bias, up_bias) = (bias(&bank.biases.gate), bias(&bank.biases.up));
+            let activation = bank.activation;
             kernels.for_each_tile(panels_of(&columns), inputs, inputs.group(expert), |panels, block| {
-                kernels.multiply(&bank.gate[expert], &panels, &block, &mut gate);
-                kernels.multiply(&bank.up[expert], &panels, &block, &mut up);
-                let (activation, up) = (bank.activation, up.as_flattened());
-                kernels.run(Glu { activation, gate: gate.as_flattened_mut(), up });
-                for (panel, pair, values) in placed(&gate, panels, &block.rows) {
+                if let Some(gate) = &bank.gate {
+                    kernels.multiply(&gate[expert], &panels, &block, &mut sums);
+                    kernels.multiply(&bank.up[expert], &panels, &block, &mut up);
+                    add_bias(&mut sums, &panels, gate_bias);
+                    add_bias(&mut up, &panels, up_bias);
+                    kernels.run(Glu { activation, gate: sums.as_flattened_mut(), up: up.as_flattened() });
+                } else {
+                    kernels.multiply(&bank.up[expert], &panels, &block, &mut sums);
+                    add_bias(&mut sums, &panels, up_bias);
+                    kernels.run(Activate { activation, x: sums.as_flattened_mut() });
+                }
+                for (panel, pair, values) in placed(&sums, panels, &block.rows) {
                     let out = &mut cell.row(pair)[panel * LANES - columns.start..];
                     out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
                 }
@@ -215,6 +279,7 @@ impl Layer<'_> {
             for (expert, down) in bank.down.iter().enumerate() {
                 kernels.for_each_tile(panels_of(&columns), inner, inner.group(expert), |panels, block| {
                     kernels.multiply(down, &panels, &block, &mut sums);
+                    add_bias(&mut sums, &panels, bias_of(&bank.biases.down, expert, bank.hidden()));
                     for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
                         let factor = if rows.weight_on_input { 1.0 } else { rows.weights[pair] };
                         let out = &mut cell.row(rows.rows[pair] as usize)[panel * LANES - columns.start..];

@@ -253,10 +253,11 @@ pub(crate) trait Unit: Plain + Send + Sync {
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]);
 }
 
-/// Rows up to which a tile waits for memory rather than for arithmetic.
-const PREFETCH_ROWS: usize = 2;
+/// Rows up to which a tile may wait for memory rather than for arithmetic.
+const PREFETCH_ROWS: usize = 4;
 
-/// How far ahead of its use memory is asked for.
+/// How far ahead of its use memory is asked for, for each row: tiles of fewer rows read more panels side by side, so
+/// that about as much is under way for all of them.
 const PREFETCH_BYTES: usize = 512;
 
 /// A unit of one column: sixteen plain numbers.
@@ -277,13 +278,30 @@ pub(crate) trait Dot: Unit {
     ) -> [[S::V; R]; P];
 }
 
+/// `$body` for each panel of a tile, spelled out if there are at most as many as indices are named: the compiler leaves
+/// a loop around so much code rolled up, and then the sums that it indexes live in memory and are copied about.
+macro_rules! each_panel {
+    ($count:ident in [$($index:literal)+], $panel:ident => $body:block) => {
+        if $count <= [$($index),+].len() {
+            $(if $index < $count {
+                let $panel = $index;
+                $body
+            })+
+        } else {
+            for $panel in 0..$count $body
+        }
+    };
+}
+
+use each_panel;
+
 /// Asks for one of several parts of the memory a while after a unit, which a tile of few rows waits for.
 #[inline(always)]
 fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: usize) {
     if R <= PREFETCH_ROWS {
         let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
-        let first =
-            std::ptr::from_ref(unit).cast::<u8>().wrapping_add(PREFETCH_BYTES + part * lines * CACHE_LINE);
+        let ahead = PREFETCH_BYTES * R + part * lines * CACHE_LINE;
+        let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
         for line in 0..lines {
             simd.prefetch(first.wrapping_add(line * CACHE_LINE));
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rms_norm(x) = x / sqrt(mean(x^2) + eps) * weight                    (arXiv 1910.07467)
+//! layer_norm(x) = (x - mean x) / sqrt(mean((x - mean x)^2) + eps) * weight + bias    (arXiv 1607.06450)
 //! softmax(x)  = exp(x - max x) / sum exp(x - max x)
 //! glu(g, u)   = act(g) u;  silu(g) = g / (1 + exp -g)                 (arXiv 2002.05202)
 //! rotary      = (a cos t - b sin t, b cos t + a sin t) for a pair     (arXiv 2104.09864)
@@ -13,21 +14,41 @@
 
 pub(crate) mod lanes;
 
-use self::lanes::{act, exp, load_padded, reduce_max, reduce_sum, store_part};
+use self::lanes::{act, exp, factor, load_padded, reduce_max, reduce_sum, store_part};
 use crate::{
     KernelError, Kernels,
     arch::{LANES, Op, Simd},
     error::{check_len, check_nonzero, rows_in},
 };
 
-/// The function that gates an expert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The non-linearity of an expert: `act(gate) * up` where there is a gate, `act(up)` where there is none.
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {
     /// `x / (1 + exp(-x))`, also called swish (arXiv 1702.03118).
     Silu,
+    /// `x (1 + erf(x / sqrt 2)) / 2` (arXiv 1606.08415), off by no more than 3e-7 |x|.
+    Gelu,
     /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2` (arXiv 1606.08415).
     GeluTanh,
+    /// `max(x, 0)^2` (arXiv 2109.08668).
+    ReluSquared,
+    /// `(u + 1) g / (1 + exp(-1.702 g))` with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)`: only with a
+    /// gate.
+    ClampedSwiglu {
+        /// The largest gate, and the largest magnitude of up.
+        limit: f32,
+    },
+}
+
+impl Activation {
+    /// Fails for one that is nothing without a gate.
+    pub(crate) fn check_gateless(self) -> Result<(), KernelError> {
+        match self {
+            Self::ClampedSwiglu { .. } => Err(KernelError::MissingGate),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which elements of a head rotate together.
@@ -72,6 +93,25 @@ impl Kernels {
         Ok(())
     }
 
+    /// Normalises rows by their mean and variance: x and out `[rows, row_len]`, weight and bias `[row_len]`.
+    ///
+    /// # Errors
+    /// If a slice does not fit these shapes or `weight` is empty.
+    pub fn layer_norm(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        eps: f32,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        rows_in("x", x.len(), weight.len())?;
+        check_len("bias", weight.len(), bias.map_or(weight.len(), <[f32]>::len))?;
+        check_len("out", x.len(), out.len())?;
+        self.run(LayerNorm { x, weight, bias, eps, out });
+        Ok(())
+    }
+
     /// Replaces each row of `x`, `[rows, row_len]`, by its softmax. Elements of minus infinity become zero.
     ///
     /// # Errors
@@ -79,6 +119,16 @@ impl Kernels {
     pub fn softmax(&self, x: &mut [f32], row_len: usize) -> Result<(), KernelError> {
         rows_in("x", x.len(), row_len)?;
         self.run(Softmax { x, row_len });
+        Ok(())
+    }
+
+    /// Computes `activation(x)` in place, element by element.
+    ///
+    /// # Errors
+    /// [`KernelError::MissingGate`] for [`Activation::ClampedSwiglu`].
+    pub fn activate(&self, activation: Activation, x: &mut [f32]) -> Result<(), KernelError> {
+        activation.check_gateless()?;
+        self.run(Activate { activation, x });
         Ok(())
     }
 
@@ -160,6 +210,45 @@ impl Op for RmsNorm<'_> {
     }
 }
 
+struct LayerNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Op for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let row_len = self.weight.len();
+        let bias = self.bias.unwrap_or_default();
+        for (x, out) in self.x.chunks_exact(row_len).zip(self.out.chunks_exact_mut(row_len)) {
+            let mut sum = simd.splat(0.0);
+            for x in x.chunks(LANES) {
+                sum = simd.add(sum, load_padded(simd, x, 0.0));
+            }
+            let mean = reduce_sum(simd, sum) / row_len as f32;
+            // Lanes without an element hold the mean, so that they add nothing.
+            let centred = |x: &[f32]| simd.sub(load_padded(simd, x, mean), simd.splat(mean));
+            let mut squares = simd.splat(0.0);
+            for x in x.chunks(LANES) {
+                squares = simd.fma(centred(x), centred(x), squares);
+            }
+            let variance = reduce_sum(simd, squares) / row_len as f32;
+            let inverse = simd.splat(1.0 / (variance + self.eps).sqrt());
+            let parts = x.chunks(LANES).zip(self.weight.chunks(LANES)).zip(out.chunks_mut(LANES));
+            for (part, ((x, weight), out)) in parts.enumerate() {
+                let bias = load_padded(simd, bias.get(part * LANES..).unwrap_or_default(), 0.0);
+                let normal = simd.mul(centred(x), inverse);
+                store_part(simd, simd.add(simd.mul(normal, load_padded(simd, weight, 0.0)), bias), out);
+            }
+        }
+    }
+}
+
 /// Softmax of rows, in place.
 pub(crate) struct Softmax<'a> {
     pub(crate) x: &'a mut [f32],
@@ -205,6 +294,23 @@ pub(crate) fn exp_row<S: Simd>(simd: S, row: &mut [f32]) -> (f32, f32) {
     (largest, reduce_sum(simd, sum))
 }
 
+/// Replaces `x` by `activation(x)`.
+pub(crate) struct Activate<'a> {
+    pub(crate) activation: Activation,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Op for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for part in self.x.chunks_mut(LANES) {
+            store_part(simd, act(simd, self.activation, load_padded(simd, part, 0.0)), part);
+        }
+    }
+}
+
 /// Replaces `gate` by `activation(gate) * up`.
 pub(crate) struct Glu<'a> {
     pub(crate) activation: Activation,
@@ -219,7 +325,8 @@ impl Op for Glu<'_> {
     fn run<S: Simd>(self, simd: S) {
         for (gate, up) in self.gate.chunks_mut(LANES).zip(self.up.chunks(LANES)) {
             let gated = act(simd, self.activation, load_padded(simd, gate, 0.0));
-            store_part(simd, simd.mul(gated, load_padded(simd, up, 0.0)), gate);
+            let up = factor(simd, self.activation, load_padded(simd, up, 0.0));
+            store_part(simd, simd.mul(gated, up), gate);
         }
     }
 }

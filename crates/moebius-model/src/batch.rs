@@ -28,6 +28,9 @@ pub struct Span {
     pub first_position: usize,
     /// Wanted logits.
     pub outputs: Outputs,
+    /// Positions that the sequence will have when all that is known of it was read. The angles of some models depend
+    /// on it.
+    pub length: usize,
 }
 
 /// Tokens in, with where they stand.
@@ -49,7 +52,16 @@ impl TokenBatch {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
         let rows = start..self.tokens.len();
-        self.spans.push(Span { sequence, rows, first_position, outputs });
+        let length = first_position + rows.len();
+        self.spans.push(Span { sequence, rows, first_position, outputs, length });
+    }
+
+    /// Says that the sequence which was pushed last is known up to `length` positions: its next ones come in later
+    /// batches. Results do not depend on how a sequence is cut into batches as long as all of them say the same.
+    pub fn expect_length(&mut self, length: usize) {
+        if let Some(span) = self.spans.last_mut() {
+            span.length = span.length.max(length);
+        }
     }
 
     /// Token ids, one a row.
@@ -75,6 +87,14 @@ impl TokenBatch {
     /// The position of every row in its own sequence.
     pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
         self.spans.iter().flat_map(|span| span.first_position..span.first_position + span.rows.len())
+    }
+
+    /// The position of every row with the length of its sequence.
+    pub(crate) fn positions_in_lengths(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let spans = self.spans.iter();
+        spans.flat_map(|s| {
+            (s.first_position..s.first_position + s.rows.len()).map(|position| (position, s.length))
+        })
     }
 
     /// Rows for which logits are wanted, ascending.

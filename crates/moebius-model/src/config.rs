@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::read_json;
-use crate::{Error, Result};
+use crate::checkpoint::{FP8_BLOCK, read_small};
+use crate::info::{Setting, SettingRole};
+use crate::{Error, Result, infinities};
 
 const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -42,7 +43,14 @@ const IRRELEVANT: &[&str] = &[
 pub(crate) struct Config {
     values: Map<String, Value>,
     used: RefCell<BTreeSet<String>>,
+    /// Keys of objects below it that nobody asked for, with the objects' keys.
+    unused_below: RefCell<Vec<String>>,
+    irrelevant: RefCell<BTreeSet<String>>,
+    /// Keys that may say one thing only.
+    fixed: RefCell<BTreeSet<String>>,
     top_k_override: Option<usize>,
+    /// `model_type` of the multimodal model that this is the text part of.
+    text_part_of: Option<String>,
 }
 
 impl Config {
@@ -51,7 +59,8 @@ impl Config {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        match read_json(path, "config.json", CONFIG_LIMIT_BYTES)? {
+        let text = read_small(path, "config.json", CONFIG_LIMIT_BYTES)?;
+        match infinities::parse(&text).map_err(|source| Error::Json { path: path.into(), source })? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => Err(Error::InvalidFile {
                 path: path.into(),
@@ -66,7 +75,7 @@ impl Config {
     /// [`Error::Json`], or [`Error::InvalidFile`] when it is no object.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let path = || PathBuf::from("config.json");
-        match serde_json::from_str(text).map_err(|source| Error::Json { path: path(), source })? {
+        match infinities::parse(text).map_err(|source| Error::Json { path: path(), source })? {
             Value::Object(values) => Ok(Config::from_map(values)),
             other => {
                 let reason = format!("expected a JSON object, got {}", kind(&other));
@@ -81,15 +90,87 @@ impl Config {
         self
     }
 
-    /// Says at least `size` under `key`.
-    pub(crate) fn with_at_least(self, key: &str, size: usize) -> Self {
-        let own = self.values.get(key).and_then(Value::as_u64);
-        if own.is_some_and(|own| own >= size as u64) { self } else { self.with_size(key, size) }
+    /// Says that a sequence may have at least `positions`, under the key that says it.
+    pub(crate) fn with_context(self, positions: usize) -> Self {
+        const KEYS: [&str; 2] = ["max_position_embeddings", "max_seq_len"];
+        let own = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?)));
+        match own {
+            Some((_, own)) if own >= positions as u64 => self,
+            Some((key, _)) => self.with_size(key, positions),
+            None => self.with_size(KEYS[0], positions),
+        }
+    }
+
+    /// The same model with the first `layers` of its layers: what is said of each layer is said of these alone.
+    pub(crate) fn with_layers(mut self, layers: usize) -> Self {
+        const KEYS: [&str; 2] = ["num_hidden_layers", "n_layers"];
+        let Some((key, had)) = KEYS.iter().find_map(|&key| Some((key, self.values.get(key)?.as_u64()?)))
+        else {
+            return self.with_size(KEYS[0], layers);
+        };
+        for value in self.values.values_mut() {
+            match value {
+                Value::Array(items) if items.len() as u64 == had => items.truncate(layers),
+                Value::String(pattern) if pattern.len() as u64 == had => {
+                    *pattern = pattern.chars().take(layers).collect();
+                }
+                _ => {}
+            }
+        }
+        self.with_size(key, layers)
     }
 
     /// Wraps an object that is already parsed.
     pub(crate) fn from_map(values: Map<String, Value>) -> Self {
-        Config { values, used: RefCell::default(), top_k_override: None }
+        let (used, irrelevant, fixed, unused_below) = Default::default();
+        Config { values, used, irrelevant, fixed, unused_below, top_k_override: None, text_part_of: None }
+    }
+
+    /// The part of a multimodal model's configuration that is about text; any other configuration as it is.
+    pub(crate) fn into_text_part(mut self) -> Self {
+        /// Keys that the whole may say for the part.
+        const SHARED: [&str; 4] =
+            ["tie_word_embeddings", "eos_token_id", "bos_token_id", "quantization_config"];
+        let Some(Value::Object(mut text)) = self.values.remove("text_config") else { return self };
+        for key in SHARED {
+            if let (None | Some(Value::Null), Some(value)) = (text.get(key), self.values.remove(key)) {
+                text.insert(key.into(), value);
+            }
+        }
+        let whole = self.values.get("model_type").and_then(Value::as_str).unwrap_or("unnamed");
+        let text_part_of = Some(whole.to_owned());
+        Config { text_part_of, top_k_override: self.top_k_override, ..Config::from_map(text) }
+    }
+
+    /// `model_type` of the multimodal model that this is the text part of.
+    pub(crate) fn text_part_of(&self) -> Option<&str> {
+        self.text_part_of.as_deref()
+    }
+
+    /// Rows and columns that share a scale where weights are stored in FP8, of `quantization_config`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a way of storing weights that is not read.
+    pub(crate) fn fp8_block(&self) -> Result<(usize, usize)> {
+        const KEY: &str = "quantization_config";
+        let Some(quantization) = self.opt_object(KEY)? else { return Ok(FP8_BLOCK) };
+        match quantization.opt_text("quant_method")? {
+            Some("mxfp4") => Ok(FP8_BLOCK),
+            Some("fp8") => {
+                let side = |value: &Value| value.as_u64().filter(|n| (1..=MAX_WIDTH as u64).contains(n));
+                let sides = quantization.list("weight_block_size", "sizes", side)?;
+                match sides.as_deref() {
+                    None => Ok(FP8_BLOCK),
+                    Some(&[rows, cols]) => Ok((rows as usize, cols as usize)),
+                    Some(_) => Err(Error::config(KEY, "`weight_block_size`: expected two sizes")),
+                }
+            }
+            other => {
+                let got = other.unwrap_or("nothing");
+                let reason = format!("`quant_method`: expected `fp8` or `mxfp4`, got `{got}`");
+                Err(Error::config(KEY, reason))
+            }
+        }
     }
 
     /// Routes every token to `top_k` experts, whatever the file says.
@@ -104,6 +185,14 @@ impl Config {
     /// [`Error::TopK`] for an override that the layer cannot serve, [`Error::Config`] for such a file.
     pub(crate) fn top_k(&self, key: &str, n_experts: usize) -> Result<usize> {
         let configured = self.size_of(&[key], n_experts)?;
+        self.overridden_top_k(configured, n_experts)
+    }
+
+    /// Experts that a token goes through: the override, or what the file says.
+    ///
+    /// # Errors
+    /// [`Error::TopK`] for an override that the layer cannot serve.
+    pub(crate) fn overridden_top_k(&self, configured: usize, n_experts: usize) -> Result<usize> {
         match self.top_k_override {
             Some(requested) if !(1..=n_experts).contains(&requested) => {
                 Err(Error::TopK { requested, n_experts })
@@ -209,6 +298,53 @@ impl Config {
         }
     }
 
+    /// Fails unless a text is absent or one of those that the family reads.
+    pub(crate) fn expect_text(&self, key: &str, known: &[&str]) -> Result<()> {
+        self.fixed.borrow_mut().insert(key.to_owned());
+        match self.opt_text(key)? {
+            Some(text) if !known.contains(&text) => {
+                Err(Error::config(key, format!("expected `{}`, got `{text}`", known.join("` or `"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// For each layer which of `kinds` it is, by number.
+    pub(crate) fn per_layer(&self, key: &str, n_layers: usize, kinds: &[&str]) -> Result<Option<Vec<usize>>> {
+        let kind = |value: &Value| kinds.iter().position(|kind| Some(*kind) == value.as_str());
+        match self.list(key, &format!("`{}`", kinds.join("` and `")), kind)? {
+            Some(layers) if layers.len() != n_layers => {
+                Err(Error::config(key, format!("expected {n_layers} entries, got {}", layers.len())))
+            }
+            layers => Ok(layers),
+        }
+    }
+
+    /// A size of at least 1 and at most `limit` for each layer: a list, or one number for all of them.
+    pub(crate) fn opt_sizes(&self, key: &str, n_layers: usize, limit: usize) -> Result<Option<Vec<usize>>> {
+        let expected = format!("numbers from 1 to {limit}");
+        let size =
+            |value: &Value| value.as_u64().filter(|&n| n >= 1 && n <= limit as u64).map(|n| n as usize);
+        match self.value(key) {
+            Some(Value::Array(_)) => match self.list(key, &expected, size)? {
+                Some(sizes) if sizes.len() != n_layers => {
+                    Err(Error::config(key, format!("expected {n_layers} entries, got {}", sizes.len())))
+                }
+                sizes => Ok(sizes),
+            },
+            _ => Ok(self.opt_size_of(&[key], limit)?.map(|size| vec![size; n_layers])),
+        }
+    }
+
+    /// Fails unless a key is absent or says `value`, the only one that the family can run.
+    pub(crate) fn expect(&self, key: &str, value: &Value) -> Result<()> {
+        self.fixed.borrow_mut().insert(key.to_owned());
+        match self.value(key) {
+            Some(got) if got != value => Err(unexpected(key, &shown(value), got)),
+            _ => Ok(()),
+        }
+    }
+
     /// An object, as a configuration of its own.
     pub(crate) fn opt_object(&self, key: &str) -> Result<Option<Config>> {
         match self.value(key) {
@@ -233,14 +369,38 @@ impl Config {
 
     /// Marks keys as known not to matter.
     pub(crate) fn irrelevant(&self, keys: &[&str]) {
-        self.used.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+        self.irrelevant.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+    }
+
+    /// Every key that is there or was asked for, sorted.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let [used, irrelevant, fixed] = [&self.used, &self.irrelevant, &self.fixed].map(RefCell::borrow);
+        let keys: BTreeSet<&String> = self.values.keys().chain(used.iter()).collect();
+        let setting = |key: &String| Setting {
+            key: key.clone(),
+            value: self.values.get(key).filter(|value| !value.is_null()).map(shown),
+            role: match key {
+                key if fixed.contains(key) => SettingRole::Fixed,
+                key if used.contains(key) => SettingRole::Used,
+                key if irrelevant.contains(key) || IRRELEVANT.contains(&key.as_str()) => {
+                    SettingRole::Irrelevant
+                }
+                _ => SettingRole::Unknown,
+            },
+        };
+        keys.into_iter().map(setting).collect()
     }
 
     /// Keys with a value that nobody asked for.
     pub(crate) fn unused(&self) -> Vec<String> {
-        let used = self.used.borrow();
-        let known = |key: &str| used.contains(key) || IRRELEVANT.contains(&key);
-        self.values.iter().filter(|(k, v)| !v.is_null() && !known(k)).map(|(k, _)| k.clone()).collect()
+        let unknown = |setting: &Setting| setting.role == SettingRole::Unknown && setting.value.is_some();
+        let own = self.settings().into_iter().filter(unknown).map(|setting| setting.key);
+        own.chain(self.unused_below.borrow().iter().cloned()).collect()
+    }
+
+    /// Counts what nobody asked for in `part`, the object under `key`, as unused here.
+    pub(crate) fn report_unused(&self, key: &str, part: &Config) {
+        self.unused_below.borrow_mut().extend(part.unused().iter().map(|name| format!("{key}.{name}")));
     }
 }
 
@@ -285,5 +445,19 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_fewer_layers_lists_of_layers_are_shorter() {
+        let text = r#"{"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "eos_token_id": [1, 2]}"#;
+        let config = Config::parse(text).unwrap().with_layers(2);
+        assert_eq!(config.size_of(&["num_hidden_layers"], 9).unwrap(), 2);
+        assert_eq!(config.per_layer("layer_types", 2, &["a", "b"]).unwrap(), Some(vec![0, 1]));
+        assert_eq!(config.value("eos_token_id").unwrap().as_array().unwrap().len(), 2);
     }
 }

@@ -103,6 +103,18 @@ pub enum Error {
         /// Rows of the embedding table.
         vocab_size: usize,
     },
+    /// A sequence cannot be taken back to an earlier position.
+    #[error(
+        "cannot go back from position {from} to {to}: layer {layer} keeps a state, not a row for each position"
+    )]
+    Truncate {
+        /// The first layer that keeps one.
+        layer: usize,
+        /// Positions that the sequence has.
+        from: usize,
+        /// Positions that it was to have.
+        to: usize,
+    },
     /// A position past the model's context.
     #[error("position {position} is past the context of {context} tokens")]
     Context {

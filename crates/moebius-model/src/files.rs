@@ -1,5 +1,7 @@
 //! A model directory: what it says, what it holds, and loading it.
 
+mod routers;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -8,15 +10,17 @@ use std::sync::Arc;
 
 use moebius_backend::{Backend, Unsupported};
 
-use crate::checkpoint::{Asked, Checkpoint, PackedFile};
+use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, PackedFile};
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family};
 use crate::formats::HeldFormats;
-use crate::info::ModelInfo;
+use crate::info::{ModelInfo, Setting};
 use crate::loader::{Loader, Progress};
 use crate::model::Model;
 use crate::{Error, Result};
+
+pub use routers::{LayerRouter, NamedTensor, Routers, StoredTensor};
 
 /// A model directory whose configuration was read, and whose weights were found if they are there.
 pub struct ModelFiles {
@@ -28,6 +32,8 @@ pub struct ModelFiles {
     /// The weights of `checkpoint` as they are held, packed.
     copy: Option<Checkpoint>,
     held: HeldFormats,
+    text_part_of: Option<String>,
+    settings: Vec<Setting>,
     unknown_keys: Vec<String>,
 }
 
@@ -51,17 +57,41 @@ impl ModelFiles {
     /// is there but damaged.
     pub fn open(path: &Path, top_k: Option<usize>) -> Result<Self> {
         let (dir, config_path) = locate(path)?;
-        let config = Config::read(&config_path)?.with_top_k(top_k);
-        let family = families::find(&config)?;
-        let architecture = (family.read)(&config)?;
-        let checkpoint = match Checkpoint::open(&dir) {
-            Ok(checkpoint) => Some(checkpoint),
-            Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => None,
-            Err(error) => return Err(error),
+        let config = Config::read(&config_path)?.into_text_part().with_top_k(top_k);
+        let checkpoint = || match Checkpoint::open(&dir, config.fp8_block()?) {
+            Ok(checkpoint) => Ok(Some(checkpoint)),
+            Err(Error::NotFound { what, .. }) if what.contains("model.safetensors") => Ok(None),
+            Err(error) => Err(error),
         };
-        let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
-        let (config, copy) = (config_path, None);
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, copy, held, unknown_keys })
+        let files = ModelFiles::of_config(&config)?;
+        Ok(ModelFiles { checkpoint: checkpoint()?, dir, config: config_path, ..files })
+    }
+
+    /// A model without files.
+    fn of_config(config: &Config) -> Result<Self> {
+        let family = families::find(config)?;
+        let architecture = (family.read)(config)?;
+        config.fp8_block()?;
+        Ok(ModelFiles {
+            dir: PathBuf::new(),
+            config: PathBuf::new(),
+            family,
+            architecture,
+            checkpoint: None,
+            copy: None,
+            held: HeldFormats::AsStored,
+            text_part_of: config.text_part_of().map(str::to_owned),
+            settings: config.settings(),
+            unknown_keys: config.unused(),
+        })
+    }
+
+    /// A model of the configuration `config`, the text of a config.json, without weights.
+    ///
+    /// # Errors
+    /// Errors of the configuration.
+    pub fn described(config: &str) -> Result<Self> {
+        ModelFiles::of_config(&Config::parse(config)?.into_text_part())
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -75,21 +105,17 @@ impl ModelFiles {
         top_k: Option<usize>,
         backend: &Arc<dyn Backend>,
     ) -> Result<Self> {
-        let config = Config::parse(config)?.with_top_k(top_k);
-        let config = config.with_at_least("max_position_embeddings", weights.context.max(1));
+        let config = Config::parse(config)?.into_text_part().with_top_k(top_k);
+        let config = config.with_context(weights.context.max(1));
         let config = match weights.layers {
-            Some(layers) => config.with_size("num_hidden_layers", layers),
+            Some(layers) => config.with_layers(layers),
             None => config,
         };
-        let family = families::find(&config)?;
-        let architecture = (family.read)(&config)?;
+        let files = ModelFiles::of_config(&config)?;
         let inventory = Loader::inventory(backend);
-        architecture.load(&inventory)?;
+        files.architecture.load(&inventory)?;
         let checkpoint = Some(Checkpoint::random(inventory.into_inventory(), weights.seed)?);
-        let (held, unknown_keys) = (HeldFormats::AsStored, config.unused());
-        let (dir, config) = Default::default();
-        let copy = None;
-        Ok(ModelFiles { dir, config, family, architecture, checkpoint, copy, held, unknown_keys })
+        Ok(ModelFiles { checkpoint, ..files })
     }
 
     /// Chooses what weights are held in; without this, as they are stored. Weights that are packed already are held in
@@ -105,15 +131,15 @@ impl ModelFiles {
     /// # Errors
     /// A copy that is damaged or does not hold what would be packed now; the weights are then still the original's.
     pub fn map_copy(&mut self, dir: &Path, backend: &Arc<dyn Backend>) -> Result<()> {
-        let expected = self.plan(backend)?.tally();
-        let copy = Checkpoint::open(dir)?;
+        let expected = self.plan(backend)?.0.tally();
+        let copy = Checkpoint::open(dir, FP8_BLOCK)?;
         let differs = |reason: String| Err(Error::InvalidFile { path: dir.into(), reason });
         if copy.packing() != Some(self.held) {
             let got = copy.packing().map_or("none".into(), |held| held.to_string());
             return differs(format!("expected weights packed as `{}`, got `{got}`", self.held));
         }
         let before = self.copy.replace(copy);
-        let tally = self.plan(backend).map(|plan| plan.tally());
+        let tally = self.plan(backend).map(|(plan, _)| plan.tally());
         if tally.as_ref().is_ok_and(|tally| *tally == expected) {
             return Ok(());
         }
@@ -158,7 +184,7 @@ impl ModelFiles {
     /// [`Error::Tensors`] when the checkpoint does not fit the configuration; [`Error::PackedOtherwise`]; a backend
     /// that cannot hold it.
     pub fn info(&self, backend: &Arc<dyn Backend>) -> Result<ModelInfo> {
-        let plan = self.plan(backend)?;
+        let (plan, model) = self.plan(backend)?;
         let outline = self.architecture.outline();
         let tally = plan.tally();
         let (ignored_tensors, unknown_tensors) = self.leftovers(&plan.into_asked());
@@ -170,7 +196,10 @@ impl ModelFiles {
             context: outline.base.context,
             attention: outline.attention,
             moe: outline.moe,
-            cache_bytes_per_token: outline.base.cache().bytes_per_token(),
+            mtp_layers: outline.mtp_layers,
+            text_part_of: self.text_part_of.clone(),
+            cache_bytes_per_token: model.cache_spec().bytes_per_token(),
+            cache_bytes_per_sequence: model.cache_spec().bytes_per_sequence(),
             eos_token_ids: outline.base.eos_token_ids,
             bos_token_id: outline.base.bos_token_id,
             tally,
@@ -211,7 +240,7 @@ impl ModelFiles {
             return Err(Error::PackedAlready { held: held.to_string() });
         }
         let packer = backend.packer().ok_or_else(|| no_panels(backend))?;
-        let asked = self.plan(backend)?.into_asked();
+        let asked = self.plan(backend)?.0.into_asked();
         let file = PackedFile::new(checkpoint, &asked, self.held)?;
         let (mut read, total) = (0, file.source_bytes());
         let written = file.write(packer, out, &mut |bytes| {
@@ -227,7 +256,7 @@ impl ModelFiles {
     /// Those of [`ModelFiles::info`], and [`Error::Tensors`] when there is no checkpoint.
     pub fn packed_bytes(&self, backend: &Arc<dyn Backend>) -> Result<u64> {
         let Some(checkpoint) = &self.checkpoint else { return Err(no_checkpoint()) };
-        let asked = self.plan(backend)?.into_asked();
+        let asked = self.plan(backend)?.0.into_asked();
         PackedFile::new(checkpoint, &asked, self.held)?.size_bytes()
     }
 
@@ -236,15 +265,15 @@ impl ModelFiles {
         self.copy.as_ref().or(self.checkpoint.as_ref())
     }
 
-    /// A plan that found the weights whole.
-    fn plan<'a>(&'a self, backend: &'a Arc<dyn Backend>) -> Result<Loader<'a>> {
+    /// A plan that found the weights whole, and the model without values that came of it.
+    fn plan<'a>(&'a self, backend: &'a Arc<dyn Backend>) -> Result<(Loader<'a>, Box<dyn Model>)> {
         if self.weights().is_some_and(|c| c.packing().is_some()) && backend.packer().is_none() {
             return Err(no_panels(backend));
         }
         let plan = Loader::plan(backend, self.weights(), self.held()?);
-        self.architecture.load(&plan)?;
+        let model = self.architecture.load(&plan)?;
         plan.check()?;
-        Ok(plan)
+        Ok((plan, model))
     }
 
     /// What weights are held in. Those that are packed are held as they are stored, and that may be asked for.
@@ -260,8 +289,29 @@ impl ModelFiles {
 
     /// Tensors that nothing asked for: those known not to matter, and the rest.
     fn leftovers(&self, asked: &BTreeMap<String, Asked>) -> (Vec<String>, Vec<String>) {
-        let names = self.checkpoint.iter().flat_map(Checkpoint::names).map(String::from);
-        names.filter(|name| !asked.contains_key(name)).partition(|name| is_ignorable(name))
+        let Some(checkpoint) = &self.checkpoint else { return Default::default() };
+        let asked = |name: &&str| asked.contains_key(checkpoint.owner(name));
+        let names = checkpoint.names().filter(|name| !asked(name)).map(String::from);
+        names.partition(|name| self.is_ignorable(name))
+    }
+
+    /// Whether inference does not need a tensor: stored rotary frequencies, layers and heads for multi-token
+    /// prediction, a copy of a tied output projection, and in a multimodal model whatever is not about text. Other
+    /// decoder layers beyond the configured number are not among them: they may mean that the configuration is another
+    /// model's.
+    fn is_ignorable(&self, name: &str) -> bool {
+        /// What the parts of multimodal models that are not about text are called.
+        const NOT_TEXT: [&str; 5] = ["vis", "audio", "embed_", "mm_", "multi_modal"];
+        let outline = self.architecture.outline();
+        let layer = || name.split_once("layers.")?.1.split('.').next()?.parse::<usize>().ok();
+        let mtp = outline.base.n_layers..outline.base.n_layers + outline.mtp_layers;
+        let inner = name.strip_prefix("model.").unwrap_or(name);
+        name.ends_with("rotary_emb.inv_freq")
+            || inner.starts_with("mtp.")
+            || inner.starts_with("mtp_")
+            || name == "lm_head.weight"
+            || layer().is_some_and(|layer| mtp.contains(&layer))
+            || (self.text_part_of.is_some() && NOT_TEXT.iter().any(|part| inner.starts_with(part)))
     }
 }
 
@@ -286,14 +336,4 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         return Ok((dir.into(), path.into()));
     }
     Err(Error::NotFound { what: "model directory", path: path.into() })
-}
-
-/// Tensors that checkpoints carry and inference does not need: stored rotary frequencies, heads for
-/// multi-token prediction, and a copy of a tied output projection. Decoder layers beyond the configured
-/// number are not among them: they may mean that the configuration is another model's.
-fn is_ignorable(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || name.starts_with("mtp.")
-        || name.starts_with("model.mtp_")
-        || name == "lm_head.weight"
 }

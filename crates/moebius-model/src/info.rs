@@ -74,6 +74,30 @@ impl Tally {
     }
 }
 
+/// A key of config.json.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub key: String,
+    /// Its value as JSON, or the kind of a long one; `None` where it is absent or null.
+    pub value: Option<String>,
+    /// What the family does with it.
+    pub role: SettingRole,
+}
+
+/// What a family does with a key of config.json.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingRole {
+    /// Reads it, and takes a default of its own where it is absent.
+    Used,
+    /// Reads nothing from it, and refuses a value that contradicts what it does.
+    Fixed,
+    /// Knows that it does not matter.
+    Irrelevant,
+    /// Never asks for it.
+    Unknown,
+}
+
 /// The routed experts of a model. Layers without a router are not counted here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoeInfo {
@@ -122,6 +146,10 @@ pub struct ModelInfo {
     pub attention: String,
     /// Its experts; `None` for a model whose layers are all dense.
     pub moe: Option<MoeInfo>,
+    /// Layers after the last one that predict further tokens (MTP, arXiv 2412.19437) and are left out.
+    pub mtp_layers: usize,
+    /// `model_type` of the multimodal model that this is the text part of.
+    pub text_part_of: Option<String>,
     /// End-of-sequence ids of config.json.
     pub eos_token_ids: Vec<u32>,
     /// Beginning-of-sequence id of config.json.
@@ -132,6 +160,8 @@ pub struct ModelInfo {
     pub packed: Option<HeldFormats>,
     /// Cache bytes that one token takes.
     pub cache_bytes_per_token: u64,
+    /// Cache bytes that one sequence takes whatever its length: states of recurrences and convolutions.
+    pub cache_bytes_per_sequence: u64,
     /// Tensors in the checkpoint that are known not to matter.
     pub ignored_tensors: Vec<String>,
     /// Tensors in the checkpoint that nothing asked for.
@@ -149,6 +179,16 @@ impl ModelInfo {
     /// Parameters that one token uses, the embedding table included.
     pub fn active_parameters(&self) -> u64 {
         self.tally.values().map(|t| t.active).sum()
+    }
+
+    /// Parameters that one token uses, without an embedding table of which it reads one row: some authors publish this
+    /// number, most [`ModelInfo::active_parameters`]. A table that is the output projection too is used whole.
+    pub fn active_without_embedding(&self) -> u64 {
+        let table = match self.tally.contains_key(&Place::LmHead) {
+            true => self.tally.get(&Place::Embedding).map_or(0, |tally| tally.active),
+            false => 0,
+        };
+        self.active_parameters() - table
     }
 
     /// How most weights are held: the experts', or else the dense layers'. `None` if not known.

@@ -15,73 +15,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 use moebius_backend::{
-    Backend, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
-    WeightView,
+    Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat,
+    WeightSpec, WeightView,
 };
 
-use crate::checkpoint::{Asked, Checkpoint, TensorEntry};
+use safetensors::Dtype;
+
+use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, FP8_SCALES, TensorEntry};
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
-use crate::planned::{PlannedExperts, PlannedLinear};
+use crate::layout::{ExpertLayout, Stored, StoredValues};
+use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
 use crate::{Error, Result};
 
 /// Told how many bytes of the checkpoint were loaded so far.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
-
-/// Where the experts of a layer are stored. Shapes: gate and up `[intermediate, hidden]`, down
-/// `[hidden, intermediate]`.
-#[derive(Clone, Debug)]
-pub(crate) enum ExpertLayout {
-    /// A tensor for each matrix: `{prefix}.{expert}.{name}.weight`.
-    PerExpert {
-        /// Up to the expert's number, without the dot.
-        prefix: String,
-        /// Names of gate, up and down.
-        names: [&'static str; 3],
-    },
-    /// One tensor `[experts, 2 * intermediate, hidden]`, gate rows first, and one
-    /// `[experts, hidden, intermediate]`.
-    Fused {
-        /// Full name of the first.
-        gate_up: String,
-        /// Full name of the second.
-        down: String,
-    },
-}
-
-impl ExpertLayout {
-    /// The tensor that holds a matrix, and the matrix's number in it.
-    fn locate(&self, expert: usize, projection: Projection) -> (String, usize) {
-        match (self, projection) {
-            (ExpertLayout::PerExpert { prefix, names }, _) => {
-                let name = names[projection as usize];
-                (format!("{prefix}.{expert}.{name}.weight"), 0)
-            }
-            (ExpertLayout::Fused { gate_up, .. }, Projection::Gate) => (gate_up.clone(), 2 * expert),
-            (ExpertLayout::Fused { gate_up, .. }, Projection::Up) => (gate_up.clone(), 2 * expert + 1),
-            (ExpertLayout::Fused { down, .. }, Projection::Down) => (down.clone(), expert),
-        }
-    }
-
-    /// Every tensor of the layout with its shape and a projection that is in it.
-    fn tensors(&self, spec: &ExpertSpec) -> Vec<(String, Vec<usize>, Projection)> {
-        let (experts, hidden, width) = (spec.n_experts, spec.hidden, spec.intermediate);
-        match self {
-            ExpertLayout::PerExpert { .. } => (0..experts)
-                .flat_map(|expert| Projection::ALL.map(|projection| (expert, projection)))
-                .map(|(expert, projection)| {
-                    let (rows, cols) = spec.shape(projection);
-                    (self.locate(expert, projection).0, vec![rows, cols], projection)
-                })
-                .collect(),
-            ExpertLayout::Fused { gate_up, down } => vec![
-                (gate_up.clone(), vec![experts, 2 * width, hidden], Projection::Gate),
-                (down.clone(), vec![experts, hidden, width], Projection::Down),
-            ],
-        }
-    }
-}
 
 /// The experts that a family asks for.
 #[derive(Clone, Debug)]
@@ -108,6 +57,8 @@ pub(crate) struct Loader<'a> {
     /// Every tensor that was asked for, with its shape: in an inventory only, for a family may ask for millions.
     inventory: Option<RefCell<BTreeMap<String, Vec<usize>>>>,
     problems: RefCell<Vec<TensorProblem>>,
+    /// Routers that were planned, in the order of their layers.
+    routers: RefCell<Vec<PlannedRouter>>,
 }
 
 impl<'a> Loader<'a> {
@@ -127,6 +78,7 @@ impl<'a> Loader<'a> {
             asked: RefCell::default(),
             inventory: None,
             problems: RefCell::default(),
+            routers: RefCell::default(),
         }
     }
 
@@ -158,79 +110,91 @@ impl<'a> Loader<'a> {
         (outputs, inputs): (usize, usize),
         bias: bool,
     ) -> Result<Arc<dyn Linear>> {
-        let name = format!("{prefix}.weight");
-        let format = self.held_format(place, &name, inputs);
-        let asked = Asked::Matrices { matrix: (outputs, inputs), format };
-        self.note(place, &name, &[outputs, inputs], asked);
+        let stored = Stored::whole(format!("{prefix}.weight"), (outputs, inputs));
         let bias = if bias { Some(self.values(place, &format!("{prefix}.bias"), outputs)?) } else { None };
-        let spec = LinearSpec { name, inputs, outputs, format };
+        self.linear_of(place, &stored, (outputs, inputs), bias)
+    }
+
+    /// A projection of shape `(outputs, inputs)` whose weight may be a part of a tensor.
+    pub(crate) fn linear_of(
+        &self,
+        place: Place,
+        stored: &Stored,
+        (outputs, inputs): (usize, usize),
+        bias: Option<Vec<f32>>,
+    ) -> Result<Arc<dyn Linear>> {
+        let format = self.ask(place, stored, (outputs, inputs));
+        let spec = LinearSpec { name: stored.name.clone(), inputs, outputs, format };
         self.count_held(place, format, spec.weight_bytes());
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Linear(&spec)).map_err(moebius_backend::Error::from)?;
             return Ok(Arc::new(PlannedLinear(spec)));
         }
-        let view = self.view(&spec.name, 0, (outputs, inputs))?;
+        let view = self.shared().view(stored, (outputs, inputs), format)?;
         Ok(self.backend.load_linear(&spec, view, bias)?.into())
     }
 
-    /// A vector as an f32 tensor: a norm's weight.
-    pub(crate) fn vector(&self, place: Place, name: &str, len: usize) -> Result<Tensor> {
-        let values = self.values(place, name, len)?;
-        let len = values.len();
-        Ok(Tensor::from_vec(values, len, &self.backend.info().device)?)
+    /// Counts and looks up a matrix, and says what it is held in.
+    fn ask(&self, place: Place, stored: &Stored, matrix: (usize, usize)) -> WeightFormat {
+        let format = self.held_format(place, stored, matrix.1);
+        let elements = matrix.0 as u64 * matrix.1 as u64;
+        self.count(place, elements, elements);
+        self.find_matrix(stored, AskedPart { part: stored.part, matrix, format });
+        format
     }
 
     /// A vector as plain numbers; empty while planning.
     pub(crate) fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.note(place, name, &[len], Asked::Values);
-        self.count_held(place, WeightFormat::F32, (len * size_of::<f32>()) as u64);
+        self.values_of(place, name, &[len])
+    }
+
+    /// All elements of a tensor of `shape` as plain numbers; empty while planning.
+    pub(crate) fn values_of(&self, place: Place, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let elements = shape.iter().map(|&n| n as u64).product();
+        self.count(place, elements, elements);
+        self.find(name, shape);
+        self.count_held(place, WeightFormat::F32, elements.saturating_mul(size_of::<f32>() as u64));
         if self.progress.is_none() {
             return Ok(Vec::new());
         }
-        let checkpoint = self.shared().checkpoint;
-        let values = checkpoint.floats(name).ok_or_else(|| {
-            Error::Tensors(vec![TensorProblem::Missing { name: name.into(), shape: vec![len] }])
-        })?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(at) => Err(moebius_backend::Error::Weight {
-                name: name.into(),
-                source: format!("element {at} is {}", values[at]).into(),
-            }
-            .into()),
-        }
+        Ok(self.shared().values(name, shape)?)
+    }
+
+    /// The tensor of `shape` in f32, of no use while planning.
+    pub(crate) fn tensor(&self, place: Place, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let values = self.values_of(place, name, shape)?;
+        let shape = if values.is_empty() { &[0] } else { shape };
+        Ok(Tensor::from_vec(values, shape, &self.backend.info().device)?)
     }
 
     /// The experts of one layer, in the first layout whose first tensor is there.
     pub(crate) fn experts(&self, request: ExpertRequest) -> Result<Box<dyn ExpertBank>> {
         let ExpertRequest { mut spec, top_k, layouts } = request;
-        let present = |layout: &&ExpertLayout| {
-            let (name, _) = layout.locate(0, Projection::Gate);
-            self.checkpoint.is_some_and(|c| c.get(&name).is_some())
-        };
+        let first = spec.projections()[0];
+        let present = |layout: &&ExpertLayout| self.has(&layout.locate(&spec, 0, first).name);
         let layout = layouts.iter().find(present).or(layouts.first()).expect("a family names a layout");
         let held = |projection| {
-            let name = layout.locate(0, projection).0;
-            self.held_format(Place::Experts, &name, spec.shape(projection).1)
+            let stored = layout.locate(&spec, 0, projection);
+            self.held_format(Place::Experts, &stored, spec.shape(projection).1)
         };
-        (spec.format, spec.down_format) = (held(Projection::Gate), held(Projection::Down));
-        let expert = spec.macs_per_token_expert(); // a parameter is one multiply-add
+        (spec.format, spec.down_format) = (held(first), held(Projection::Down));
+        let expert = spec.projections().iter().fold(0, |sum, &projection| {
+            let (rows, cols) = spec.shape(projection);
+            sum + (rows as u64) * (cols as u64 + u64::from(spec.biases))
+        });
         self.count(Place::Experts, expert * spec.n_experts as u64, expert * top_k as u64);
-        for projection in Projection::ALL {
+        for &projection in spec.projections() {
             let (format, (rows, cols)) = (spec.format_of(projection), spec.shape(projection));
-            let rows = rows.saturating_mul(spec.n_experts);
-            self.count_held(
-                Place::Experts,
-                format,
-                format.bytes_for(rows, cols).unwrap_or(usize::MAX) as u64,
-            );
+            let bytes = format.bytes_for(rows.saturating_mul(spec.n_experts), cols).unwrap_or(usize::MAX);
+            self.count_held(Place::Experts, format, bytes as u64);
+            if spec.biases {
+                let bytes = (spec.n_experts * rows * size_of::<f32>()) as u64;
+                self.count_held(Place::Experts, WeightFormat::F32, bytes);
+            }
         }
         if self.checkpoint.is_some() || self.inventory.is_some() {
-            for (name, shape, projection) in &layout.tensors(&spec) {
-                let (matrix, format) = (spec.shape(*projection), spec.format_of(*projection));
-                self.find(name, shape, Asked::Matrices { matrix, format });
-                self.require_format(name, &spec, *projection);
-            }
+            self.find_experts(layout, &spec);
+            self.note_stored_experts(layout, &spec);
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
@@ -240,9 +204,63 @@ impl<'a> Loader<'a> {
         Ok(self.backend.load_experts(&spec, &source)?)
     }
 
-    /// Whether the checkpoint has a tensor; without a checkpoint, no.
+    /// Notes a router that is planned.
+    pub(crate) fn note_router(&self, router: impl FnOnce() -> PlannedRouter) {
+        if self.progress.is_none() {
+            self.routers.borrow_mut().push(router());
+        }
+    }
+
+    /// Counts the experts of a layer in a checkpoint that is not packed.
+    fn note_stored_experts(&self, layout: &ExpertLayout, spec: &ExpertSpec) {
+        let Some(checkpoint) = self.checkpoint.filter(|c| c.packing().is_none()) else { return };
+        let mut routers = self.routers.borrow_mut();
+        if let Some(router) = routers.last_mut().filter(|router| router.layer == spec.layer) {
+            router.stored_experts = layout.count_stored(spec, |name| Some(&checkpoint.get(name)?.shape));
+        }
+    }
+
+    /// Looks up every tensor of a layer's experts.
+    fn find_experts(&self, layout: &ExpertLayout, spec: &ExpertSpec) {
+        for expert in 0..spec.n_experts {
+            for &projection in spec.projections() {
+                let (matrix, format) = (spec.shape(projection), spec.format_of(projection));
+                let stored = layout.locate(spec, expert, projection);
+                self.find_matrix(&stored, AskedPart { part: stored.part, matrix, format });
+                self.require_format(&stored, spec, projection);
+                if spec.biases {
+                    let bias = layout.locate_bias(spec, expert, projection);
+                    self.find(&bias.name, &bias.shape);
+                }
+            }
+        }
+    }
+
+    /// A projection for each head: `stored` says where each lies.
+    pub(crate) fn heads(
+        &self,
+        place: Place,
+        heads: usize,
+        (outputs, inputs): (usize, usize),
+        stored: impl Fn(usize) -> Stored,
+    ) -> Result<Box<dyn HeadLinear>> {
+        let formats: Vec<_> =
+            (0..heads).map(|head| self.ask(place, &stored(head), (outputs, inputs))).collect();
+        let (name, format) = (stored(0).name, formats[0]);
+        let spec = LinearSpec { name, inputs, outputs, format };
+        self.count_held(place, format, spec.weight_bytes().saturating_mul(heads as u64));
+        if self.progress.is_none() {
+            self.backend.supports(&WeightSpec::Heads(&spec, heads)).map_err(moebius_backend::Error::from)?;
+            return Ok(Box::new(PlannedHeads { spec, heads }));
+        }
+        let shared = self.shared();
+        let view = |head: usize| shared.view(&stored(head), (outputs, inputs), format);
+        Ok(self.backend.load_heads(&spec, heads, &view)?)
+    }
+
+    /// Whether the checkpoint has a tensor, or parts of it packed; without a checkpoint, no.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.checkpoint.is_some_and(|c| c.get(name).is_some())
+        self.checkpoint.is_some_and(|c| c.has(name))
     }
 
     /// Whether both tensors are there with the same bytes.
@@ -266,16 +284,20 @@ impl<'a> Loader<'a> {
         self.inventory.map(RefCell::into_inner).unwrap_or_default()
     }
 
+    /// Routers that were planned, in the order of their layers.
+    pub(crate) fn routers(&self) -> Vec<PlannedRouter> {
+        self.routers.borrow().clone()
+    }
+
+    /// Everything that a plan found wrong.
+    pub(crate) fn problems(&self) -> Vec<TensorProblem> {
+        self.problems.borrow().clone()
+    }
+
     /// Everything that a plan found wrong, as one error.
     pub(crate) fn check(&self) -> Result<()> {
         let problems = self.problems.borrow();
         if problems.is_empty() { Ok(()) } else { Err(Error::Tensors(problems.clone())) }
-    }
-
-    fn note(&self, place: Place, name: &str, shape: &[usize], asked: Asked) {
-        let elements = shape.iter().map(|&n| n as u64).product();
-        self.count(place, elements, elements);
-        self.find(name, shape, asked);
     }
 
     /// Counts parameters, and of these the ones that a token uses.
@@ -293,48 +315,77 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Looks a tensor up, and notes what is wrong with it.
-    fn find(&self, name: &str, shape: &[usize], asked: Asked) {
-        if let Some(inventory) = &self.inventory {
-            inventory.borrow_mut().insert(name.to_owned(), shape.to_vec());
-        }
+    /// Looks up a tensor of plain numbers, and notes what is wrong with it.
+    fn find(&self, name: &str, shape: &[usize]) {
+        self.list(name, shape);
         let Some(checkpoint) = self.checkpoint else { return };
         let entry = checkpoint.get(name);
         if entry.is_some() {
-            self.asked.borrow_mut().insert(name.to_owned(), asked);
+            self.asked.borrow_mut().insert(name.to_owned(), Asked::Values);
         }
-        if let Some(problem) = problem_of(entry, name, shape, asked) {
-            self.problems.borrow_mut().push(problem);
+        let problem = problem_of(entry, name, shape, true);
+        self.problems.borrow_mut().extend(problem);
+    }
+
+    /// Looks up the tensor that a matrix is in, and notes what is wrong with it.
+    fn find_matrix(&self, stored: &Stored, asked: AskedPart) {
+        let Stored { name, shape, part } = stored;
+        self.list(name, shape);
+        let Some(checkpoint) = self.checkpoint else { return };
+        let (packed, packed_shape) = (checkpoint.packed_part(name, *part), [asked.matrix.0, asked.matrix.1]);
+        let (entry, name, shape) = match &packed {
+            Some((name, entry)) => (Some(*entry), name, packed_shape.as_slice()),
+            None => (checkpoint.get(name), name, shape.as_slice()),
+        };
+        if entry.is_some() {
+            let mut all = self.asked.borrow_mut();
+            let known = all.entry(name.clone()).or_insert_with(|| Asked::Matrices(Vec::new()));
+            if let Asked::Matrices(parts) = known {
+                parts.push(asked);
+            }
+        }
+        let problem =
+            problem_of(entry, name, shape, false).or_else(|| other_matrices(entry?, name, asked.matrix));
+        let mut problems = self.problems.borrow_mut();
+        if let Some(problem) = problem.filter(|problem| problems.last() != Some(problem)) {
+            problems.push(problem);
+        }
+    }
+
+    /// Notes a tensor for the inventory.
+    fn list(&self, name: &str, shape: &[usize]) {
+        if let Some(inventory) = &self.inventory {
+            inventory.borrow_mut().insert(name.to_owned(), shape.to_vec());
         }
     }
 
     /// Notes a problem when a tensor of `spec` would be held in another format than the bank.
-    fn require_format(&self, name: &str, spec: &ExpertSpec, projection: Projection) {
-        let Some(got) = self.checkpoint.and_then(|c| c.get(name)).and_then(TensorEntry::format) else {
-            return;
-        };
+    fn require_format(&self, stored: &Stored, spec: &ExpertSpec, projection: Projection) {
+        let Some(got) = self.entry(stored).and_then(TensorEntry::format) else { return };
         let format = spec.format_of(projection);
-        if self.held.held(Place::Experts, got, spec.shape(projection).1) != format {
+        if self.held_format(Place::Experts, stored, spec.shape(projection).1) != format {
             let expected = format!("{} like the other experts of the layer", format.name());
-            let problem = TensorProblem::Dtype { name: name.into(), expected, got: got.name().into() };
+            let problem =
+                TensorProblem::Dtype { name: stored.name.clone(), expected, got: got.name().into() };
             self.problems.borrow_mut().push(problem);
         }
     }
 
     /// What a matrix is held in. Without a checkpoint it counts as stored in bf16, as most are published.
-    fn held_format(&self, place: Place, name: &str, cols: usize) -> WeightFormat {
-        let stored = match self.checkpoint {
-            Some(checkpoint) => {
-                checkpoint.get(name).and_then(TensorEntry::format).unwrap_or(WeightFormat::F32)
-            }
-            None if self.held == HeldFormats::AsStored => WeightFormat::F32,
-            None => WeightFormat::Bf16,
+    fn held_format(&self, place: Place, stored: &Stored, cols: usize) -> WeightFormat {
+        let as_stored = match (self.checkpoint, self.held) {
+            (Some(_), HeldFormats::AsStored) => self.entry(stored).and_then(TensorEntry::exact_format),
+            (Some(_), _) => self.entry(stored).and_then(TensorEntry::format),
+            (None, HeldFormats::AsStored) => None,
+            (None, _) => Some(WeightFormat::Bf16),
         };
-        self.held.held(place, stored, cols)
+        self.held.held(place, as_stored.unwrap_or(WeightFormat::F32), cols)
     }
 
-    fn view(&self, name: &str, index: usize, shape: (usize, usize)) -> Result<WeightView<'a>> {
-        Ok(self.shared().view(name, index, shape)?)
+    fn entry(&self, stored: &Stored) -> Option<&'a TensorEntry> {
+        let checkpoint = self.checkpoint?;
+        let part = checkpoint.packed_part(&stored.name, stored.part).map(|(_, entry)| entry);
+        part.or_else(|| checkpoint.get(&stored.name))
     }
 
     fn shared(&self) -> SharedLoader<'_, 'a> {
@@ -356,19 +407,37 @@ struct SharedLoader<'l, 'a> {
 impl<'a> SharedLoader<'_, 'a> {
     fn view(
         &self,
-        name: &str,
-        index: usize,
+        stored: &Stored,
         shape: (usize, usize),
+        held: WeightFormat,
     ) -> moebius_backend::Result<WeightView<'a>> {
-        let view =
-            self.checkpoint.matrix(name, index, shape).ok_or_else(|| moebius_backend::Error::Shape {
-                what: format!("`{name}`"),
-                expected: format!("matrix {index} of {shape:?}"),
-                got: "less".into(),
-            })?;
-        let size = view.panels().map_or(view.bytes.len(), |panels| panels.range.len()) as u64;
+        let Stored { name, part, .. } = stored;
+        let view = self.checkpoint.matrix((name, *part), shape, held).ok_or_else(|| {
+            let (what, expected) = (format!("`{name}`"), format!("{shape:?} at {part}"));
+            moebius_backend::Error::Shape { what, expected, got: "less".into() }
+        })?;
+        let size = match view.panels() {
+            Some(panels) => panels.range.len(),
+            None => self.checkpoint.stored_bytes(name, shape),
+        } as u64;
         (self.progress)(self.loaded_bytes.fetch_add(size, Ordering::Relaxed) + size);
         Ok(view)
+    }
+
+    /// All elements of a tensor of plain numbers.
+    fn values(&self, name: &str, shape: &[usize]) -> moebius_backend::Result<Vec<f32>> {
+        let values = self.checkpoint.floats(name).ok_or_else(|| moebius_backend::Error::Shape {
+            what: format!("`{name}`"),
+            expected: format!("{shape:?}"),
+            got: "no tensor".into(),
+        })?;
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                let source = format!("element {at} is {}", values[at]).into();
+                Err(moebius_backend::Error::Weight { name: name.into(), source })
+            }
+        }
     }
 }
 
@@ -380,38 +449,49 @@ struct CheckpointExperts<'l, 'a> {
 
 impl ExpertSource for CheckpointExperts<'_, '_> {
     fn get(&self, expert: usize, projection: Projection) -> moebius_backend::Result<WeightView<'_>> {
-        let (name, index) = self.layout.locate(expert, projection);
-        self.loader.view(&name, index, self.spec.shape(projection))
+        let stored = self.layout.locate(self.spec, expert, projection);
+        self.loader.view(&stored, self.spec.shape(projection), self.spec.format_of(projection))
+    }
+
+    fn bias(&self, expert: usize, projection: Projection) -> moebius_backend::Result<Vec<f32>> {
+        let StoredValues { name, shape, first, step } =
+            self.layout.locate_bias(self.spec, expert, projection);
+        let values = self.loader.values(&name, &shape)?;
+        Ok(values[first..].iter().step_by(step).take(self.spec.shape(projection).0).copied().collect())
     }
 }
 
+/// What is wrong with a tensor that was asked for, as plain numbers or in any format.
 fn problem_of(
     entry: Option<&TensorEntry>,
     name: &str,
     shape: &[usize],
-    asked: Asked,
+    plain: bool,
 ) -> Option<TensorProblem> {
     let name = name.to_owned();
     let Some(entry) = entry else {
         return Some(TensorProblem::Missing { name, shape: shape.to_vec() });
     };
+    let expected = match entry.dtype {
+        Dtype::F8_E4M3 if !plain => format!("F32, F16 or BF16, or scales in `{name}{FP8_SCALES}`"),
+        _ => "F32, F16 or BF16".into(),
+    };
     if entry.shape != shape {
         return Some(TensorProblem::Shape { name, expected: shape.to_vec(), got: entry.shape.clone() });
     }
-    if entry.format().is_none() {
-        let expected = "F32, F16 or BF16".into();
+    if let (Some(packed), true) = (&entry.packed, plain) {
+        let got = format!("{} in panels", packed.format);
+        return Some(TensorProblem::Dtype { name, expected, got });
+    }
+    if entry.format().is_none() || (plain && entry.encoding != Encoding::Plain) {
         return Some(TensorProblem::Dtype { name, expected, got: format!("{:?}", entry.dtype) });
     }
-    match (&entry.packed, asked) {
-        (Some(packed), Asked::Values) => {
-            let got = format!("{} in panels", packed.format);
-            Some(TensorProblem::Dtype { name, expected: "F32, F16 or BF16".into(), got })
-        }
-        (Some(packed), Asked::Matrices { matrix, .. }) if packed.matrix != matrix => {
-            let [expected, got] =
-                [matrix, packed.matrix].map(|(rows, cols)| format!("matrices [{rows}, {cols}]"));
-            Some(TensorProblem::Dtype { name, expected, got })
-        }
-        _ => None,
-    }
+    None
+}
+
+/// What is wrong with a tensor whose packed matrices are not of the shape that was asked for.
+fn other_matrices(entry: &TensorEntry, name: &str, matrix: (usize, usize)) -> Option<TensorProblem> {
+    let packed = entry.packed.as_ref().filter(|packed| packed.matrix != matrix)?;
+    let [expected, got] = [matrix, packed.matrix].map(|(rows, cols)| format!("matrices [{rows}, {cols}]"));
+    Some(TensorProblem::Dtype { name: name.into(), expected, got })
 }

@@ -39,6 +39,7 @@ mod error;
 mod formula;
 mod load;
 mod presets;
+mod published;
 mod router;
 mod routing;
 mod score;
@@ -50,6 +51,7 @@ pub use config::{GroupRank, Renormalize, RouterConfig, Score, Selection, WeightT
 pub use dispatch::Dispatch;
 pub use error::RouterError;
 pub use load::{ExpertLoad, LoadStats};
+pub use published::{FORMULAS, PublishedFormula};
 pub use router::Router;
 pub use routing::Routing;
 pub use specialisation::{Favourite, Specialisation};

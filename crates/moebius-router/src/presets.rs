@@ -10,7 +10,7 @@
 use crate::config::{GroupRank, Renormalize, RouterConfig, Score, Selection, WeightTarget};
 
 /// What the DeepSeek-V3 line of models adds to the sum of the chosen scores.
-const DEEPSEEK_EPS: f32 = 1e-20;
+pub(crate) const DEEPSEEK_EPS: f32 = 1e-20;
 
 impl RouterConfig {
     /// R1: softmax over all experts, keep the `k` largest, renormalise.

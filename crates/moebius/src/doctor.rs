@@ -1,9 +1,13 @@
 //! What this machine can run, and what would make it faster.
 
+mod router;
+
 use moebius_backend_cpu::{Isa, Kernels, Pool};
 
 use crate::cache::{Cache, CacheEntry, EntryState};
 use crate::{Result, cpu, locate, memory};
+
+pub use router::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource, doctor_router};
 
 /// Bytes that the bandwidth measurement reads in one pass: well above common caches.
 const BANDWIDTH_BYTES: usize = 512 << 20;

@@ -210,7 +210,9 @@ fn text_kind(error: &TextError) -> ErrorKind {
         | TextError::Template(_) => ErrorKind::InvalidModel,
         TextError::NoTokenizer { .. }
         | TextError::ForeignTokenizer { .. }
+        | TextError::UnsupportedTokenizer { .. }
         | TextError::Encode(_)
+        | TextError::NotAMessage { .. }
         | TextError::EmptyStopString { .. }
         | TextError::TemplateRefusal(_) => ErrorKind::Usage,
         TextError::Io { .. } => ErrorKind::Runtime,

@@ -34,6 +34,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Keeps what every router chose, for each token.
     pub record_routes: bool,
+    /// Tells each token's log-probability, which takes a pass of exponentials over the vocabulary.
+    pub logprobs: bool,
 }
 
 /// One generated token and the text that it completed.
@@ -41,8 +43,8 @@ pub struct GenerateOptions {
 pub struct Piece {
     /// The token id.
     pub token: u32,
-    /// Its log-probability (nats) under the model, before any filter.
-    pub logprob: f32,
+    /// Its log-probability (nats) under the model, before any penalty, filter or temperature; if asked for.
+    pub logprob: Option<f32>,
     /// Text that can be shown now; empty while a character or a stop string may still be incomplete.
     pub text: String,
     /// What every router chose in the pass that gave this token, if asked for.
@@ -114,6 +116,7 @@ impl Model {
             stop_tokens: if options.ignore_eos { Vec::new() } else { self.stop_tokens() },
             forced: Vec::new(),
             vocab_limit,
+            logprobs: options.logprobs,
         };
         let windows = Windows { open: Some(Window::open(self.engine.meter())), prefill: None, decode: None };
         let request = self.engine.submit(request)?;

@@ -214,9 +214,11 @@ impl TextFiles {
     fn read(dir: &Path) -> Result<Self> {
         let tokenizer = match Tokenizer::from_dir(dir) {
             Ok(tokenizer) => Ok(tokenizer),
-            Err(error @ (TextError::NoTokenizer { .. } | TextError::ForeignTokenizer { .. })) => {
-                Err(Arc::new(error))
-            }
+            Err(
+                error @ (TextError::NoTokenizer { .. }
+                | TextError::ForeignTokenizer { .. }
+                | TextError::UnsupportedTokenizer { .. }),
+            ) => Err(Arc::new(error)),
             Err(error) => return Err(error.into()),
         };
         let chat_template = ChatTemplate::from_dir(dir)?;

@@ -8,7 +8,21 @@ use moebius::{ErrorKind, ModelInfo, OpenOptions, inspect};
 use serde_json::{Value, json};
 use support::{Scratch, assert_says, config, explained, golden};
 
-const GOLDENS: [&str; 5] = ["mixtral", "olmoe", "qwen2_moe_window_dense", "qwen3_moe_yarn_odd", "granitemoe"];
+const GOLDENS: [&str; 13] = [
+    "mixtral",
+    "olmoe",
+    "qwen2_moe_window_dense",
+    "qwen3_moe_yarn_odd",
+    "granitemoe",
+    "hunyuan_v1_moe",
+    "flex_olmo",
+    "afmoe",
+    "phimoe",
+    "gemma4",
+    "llama4",
+    "dbrx",
+    "pangu_pro_moe",
+];
 
 /// Keys that any family reads besides those that its golden spells out.
 const MORE_KEYS: [&str; 16] = [
@@ -126,6 +140,36 @@ fn any_value_under_any_key_of_qwen3_moe_is_refused_or_gives_a_sound_model() {
 #[test]
 fn any_value_under_any_key_of_granitemoe_is_refused_or_gives_a_sound_model() {
     sweep("granitemoe");
+}
+
+#[test]
+fn any_value_under_any_key_of_hunyuan_v1_moe_is_refused_or_gives_a_sound_model() {
+    sweep("hunyuan_v1_moe");
+}
+
+#[test]
+fn any_value_under_any_key_of_afmoe_is_refused_or_gives_a_sound_model() {
+    sweep("afmoe");
+}
+
+#[test]
+fn any_value_under_any_key_of_phimoe_is_refused_or_gives_a_sound_model() {
+    sweep("phimoe");
+}
+
+#[test]
+fn any_value_under_any_key_of_gemma4_is_refused_or_gives_a_sound_model() {
+    sweep("gemma4");
+}
+
+#[test]
+fn any_value_under_any_key_of_llama4_is_refused_or_gives_a_sound_model() {
+    sweep("llama4");
+}
+
+#[test]
+fn any_value_under_any_key_of_dbrx_is_refused_or_gives_a_sound_model() {
+    sweep("dbrx");
 }
 
 #[test]

@@ -9,8 +9,10 @@ use moebius::{
     ConvertOptions, Converted, Error, ErrorKind, HeldFormats, Model, OpenOptions, ScoreOptions, convert,
     inspect,
 };
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use support::{Scratch, assert_says, explained, golden};
+use support::{Scratch, assert_says, explained, golden, goldens};
 
 const FILE: &str = "model.safetensors";
 
@@ -81,16 +83,104 @@ fn the_bundled_model_gives_the_same_bits_in_every_format() {
 
 #[test]
 fn every_family_and_layout_gives_the_same_bits() {
-    let mut checked = 0;
-    for entry in std::fs::read_dir(golden("")).unwrap() {
-        let dir = entry.unwrap().path();
-        if dir.join("config.json").is_file() {
-            let chosen = ["q8_0", "q4_0", "q4_k_m"].map(|name| name.parse().unwrap());
-            check(&dir, chosen.into_iter().chain([HeldFormats::AsStored]));
-            checked += 1;
-        }
+    for dir in goldens() {
+        let chosen = ["q8_0", "q4_0", "q4_k_m"].map(|name| name.parse().unwrap());
+        check(&dir, chosen.into_iter().chain([HeldFormats::AsStored]));
     }
-    assert!(checked > 10, "only {checked} goldens were found");
+}
+
+/// A made-up checkpoint: its config.json, and tensors with the type that its name calls for.
+fn made(config: Value, tensors: &[(String, Vec<usize>)]) -> Scratch {
+    let (scratch, mut numbers) = (Scratch::config_only(&config), support::Numbers(7));
+    let mut contents = Vec::new();
+    for (name, shape) in tensors {
+        let elements: usize = shape.iter().product();
+        let mut float = || (numbers.below(2001) as f32 / 1000.0 - 1.0) / 4.0;
+        let is_scaled = tensors.iter().any(|(other, _)| *other == format!("{name}_scale_inv"));
+        let (dtype, bytes) = match name.rsplit('_').next().unwrap() {
+            "blocks" => (Dtype::U8, (0..elements).map(|_| numbers.below(256) as u8).collect()),
+            "scales" => (Dtype::U8, (0..elements).map(|_| 122 + numbers.below(3) as u8).collect()),
+            // Up to one in size, without the codes that are no numbers.
+            _ if is_scaled => (Dtype::F8_E4M3, (0..elements).map(|_| numbers.below(0x39) as u8).collect()),
+            _ => (Dtype::F32, (0..elements).flat_map(|_| float().to_le_bytes()).collect::<Vec<u8>>()),
+        };
+        contents.push((name, dtype, shape.clone(), bytes));
+    }
+    let views = contents
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    scratch.write(FILE, safetensors::serialize(views, None).unwrap());
+    scratch
+}
+
+/// Tensors of a layer, and those outside the layers, of a model that is 64 wide.
+fn with_ends(layer: &[(&str, &[usize])]) -> Vec<(String, Vec<usize>)> {
+    let ends: [(&str, &[usize]); 3] = [
+        ("model.embed_tokens.weight", &[40, 64]),
+        ("model.norm.weight", &[64]),
+        ("lm_head.weight", &[40, 64]),
+    ];
+    let norms: [(&str, &[usize]); 2] =
+        [("input_layernorm.weight", &[64]), ("post_attention_layernorm.weight", &[64])];
+    let layer =
+        layer.iter().chain(&norms).map(|(name, shape)| (format!("model.layers.0.{name}"), shape.to_vec()));
+    layer.chain(ends.map(|(name, shape)| (name.to_owned(), shape.to_vec()))).collect()
+}
+
+#[test]
+fn keys_and_values_that_are_parts_of_one_tensor_give_the_same_bits() {
+    let config = json!({
+        "model_type": "deepseek_v3", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 40,
+        "num_attention_heads": 2, "kv_lora_rank": 64, "q_lora_rank": null, "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 8, "v_head_dim": 96, "intermediate_size": 32, "moe_intermediate_size": 32,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [100, 48]},
+    });
+    let tensors = with_ends(&[
+        ("self_attn.q_proj.weight", &[80, 64]),
+        ("self_attn.kv_a_proj_with_mqa.weight", &[72, 64]),
+        ("self_attn.kv_a_layernorm.weight", &[64]),
+        ("self_attn.kv_b_proj.weight", &[256, 64]),
+        ("self_attn.kv_b_proj.weight_scale_inv", &[3, 2]),
+        ("self_attn.o_proj.weight", &[64, 192]),
+        ("mlp.gate_proj.weight", &[32, 64]),
+        ("mlp.up_proj.weight", &[32, 64]),
+        ("mlp.down_proj.weight", &[64, 32]),
+        ("mlp.down_proj.weight_scale_inv", &[1, 1]),
+    ]);
+    check(made(config, &tensors).path(), formats());
+}
+
+#[test]
+fn interleaved_experts_give_the_same_bits_out_of_rows_and_out_of_columns() {
+    let config = json!({
+        "model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 40, "head_dim": 32,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32, "num_local_experts": 3,
+        "num_experts_per_tok": 2, "attention_bias": false,
+    });
+    let common: [(&str, &[usize]); 9] = [
+        ("self_attn.q_proj.weight", &[64, 64]),
+        ("self_attn.k_proj.weight", &[32, 64]),
+        ("self_attn.v_proj.weight", &[32, 64]),
+        ("self_attn.o_proj.weight", &[64, 64]),
+        ("self_attn.sinks", &[2]),
+        ("mlp.router.weight", &[3, 64]),
+        ("mlp.router.bias", &[3]),
+        ("mlp.experts.gate_up_proj_bias", &[3, 64]),
+        ("mlp.experts.down_proj_bias", &[3, 64]),
+    ];
+    let floats: [(&str, &[usize]); 2] =
+        [("mlp.experts.gate_up_proj", &[3, 64, 64]), ("mlp.experts.down_proj", &[3, 32, 64])];
+    check(made(config.clone(), &with_ends(&[common.as_slice(), &floats].concat())).path(), formats());
+    let blocks: [(&str, &[usize]); 4] = [
+        ("mlp.experts.gate_up_proj_blocks", &[3, 64, 2, 16]),
+        ("mlp.experts.gate_up_proj_scales", &[3, 64, 2]),
+        ("mlp.experts.down_proj_blocks", &[3, 64, 1, 16]),
+        ("mlp.experts.down_proj_scales", &[3, 64, 1]),
+    ];
+    let mut config = config;
+    config["quantization_config"] = json!({"quant_method": "mxfp4"});
+    check(made(config, &with_ends(&[common.as_slice(), &blocks].concat())).path(), formats());
 }
 
 #[test]

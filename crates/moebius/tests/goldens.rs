@@ -1,23 +1,14 @@
 //! Every family against reference outputs of Hugging Face transformers: hidden states after each layer,
 //! routing, logits and greedy continuations, within the tolerances that come with each set.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams, ScoreOptions};
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-/// The sets that come with the project, or those of the directory that `MOEBIUS_GOLDENS` names.
-fn goldens() -> Vec<PathBuf> {
-    let bundled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/goldens");
-    let root = std::env::var_os("MOEBIUS_GOLDENS").map_or_else(bundled, PathBuf::from);
-    let entries = std::fs::read_dir(&root).expect("the project has goldens");
-    let mut dirs: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
-    dirs.retain(|dir| dir.join("golden.json").is_file());
-    dirs.sort();
-    assert!(dirs.len() >= 5, "expected a set for each family in {}", root.display());
-    dirs
-}
+use support::goldens;
 
 struct Golden {
     dir: PathBuf,

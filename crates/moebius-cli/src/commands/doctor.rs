@@ -1,13 +1,15 @@
 //! `moebius doctor`.
 
-use moebius::Health;
+mod router;
+
 use moebius::metering::format::si;
+use moebius::{Finding, Health};
 use serde::Serialize;
 
-use crate::args::{DoctorArgs, OutputArgs};
+use crate::args::{DoctorArgs, DoctorCommand, OutputArgs};
 use crate::errors::Result;
 use crate::table::facts;
-use crate::terminal::{GOOD, WARNING, print, remark};
+use crate::terminal::{GOOD, WARNING, print, printable, remark};
 use crate::{json, version};
 
 #[derive(Serialize)]
@@ -26,17 +28,20 @@ struct Report<'a> {
     cache_dir: Option<String>,
     cache_entries: Option<usize>,
     cache_bytes: Option<u64>,
-    findings: Vec<Finding<'a>>,
+    findings: Vec<Found<'a>>,
 }
 
 #[derive(Serialize)]
-struct Finding<'a> {
+struct Found<'a> {
     what: &'a str,
     hint: &'a str,
 }
 
-/// Looks at this machine.
+/// Looks at this machine, or at what the command names.
 pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
+    if let Some(DoctorCommand::Router(args)) = &args.command {
+        return router::router(args);
+    }
     if !args.json.json {
         remark(output, "measuring the memory ...");
     }
@@ -46,7 +51,6 @@ pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
 }
 
 fn report(health: &Health) -> Report<'_> {
-    let findings = health.findings.iter().map(|f| Finding { what: &f.what, hint: &f.hint }).collect();
     let cache = health.cache.as_ref();
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -63,8 +67,25 @@ fn report(health: &Health) -> Report<'_> {
         cache_dir: cache.map(|(cache, _)| cache.dir().display().to_string()),
         cache_entries: cache.map(|(_, entries)| entries.len()),
         cache_bytes: cache.map(|(_, entries)| entries.iter().map(|entry| entry.bytes).sum()),
-        findings,
+        findings: found(&health.findings),
     }
+}
+
+fn found(findings: &[Finding]) -> Vec<Found<'_>> {
+    findings.iter().map(|Finding { what, hint }| Found { what, hint }).collect()
+}
+
+/// Findings with their hints; `well` where there are none.
+fn advice(findings: &[Found<'_>], well: &str) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let (what, hint) = (printable(finding.what), printable(finding.hint));
+        text += &format!("{WARNING}!{WARNING:#} {what}\n  hint: {hint}\n");
+    }
+    if findings.is_empty() {
+        text += &format!("{GOOD}{well}{GOOD:#}\n");
+    }
+    text
 }
 
 fn text(health: &Health) -> String {
@@ -88,11 +109,5 @@ fn text(health: &Health) -> String {
         ("cache", report.cache_dir.map_or("none".into(), |dir| format!("{dir} ({kept})"))),
     ]);
     text.push('\n');
-    for finding in &report.findings {
-        text += &format!("{WARNING}!{WARNING:#} {}\n  hint: {}\n", finding.what, finding.hint);
-    }
-    if report.findings.is_empty() {
-        text += &format!("{GOOD}All is well.{GOOD:#}\n");
-    }
-    text
+    text + &advice(&report.findings, "All is well.")
 }

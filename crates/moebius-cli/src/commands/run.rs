@@ -88,6 +88,7 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     let meter = args.report.meter().unwrap_or(io::stderr().is_terminal() && !output.quiet && !json);
     let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
     session.options.record_routes = args.report.route;
+    session.options.logprobs = json;
     if args.system.is_some() && session.model.chat_template().is_none() {
         let hint = "leave out --system, or put what it says into the prompt";
         return Err(CliError::Hinted(Error::NoChatTemplate, hint.into()));
@@ -151,6 +152,7 @@ impl Session {
             stop: sampling.stop.clone(),
             ignore_eos: sampling.ignore_eos,
             record_routes: false,
+            logprobs: false,
         };
         Session { model, options, interrupt, meter, output, load, seed }
     }

@@ -25,13 +25,17 @@ struct Report<'a> {
     context: usize,
     attention: &'a str,
     moe: Option<Moe<'a>>,
+    mtp_layers: usize,
+    text_part_of: Option<&'a str>,
     total_parameters: u64,
     active_parameters: u64,
+    active_parameters_without_embedding: u64,
     weight_bytes: Option<u64>,
     packed: Option<String>,
     parts: Vec<Part>,
     cache_bytes_per_token: u64,
     cache_bytes_full_context: u64,
+    cache_bytes_per_sequence: u64,
     tokenizer_tokens: Option<usize>,
     chat_template: bool,
     bos_token_id: Option<u32>,
@@ -99,13 +103,17 @@ impl<'a> Report<'a> {
             context: info.context,
             attention: &info.attention,
             moe,
+            mtp_layers: info.mtp_layers,
+            text_part_of: info.text_part_of.as_deref(),
             total_parameters: info.total_parameters(),
             active_parameters: info.active_parameters(),
+            active_parameters_without_embedding: info.active_without_embedding(),
             weight_bytes: info.weight_bytes(),
             packed: info.packed.map(|formats| formats.to_string()),
             parts: info.tally.iter().map(part).collect(),
             cache_bytes_per_token: info.cache_bytes_per_token,
             cache_bytes_full_context: info.cache_bytes_per_token.saturating_mul(info.context as u64),
+            cache_bytes_per_sequence: info.cache_bytes_per_sequence,
             tokenizer_tokens: text.tokens,
             chat_template: text.chat_template,
             bos_token_id: info.bos_token_id,
@@ -127,34 +135,27 @@ impl<'a> Report<'a> {
             Some(moe) => rows.extend(moe.facts(self.layers)),
             None => rows.push(("experts", "none: all layers are dense".into())),
         }
+        if let Some(whole) = self.text_part_of {
+            rows.push(("left out", format!("what is not text in this `{}`", printable(whole))));
+        }
+        if self.mtp_layers > 0 {
+            let layers = if self.mtp_layers == 1 { "layer" } else { "layers" };
+            rows.push((
+                "left out",
+                format!("{} {layers} that would predict further tokens (MTP)", self.mtp_layers),
+            ));
+        }
         if let Some(formats) = &self.packed {
             rows.push(("weights", format!("packed, {formats}: mapped as they lie")));
         }
-        let (total, active) = (self.total_parameters as f64, self.active_parameters as f64);
-        let share = percent((total > 0.0).then(|| active / total));
-        let (per_token, full) = (self.cache_bytes_per_token as f64, self.cache_bytes_full_context as f64);
         let tokenizer = match self.tokenizer_tokens {
             Some(tokens) => format!("{tokens} tokens"),
             None => "none: the model takes token ids only".into(),
         };
         rows.extend([
-            (
-                "parameters",
-                format!(
-                    "{} in all, {} active per token ({share})",
-                    si(Some(total), ""),
-                    si(Some(active), "")
-                ),
-            ),
+            ("parameters", self.parameters()),
             ("context", format!("{} tokens", self.context)),
-            (
-                "KV cache",
-                format!(
-                    "{} per token, {} for the full context",
-                    si(Some(per_token), "B"),
-                    si(Some(full), "B")
-                ),
-            ),
+            ("KV cache", self.cache()),
             ("vocabulary", format!("{} rows", self.vocab_size)),
             ("tokenizer", tokenizer),
             ("chat template", if self.chat_template { "yes" } else { "no" }.into()),
@@ -164,6 +165,27 @@ impl<'a> Report<'a> {
             ),
         ]);
         facts(&rows)
+    }
+
+    fn parameters(&self) -> String {
+        let (total, active) = (self.total_parameters, self.active_parameters);
+        let share = percent((total > 0).then(|| active as f64 / total as f64));
+        let number = |count: u64| si(Some(count as f64), "");
+        let text = format!("{} in all, {} active per token ({share})", number(total), number(active));
+        match self.active_parameters_without_embedding {
+            without if without == active => text,
+            without => format!("{text}, {} without the embedding table", number(without)),
+        }
+    }
+
+    fn cache(&self) -> String {
+        let bytes = |bytes: u64| si(Some(bytes as f64), "B");
+        let (token, full) = (bytes(self.cache_bytes_per_token), bytes(self.cache_bytes_full_context));
+        let text = format!("{token} per token, {full} for the full context");
+        match self.cache_bytes_per_sequence {
+            0 => text,
+            states => format!("{text}, and states of {} per sequence", bytes(states)),
+        }
     }
 
     fn table(&self) -> String {

@@ -3,15 +3,17 @@
 //! A battery computes runs of the rows of a fixed problem: all of them, runs of several sizes, and again. Every
 //! row must be the same each time, bit for bit.
 
+mod recurrence;
+
 use std::ops::Range;
 
-use moebius_backend::{Activation, Backend, Pairing};
+use moebius_backend::{Activation, Backend, ExpertSpec, Linear, Pairing, WeightFormat};
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
 use super::experts::Loaded;
-use super::linear::{for_each_format, load};
-use super::ops::{angles, attend, rope_table, sequence};
+use super::linear::{for_each_format, load, load_heads, matrices};
+use super::ops::{ACTIVATIONS, angles, attend, rope_table, sequence};
 use crate::Failure;
 use crate::failure::ensure;
 use crate::fixtures::{Matrix, Samples, expert_spec, fitted, tensor, values_of};
@@ -32,10 +34,44 @@ struct Output {
 
 type Battery = fn(&dyn Backend, &[Range<usize>]) -> Result<Vec<Output>, Failure>;
 
-const BATTERIES: [Battery; 4] = [linear, experts, small_operations, attention];
+const BATTERIES: [Battery; 6] =
+    [linear, heads, experts, small_operations, attention, recurrence::recurrences];
 
 pub fn linear_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
     runs_equal_the_whole(backend, linear)
+}
+
+pub fn head_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, heads)
+}
+
+pub fn projections_together_have_the_bits_of_each_alone(backend: &dyn Backend) -> Result<(), Failure> {
+    const INPUTS: usize = 512; // whole blocks of every format
+    let mut samples = Samples::new(55);
+    let mut linears = Vec::new();
+    for_each_format(|format| {
+        for outputs in [65, 16] {
+            let matrix = Matrix::sampled(&mut samples, "projection", format, (outputs, INPUTS))?;
+            let bias = (outputs == 16).then(|| samples.vector(outputs));
+            linears.extend(load(backend, &matrix, bias)?);
+        }
+        Ok(())
+    })?;
+    let linears: Vec<&dyn Linear> = linears.iter().map(|linear| linear.as_ref()).collect();
+    for tokens in [0, 1, 9] {
+        let x = samples.vector(tokens * INPUTS);
+        let x = tensor(&x, &[tokens, INPUTS], &backend.info().device)?;
+        let together = backend.ops().project(&linears, &x)?;
+        ensure(together.len() == linears.len(), || format!("{} outputs", together.len()))?;
+        for (linear, together) in linears.iter().zip(&together) {
+            let shape = [tokens, linear.spec().outputs];
+            let alone = values_of(&linear.forward(&x)?, &shape)?;
+            same(&alone, &values_of(together, &shape)?, || {
+                format!("{tokens} tokens in {}, alone and with others", linear.spec().format)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 pub fn expert_rows_do_not_depend_on_their_batch(backend: &dyn Backend) -> Result<(), Failure> {
@@ -63,6 +99,10 @@ pub fn attention_does_not_depend_on_other_sequences(backend: &dyn Backend) -> Re
         same(&alone, &together, || format!("{case:?}, three sequences alone and together"))?;
     }
     Ok(())
+}
+
+pub fn recurrences_do_not_depend_on_how_a_sequence_was_cut(backend: &dyn Backend) -> Result<(), Failure> {
+    runs_equal_the_whole(backend, recurrence::recurrences)
 }
 
 pub fn the_same_call_gives_the_same_bits(backend: &dyn Backend) -> Result<(), Failure> {
@@ -126,28 +166,57 @@ fn linear(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, F
     Ok(outputs)
 }
 
+fn heads(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
+    let mut outputs = Vec::new();
+    for_each_format(|format| {
+        for (heads, rows, inputs) in [(3, 65, 100), (2, 32, 17)] {
+            let inputs = fitted(inputs, format);
+            let mut samples = Samples::new(56);
+            let matrices = matrices(&mut samples, format, heads, (rows, inputs))?;
+            let Some(loaded) = load_heads(backend, &matrices)? else { continue };
+            let x = samples.vector(ROWS * heads * inputs);
+            let label = format!("{heads} heads of {rows} x {inputs} in {format}");
+            outputs.push(Output::of(label, heads * rows, runs, |run| {
+                let x = &x[run.start * heads * inputs..run.end * heads * inputs];
+                let x = tensor(x, &[run.len(), heads, inputs], &backend.info().device)?;
+                values_of(&loaded.forward(&x)?, &[run.len(), heads, rows])
+            })?);
+        }
+        Ok(())
+    })?;
+    Ok(outputs)
+}
+
 fn experts(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<Output>, Failure> {
     let mut outputs = Vec::new();
     for_each_format(|format| {
         let mut seen = Vec::new();
-        for (sizes, choice, target) in [
-            ((100, 65), (6, 3), WeightTarget::Output),
-            ((33, 17), (4, 1), WeightTarget::Input),
-            ((16, 31), (1, 1), WeightTarget::Output),
-            ((17, 16), (5, 5), WeightTarget::Output),
+        let clamped = Activation::ClampedSwiglu { limit: 0.5 };
+        for (sizes, choice, target, (activation, gated, biases)) in [
+            ((100, 65), (6, 3), WeightTarget::Output, (Activation::Silu, true, false)),
+            ((33, 17), (4, 1), WeightTarget::Input, (Activation::Silu, true, false)),
+            ((16, 31), (1, 1), WeightTarget::Output, (Activation::Silu, true, false)),
+            ((17, 16), (5, 5), WeightTarget::Output, (Activation::Silu, true, false)),
+            ((33, 40), (6, 3), WeightTarget::Output, (Activation::ReluSquared, false, false)),
+            ((40, 33), (6, 3), WeightTarget::Output, (clamped, true, true)),
         ] {
-            let mut samples = Samples::new(52);
-            let spec = expert_spec(format, choice.0, sizes);
-            let sizes = (spec.hidden, spec.intermediate);
-            if seen.contains(&sizes) {
+            // What these do beside their products is the same in every format.
+            if (!gated || biases) && ![WeightFormat::F32, WeightFormat::Q8_0].contains(&format) {
                 continue;
             }
-            seen.push(sizes);
+            let mut samples = Samples::new(52);
+            let spec = ExpertSpec { activation, gated, biases, ..expert_spec(format, choice.0, sizes) };
+            let sizes = (spec.hidden, spec.intermediate);
+            let kind = (sizes, gated, biases);
+            if seen.contains(&kind) {
+                continue;
+            }
+            seen.push(kind);
             let Some(loaded) = Loaded::new(backend, &mut samples, spec)? else { continue };
             let width = loaded.bank.spec.hidden;
             let x = samples.vector(ROWS * width);
             let routing = samples.routing(ROWS, choice, target);
-            let label = format!("{} of {} experts {sizes:?} in {format}", choice.1, choice.0);
+            let label = format!("{} of {} experts {sizes:?} in {format}, {activation}", choice.1, choice.0);
             outputs.push(Output::of(label, width, runs, |rows| {
                 let x = loaded.tensor(&x[rows.start * width..rows.end * width])?;
                 let out = loaded.experts.forward(&x, &part_of(&routing, rows.clone()), &Meter::new())?;
@@ -186,7 +255,16 @@ fn small_operations(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<
         outputs.push(Output::of(format!("rms_norm of {width}"), width, runs, |rows| {
             values_of(&ops.rms_norm(&part(&x, rows)?, &weight, 1e-5)?, &[rows.len(), width])
         })?);
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        outputs.push(Output::of(format!("layer_norm of {width}"), width, runs, |rows| {
+            let out = ops.layer_norm(&part(&x, rows)?, &weight, Some(&weight), 1e-5)?;
+            values_of(&out, &[rows.len(), width])
+        })?);
+        for activation in ACTIVATIONS {
+            if !activation.needs_gate() {
+                outputs.push(Output::of(format!("{activation} alone of {width}"), width, runs, |rows| {
+                    values_of(&ops.activate(activation, &part(&x, rows)?)?, &[rows.len(), width])
+                })?);
+            }
             outputs.push(Output::of(format!("{activation} of {width}"), width, runs, |rows| {
                 let out = ops.glu(activation, &part(&x, rows)?, &part(&y, rows)?)?;
                 values_of(&out, &[rows.len(), width])
@@ -245,7 +323,24 @@ fn until(cache: &[f32], filled: usize, (capacity, width): (usize, usize)) -> Vec
     cache
 }
 
-fn attention_cases() -> [AttentionCase; 3] {
-    let case = AttentionCase { heads: 4, kv_heads: 2, head_dim: 33, value_dim: 17, scale: 0.2, window: None };
-    [case, AttentionCase { window: Some(3), ..case }, AttentionCase { head_dim: 64, value_dim: 100, ..case }]
+fn attention_cases() -> [AttentionCase; 6] {
+    let case = AttentionCase {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 33,
+        value_dim: 17,
+        scale: 0.2,
+        window: None,
+        chunk: None,
+        sinks: None,
+        shared: false,
+    };
+    [
+        AttentionCase { window: Some(3), ..case.clone() },
+        AttentionCase { head_dim: 64, value_dim: 100, ..case.clone() },
+        AttentionCase { chunk: Some(5), ..case.clone() },
+        AttentionCase { sinks: Some(vec![0.5, -3.0, 2.0, 0.0]), ..case.clone() },
+        AttentionCase { shared: true, ..case.clone() },
+        case,
+    ]
 }

@@ -1,5 +1,12 @@
 //! Banks of experts against f64, and what they tell the meter.
 
+mod kinds;
+
+pub use kinds::{
+    biases_are_added_before_activation_and_weight, every_activation_agrees_with_f64,
+    experts_without_a_gate_agree_with_f64,
+};
+
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
@@ -114,35 +121,44 @@ pub fn most_experts_may_be_empty(backend: &dyn Backend) -> Result<(), Failure> {
 }
 
 pub fn the_meter_counts_exactly_what_was_routed(backend: &dyn Backend) -> Result<(), Failure> {
-    for_each_bank(backend, (9, (33, 17)), |loaded, samples| {
-        let meter = Meter::new();
-        let mut expected = ExpertCounts::default();
-        for (tokens, top_k) in [(1, 1), (7, 2), (33, 9)] {
-            let routing = samples.routing(tokens, (9, top_k), WeightTarget::Output);
-            let x = loaded.tensor(&loaded.inputs(samples, tokens))?;
-            loaded.experts.forward(&x, &routing, &meter)?;
-            expected = expected + count(&loaded.bank, &routing);
-        }
-        let layer = loaded.bank.spec.layer;
-        let mut counts = Counts::default();
-        counts.layers.insert(layer, expected);
-        for (part, work) in Part::ALL.into_iter().zip(&mut counts.parts) {
-            if part == Part::Experts {
-                let (macs, weight_bytes) = (expected.executed_macs, expected.weight_bytes);
-                *work = Work { macs, weight_bytes, cache_bytes: 0 };
-            }
-        }
-        let got = meter.snapshot();
-        ensure(got == counts, || format!("expected {counts:?}, got {got:?}"))
+    for_each_bank(backend, (9, (33, 17)), counts_exactly)?;
+    for_each_format(|format| {
+        let gateless = ExpertSpec { gated: false, biases: true, ..expert_spec(format, 9, (33, 17)) };
+        let mut samples = Samples::new(25);
+        let Some(loaded) = Loaded::new(backend, &mut samples, gateless)? else { return Ok(()) };
+        counts_exactly(&loaded, &mut samples).map_err(|failure| failure.at("without a gate"))
     })
+}
+
+fn counts_exactly(loaded: &Loaded, samples: &mut Samples) -> Result<(), Failure> {
+    let meter = Meter::new();
+    let mut expected = ExpertCounts::default();
+    for (tokens, top_k) in [(1, 1), (7, 2), (33, 9)] {
+        let routing = samples.routing(tokens, (9, top_k), WeightTarget::Output);
+        let x = loaded.tensor(&loaded.inputs(samples, tokens))?;
+        loaded.experts.forward(&x, &routing, &meter)?;
+        expected = expected + count(&loaded.bank, &routing);
+    }
+    let layer = loaded.bank.spec.layer;
+    let mut counts = Counts::default();
+    counts.layers.insert(layer, expected);
+    for (part, work) in Part::ALL.into_iter().zip(&mut counts.parts) {
+        if part == Part::Experts {
+            let (macs, weight_bytes) = (expected.executed_macs, expected.weight_bytes);
+            *work = Work { macs, weight_bytes, cache_bytes: 0 };
+        }
+    }
+    let got = meter.snapshot();
+    ensure(got == counts, || format!("expected {counts:?}, got {got:?}"))
 }
 
 /// What one call does, counted from the ids and the stored bytes.
 fn count(bank: &Bank, routing: &Routing) -> ExpertCounts {
     let pairs = routing.all_experts().len() as u64;
     let distinct = routing.all_experts().iter().collect::<BTreeSet<_>>().len() as u64;
-    let macs = bank.matrices[..3].iter().map(|matrix| matrix.values.len() as u64).sum::<u64>();
-    let bytes = bank.matrices[..3].iter().map(|matrix| matrix.bytes.len() as u64).sum::<u64>();
+    let expert = &bank.matrices[..if bank.spec.gated { 3 } else { 2 }];
+    let macs = expert.iter().map(|matrix| matrix.values.len() as u64).sum::<u64>();
+    let bytes = expert.iter().map(|matrix| matrix.bytes.len() as u64).sum::<u64>();
     let (tokens, n_experts) = (routing.tokens() as u64, bank.spec.n_experts as u64);
     ExpertCounts {
         tokens,

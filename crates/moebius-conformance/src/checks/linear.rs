@@ -1,5 +1,13 @@
 //! Dense projections against f64, and embedding rows against the stored weights.
 
+mod heads;
+
+pub use heads::{
+    each_head_has_a_matrix_of_its_own, inputs_for_other_heads_are_errors,
+    strided_inputs_of_heads_agree_with_f64,
+};
+pub(super) use heads::{load_heads, matrices};
+
 use candle_core::{DType, Device};
 use moebius_backend::{Backend, Linear, WeightFormat, WeightSpec};
 

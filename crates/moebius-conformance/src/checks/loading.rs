@@ -1,8 +1,10 @@
 //! What may be loaded, what is refused, and when memory is given back.
 
+use std::sync::{Mutex, PoisonError};
+
 use moebius_backend::{
-    Backend, Error, ExpertSource, ExpertSpec, LinearSpec, Projection, Result as BackendResult, WeightFormat,
-    WeightSpec, WeightView,
+    Activation, Backend, Error, ExpertSource, ExpertSpec, LinearSpec, Projection, Result as BackendResult,
+    WeightFormat, WeightSpec, WeightView,
 };
 use moebius_metering::Meter;
 use moebius_router::WeightTarget;
@@ -52,7 +54,18 @@ pub fn impossible_sizes_are_refused_before_loading(backend: &dyn Backend) -> Res
         for (outputs, inputs) in [(0, 256), (16, 0), (usize::MAX, 512), (1 << 40, 1 << 40)] {
             let spec = LinearSpec { name: "projection".into(), inputs, outputs, format };
             ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Linear(&spec)))?;
+            ensure_refused(&format!("2 of {spec:?}"), backend.supports(&WeightSpec::Heads(&spec, 2)))?;
         }
+        for heads in [0, usize::MAX] {
+            let spec = LinearSpec { name: "heads".into(), inputs: 256, outputs: 16, format };
+            ensure_refused(
+                &format!("{heads} of {spec:?}"),
+                backend.supports(&WeightSpec::Heads(&spec, heads)),
+            )?;
+        }
+        let activation = Activation::ClampedSwiglu { limit: 7.0 };
+        let gateless = ExpertSpec { gated: false, activation, ..expert_spec(format, 4, (16, 16)) };
+        ensure_refused(&format!("{gateless:?}"), backend.supports(&WeightSpec::Experts(&gateless)))?;
         for (n_experts, sizes) in [(0, (16, 16)), (4, (0, 16)), (4, (16, 0)), (usize::MAX, (16, 16))] {
             let spec = expert_spec(format, n_experts, sizes);
             ensure_refused(&format!("{spec:?}"), backend.supports(&WeightSpec::Experts(&spec)))?;
@@ -97,8 +110,31 @@ pub fn the_pages_of_a_projection_are_released_once(backend: &dyn Backend) -> Res
     })
 }
 
+pub fn each_heads_matrix_is_asked_for_and_released_once(backend: &dyn Backend) -> Result<(), Failure> {
+    for_each_supported(backend, |matrix, spec| {
+        if backend.supports(&WeightSpec::Heads(spec, 3)).is_err() {
+            return Ok(());
+        }
+        let (pages, asked) = (Pages::default(), Mutex::new(Vec::new()));
+        let source = |head| {
+            asked.lock().unwrap_or_else(PoisonError::into_inner).push(head);
+            Ok(matrix.view().backed_by(&pages))
+        };
+        backend.load_heads(spec, 3, &source)?;
+        let mut asked = asked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        asked.sort_unstable();
+        let released = (pages.releases(), pages.releases_of(&matrix.bytes));
+        ensure(asked == [0, 1, 2] && released == (3, 3), || {
+            format!(
+                "heads {asked:?} of 3 were asked for, {} of {} releases were whole",
+                released.1, released.0
+            )
+        })
+    })
+}
+
 pub fn each_expert_matrix_is_asked_for_and_released_once(backend: &dyn Backend) -> Result<(), Failure> {
-    for_each_bank(backend, |bank| {
+    for_each_kind(backend, |bank| {
         let loaded = backend.load_experts(&bank.spec, &bank)?;
         ensure(*loaded.spec() == bank.spec, || format!("spec() changed: {:?}", loaded.spec()))?;
         for (matrix, asked) in bank.matrices.iter().zip(bank.asked()) {
@@ -135,6 +171,10 @@ pub fn weights_that_are_not_finite_are_errors_that_name_the_tensor(
                     Matrix::new(&*matrix.name, matrix.format, (matrix.rows, matrix.cols), &matrix.values)?;
                 broken.set(index, bad)?;
                 names_tensor(&matrix.name, backend.load_linear(spec, broken.view(), None))?;
+                if backend.supports(&WeightSpec::Heads(spec, 2)).is_ok() {
+                    let source = |head| Ok(if head == 0 { matrix.view() } else { broken.view() });
+                    names_tensor(&matrix.name, backend.load_heads(spec, 2, &source))?;
+                }
             }
             Ok(())
         })?;
@@ -190,6 +230,37 @@ pub fn a_bias_of_the_wrong_length_is_an_error(backend: &dyn Backend) -> Result<(
         }
         Ok(())
     })
+}
+
+/// A source whose biases are a value short or long.
+struct Misfit(Bank, Projection, isize);
+
+impl ExpertSource for Misfit {
+    fn get(&self, expert: usize, projection: Projection) -> BackendResult<WeightView<'_>> {
+        self.0.get(expert, projection)
+    }
+
+    fn bias(&self, expert: usize, projection: Projection) -> BackendResult<Vec<f32>> {
+        let mut bias = self.0.bias(expert, projection)?;
+        if (expert, projection) == (1, self.1) {
+            bias.resize(bias.len().saturating_add_signed(self.2), 0.0);
+        }
+        Ok(bias)
+    }
+}
+
+pub fn biases_of_experts_that_do_not_fit_are_errors(backend: &dyn Backend) -> Result<(), Failure> {
+    for (projection, by) in Projection::ALL.into_iter().flat_map(|part| [-1, 1].map(|by| (part, by))) {
+        for_each_kind(backend, |bank| {
+            let spec = bank.spec.clone();
+            if !(spec.biases && spec.projections().contains(&projection)) {
+                return Ok(());
+            }
+            let loaded = backend.load_experts(&spec, &Misfit(bank, projection, by));
+            ensure_refused(&format!("a bias of {projection:?} that is off by {by}"), loaded)
+        })?;
+    }
+    Ok(())
 }
 
 /// A source whose last matrix is missing.
@@ -303,13 +374,32 @@ fn for_each_supported(
 /// A bank of three experts, wider than their inner vectors, in each supported format.
 fn for_each_bank(
     backend: &dyn Backend,
+    check: impl FnMut(Bank) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for_each_bank_of(backend, &[(true, false)], check)
+}
+
+/// The same with and without gates and biases.
+fn for_each_kind(
+    backend: &dyn Backend,
+    check: impl FnMut(Bank) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for_each_bank_of(backend, &[(true, false), (true, true), (false, false), (false, true)], check)
+}
+
+fn for_each_bank_of(
+    backend: &dyn Backend,
+    kinds: &[(bool, bool)],
     mut check: impl FnMut(Bank) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     for_each_format(|format| {
-        let spec = expert_spec(format, 3, (format.block_len() + 33, 17));
-        if backend.supports(&WeightSpec::Experts(&spec)).is_err() {
-            return Ok(());
+        for &(gated, biases) in kinds {
+            let spec = expert_spec(format, 3, (format.block_len() + 33, 17));
+            let spec = ExpertSpec { gated, biases, ..spec };
+            if backend.supports(&WeightSpec::Experts(&spec)).is_ok() {
+                check(Bank::sampled(&mut Samples::new(13), spec)?)?;
+            }
         }
-        check(Bank::sampled(&mut Samples::new(13), spec)?)
+        Ok(())
     })
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Tensor};
 use moebius_backend::{
-    AttentionSpan, AttentionSpec, Backend, BackendInfo, ExpertBank, ExpertSource, ExpertSpec, Linear,
-    LinearSpec, Ops, Pairing, Projection, Result, RopeTable, Unsupported, WeightFormat, WeightSpec,
-    WeightView,
+    AttentionSpan, AttentionSpec, Backend, BackendInfo, DeltaRule, ExpertBank, ExpertSource, ExpertSpec,
+    HeadLinear, Linear, LinearSpec, Ops, Pairing, Projection, Result, RopeTable, SelectiveScan, Unsupported,
+    WeightFormat, WeightSpec, WeightView,
 };
 use moebius_conformance::ReferenceBackend;
 use moebius_metering::Meter;
@@ -38,8 +38,16 @@ pub(crate) enum Fault {
     TouchesUnfilledCache,
     ExchangesPairings,
     ForgetsEps,
+    ForgetsMean,
+    ForgetsSinks,
+    ForgetsChunks,
+    OneMatrixForAllHeads,
+    DropsExpertBiases,
+    ForgetsStates,
+    LastBitOfStates,
     LastBitOfBatches,
     LastBitOfEveryFifthCall,
+    LastBitOfNeighbours,
 }
 
 pub(crate) struct Faulty {
@@ -110,6 +118,16 @@ impl Backend for Faulty {
         Ok(Box::new(FaultyLinear { inner: linear, fault: self.fault, calls: self.calls.clone() }))
     }
 
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        let one = self.fault == Fault::OneMatrixForAllHeads;
+        self.inner.load_heads(spec, heads, &|head| source(if one { 0 } else { head }))
+    }
+
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
         let source = FaultySource { inner: source, fault: self.fault };
         let inner = self.inner.load_experts(spec, &source)?;
@@ -149,6 +167,14 @@ impl ExpertSource for FaultySource<'_> {
             drop(self.inner.get(expert, projection)?);
         }
         self.inner.get(expert, projection)
+    }
+
+    fn bias(&self, expert: usize, projection: Projection) -> Result<Vec<f32>> {
+        let mut bias = self.inner.bias(expert, projection)?;
+        if self.fault == Fault::DropsExpertBiases {
+            bias.fill(0.0);
+        }
+        Ok(bias)
     }
 }
 
@@ -224,9 +250,26 @@ fn rewritten(routing: &Routing, weights: Vec<f32>, target: WeightTarget) -> Resu
 }
 
 impl Ops for Faulty {
+    fn project(&self, linears: &[&dyn Linear], x: &Tensor) -> Result<Vec<Tensor>> {
+        let mut outputs = self.inner.ops().project(linears, x)?;
+        if let (Fault::LastBitOfNeighbours, [_, second, ..]) = (self.fault, outputs.as_mut_slice()) {
+            *second = nudged(second)?;
+        }
+        Ok(outputs)
+    }
+
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let eps = if self.fault == Fault::ForgetsEps { f32::MIN_POSITIVE } else { eps };
         self.inner.ops().rms_norm(x, weight, eps)
+    }
+
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        let out = self.inner.ops().layer_norm(x, weight, bias, eps)?;
+        if self.fault != Fault::ForgetsMean {
+            return Ok(out);
+        }
+        let out = self.inner.ops().rms_norm(x, weight, eps)?;
+        Ok(bias.map_or(Ok(out.clone()), |bias| out.broadcast_add(bias))?)
     }
 
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
@@ -244,7 +287,16 @@ impl Ops for Faulty {
         let out = match self.fault {
             Fault::WindowOffByOne => {
                 let window = spec.window.map(|window| window + 1);
-                self.inner.ops().attention(q, spans, &AttentionSpec { window, ..*spec })?
+                self.inner.ops().attention(q, spans, &AttentionSpec { window, ..spec.clone() })?
+            }
+            // What is refused stays refused.
+            Fault::ForgetsSinks => {
+                self.inner.ops().attention(q, spans, spec)?;
+                self.inner.ops().attention(q, spans, &AttentionSpec { sinks: None, ..spec.clone() })?
+            }
+            Fault::ForgetsChunks => {
+                self.inner.ops().attention(q, spans, spec)?;
+                self.inner.ops().attention(q, spans, &AttentionSpec { chunk: None, ..spec.clone() })?
             }
             _ => self.inner.ops().attention(q, spans, spec)?,
         };
@@ -254,5 +306,38 @@ impl Ops for Faulty {
         // A masked product still reads what it multiplies with zero.
         let touched = (spans[0].values.sum_all()? * 0.0)?;
         Ok(out.broadcast_add(&touched)?)
+    }
+
+    fn causal_conv(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        state: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let (out, next) = self.inner.ops().causal_conv(x, weight, bias, &self.remembered(state)?)?;
+        Ok((out, self.left(next)?))
+    }
+
+    fn delta_rule(&self, inputs: &DeltaRule<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (out, next) = self.inner.ops().delta_rule(inputs, &self.remembered(state)?)?;
+        Ok((out, self.left(next)?))
+    }
+
+    fn selective_scan(&self, inputs: &SelectiveScan<'_>, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (out, next) = self.inner.ops().selective_scan(inputs, &self.remembered(state)?)?;
+        Ok((out, self.left(next)?))
+    }
+}
+
+impl Faulty {
+    /// The state that a recurrence begins with.
+    fn remembered(&self, state: &Tensor) -> Result<Tensor> {
+        if self.fault == Fault::ForgetsStates { Ok(state.zeros_like()?) } else { Ok(state.clone()) }
+    }
+
+    /// The state that it leaves.
+    fn left(&self, state: Tensor) -> Result<Tensor> {
+        if self.fault == Fault::LastBitOfStates { nudged(&state) } else { Ok(state) }
     }
 }

@@ -55,7 +55,7 @@ fn only_the_groups_that_were_asked_for_run() {
     let report =
         accept_groups(&Faulty::new(Fault::LastBitOfBatches), &[Group::Linear]).expect("within tolerance");
     assert!(report.passed.iter().all(|&(group, _)| group == Group::Linear), "{report}");
-    assert_eq!(report.to_string(), "`faulty` (candle) passed 5 checks: linear 5");
+    assert_eq!(report.to_string(), "`faulty` (candle) passed 8 checks: linear 8");
 }
 
 #[test]
@@ -114,7 +114,13 @@ fn one_wrong_routing_weight_is_found() {
 fn weights_on_the_wrong_side_are_found() {
     finds_only(
         Fault::WeightsOnOutputsAlways,
-        &["experts::tokens_may_visit_every_expert", "experts::weights_on_inputs_agree_with_f64"],
+        &[
+            "experts::biases_are_added_before_activation_and_weight",
+            "experts::every_activation_agrees_with_f64",
+            "experts::experts_without_a_gate_agree_with_f64",
+            "experts::tokens_may_visit_every_expert",
+            "experts::weights_on_inputs_agree_with_f64",
+        ],
     );
 }
 
@@ -176,6 +182,35 @@ fn reading_beyond_the_filled_cache_is_found() {
 }
 
 #[test]
+fn forgotten_sinks_and_chunks_are_found() {
+    finds_only(Fault::ForgetsSinks, &["ops::sinks_take_their_share_of_attention"]);
+    finds_only(Fault::ForgetsChunks, &["ops::attention_sees_no_earlier_chunk"]);
+}
+
+#[test]
+fn a_mean_that_is_not_taken_away_is_found() {
+    finds(Fault::ForgetsMean, "ops::layer_norm_agrees_with_f64");
+}
+
+#[test]
+fn one_matrix_for_all_heads_is_found() {
+    finds(Fault::OneMatrixForAllHeads, "linear::each_head_has_a_matrix_of_its_own");
+    finds(Fault::OneMatrixForAllHeads, "loading::each_heads_matrix_is_asked_for_and_released_once");
+}
+
+#[test]
+fn biases_of_experts_that_are_dropped_are_found() {
+    finds_only(
+        Fault::DropsExpertBiases,
+        &[
+            "experts::biases_are_added_before_activation_and_weight",
+            "experts::every_activation_agrees_with_f64",
+            "experts::experts_without_a_gate_agree_with_f64",
+        ],
+    );
+}
+
+#[test]
 fn exchanged_rotary_pairings_are_found() {
     finds(Fault::ExchangesPairings, "ops::rope_agrees_with_f64");
 }
@@ -186,11 +221,36 @@ fn a_forgotten_eps_is_found() {
 }
 
 #[test]
+fn a_state_that_is_forgotten_is_found() {
+    finds_only(
+        Fault::ForgetsStates,
+        &[
+            "ops::causal_conv_agrees_with_f64",
+            "ops::delta_rule_agrees_with_f64",
+            "ops::selective_scan_agrees_with_f64",
+        ],
+    );
+}
+
+#[test]
+fn a_state_that_loses_its_last_bit_between_calls_is_found() {
+    let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfStates), &[Group::Bitwise]);
+    assert_eq!(failed, ["bitwise::recurrences_do_not_depend_on_how_a_sequence_was_cut".to_owned()].into());
+}
+
+#[test]
 fn a_last_bit_that_depends_on_the_batch_is_found_by_the_bitwise_checks_alone() {
     accept_groups(&Faulty::new(Fault::LastBitOfBatches), &Group::VALUES).expect("within tolerance");
     let bitwise = ["expert_rows_do_not_depend_on_their_batch", "linear_rows_do_not_depend_on_their_batch"];
     let expected = bitwise.map(|check| format!("bitwise::{check}")).into();
     assert_eq!(failed_by(&Faulty::row_by_row(Fault::LastBitOfBatches), &[Group::Bitwise]), expected);
+}
+
+#[test]
+fn a_last_bit_that_depends_on_other_projections_is_found() {
+    let check = "bitwise::projections_together_have_the_bits_of_each_alone";
+    let failed = failed_by(&Faulty::row_by_row(Fault::LastBitOfNeighbours), &[Group::Bitwise]);
+    assert_eq!(failed, [check.to_owned()].into());
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn sampler(params: SamplingParams) -> Sampler {
 }
 
 fn choose(params: SamplingParams, logits: &[f32], history: &[u32]) -> u32 {
-    sampler(params).sample(logits, history).expect("a distribution").token
+    sampler(params).sample(logits, history).expect("a distribution")
 }
 
 /// The ids, ascending, that a sampler may draw.
@@ -45,8 +45,7 @@ fn the_default_is_greedy_and_ties_go_to_the_lower_id() {
 fn a_vocabulary_of_one_token_leaves_no_choice() {
     for params in [SamplingParams::default(), drawing()] {
         let params = SamplingParams { top_k: Some(5), top_p: 0.5, min_p: 0.5, ..params };
-        let choice = sampler(params).sample(&[-3.0], &[0]).expect("one token");
-        assert_eq!(choice, Choice { token: 0, logprob: 0.0 });
+        assert_eq!(choose(params, &[-3.0], &[0]), 0);
     }
 }
 
@@ -158,11 +157,26 @@ fn a_penalty_beyond_the_range_of_floats_neither_masks_nor_breaks() {
 }
 
 #[test]
-fn the_log_probability_is_that_of_the_model_whatever_the_filters() {
-    let params = SamplingParams { temperature: 0.3, top_k: Some(1), repeat_penalty: 2.0, ..drawing() };
-    let choice = sampler(params).sample(&tenths(&[2, 5, 3]), &[2]).expect("a distribution");
-    assert_eq!(choice.token, 1);
-    assert!((choice.logprob - 0.5f32.ln()).abs() < 1e-6, "{choice:?}");
+fn the_log_probability_is_the_logarithm_of_the_softmax() {
+    let logprob = log_softmax_at(&tenths(&[2, 5, 3]), 1);
+    assert!((logprob - 0.5f32.ln()).abs() < 1e-6, "{logprob}");
+}
+
+#[test]
+fn the_most_likely_token_is_found_wherever_it_stands() {
+    for len in [1, ARGMAX_BLOCK - 1, ARGMAX_BLOCK, ARGMAX_BLOCK + 1, 3 * ARGMAX_BLOCK + 7] {
+        for place in [0, len / 2, len - 1] {
+            let mut logits = vec![-2.0; len];
+            logits[place] = -1.0;
+            assert_eq!(argmax(&logits), Ok(place as u32), "{len}");
+            logits[len - 1] = -1.0;
+            assert_eq!(argmax(&logits), Ok(place as u32), "of two the lower, {len}");
+            logits[place] = f32::NAN;
+            logits[len - 1] = f32::INFINITY;
+            let token = place.min(len - 1) as u32;
+            assert_eq!(argmax(&logits), Err(SamplerError::NotFinite { token }), "{len}");
+        }
+    }
 }
 
 #[test]
@@ -181,7 +195,7 @@ fn check_frequencies(params: SamplingParams, logits: &[f32], expected: &[f64]) {
     let mut sampler = sampler(params);
     let mut counts = vec![0u32; logits.len()];
     for _ in 0..DRAWS {
-        counts[sampler.sample(logits, &[]).expect("a distribution").token as usize] += 1;
+        counts[sampler.sample(logits, &[]).expect("a distribution") as usize] += 1;
     }
     for (token, (&count, &share)) in counts.iter().zip(expected).enumerate() {
         let sigma = (share * (1.0 - share) / f64::from(DRAWS)).sqrt();
@@ -216,7 +230,7 @@ fn extreme_temperatures_are_argmax_and_uniform() {
 #[test]
 fn samplers_do_not_disturb_each_other() {
     let logits: Vec<f32> = (0..50).map(|token| (token as f32 * 0.7).sin()).collect();
-    let draw = |sampler: &mut Sampler| sampler.sample(&logits, &[]).expect("a distribution").token;
+    let draw = |sampler: &mut Sampler| sampler.sample(&logits, &[]).expect("a distribution");
     let mut alone = sampler(drawing());
     let expected: Vec<u32> = (0..100).map(|_| draw(&mut alone)).collect();
     let (mut together, mut other) = (sampler(drawing()), sampler(SamplingParams { seed: 8, ..drawing() }));
@@ -232,7 +246,7 @@ fn samplers_do_not_disturb_each_other() {
 #[test]
 fn the_first_draws_of_a_seed_are_fixed() {
     let mut sampler = sampler(SamplingParams { seed: 42, ..drawing() });
-    let draws: Vec<u32> = (0..8).map(|_| sampler.sample(&[0.0; 1000], &[]).expect("uniform").token).collect();
+    let draws: Vec<u32> = (0..8).map(|_| sampler.sample(&[0.0; 1000], &[]).expect("uniform")).collect();
     assert_eq!(draws, [681, 950, 427, 627, 288, 149, 308, 803]);
 }
 

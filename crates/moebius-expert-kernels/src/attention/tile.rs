@@ -4,7 +4,8 @@
 //! of a chunk:  m = max s_j,  t = sum exp(s_j - m),  o = sum exp(s_j - m) v_j        s_j = scale q . k_j
 //! joined:      M = max(m, m'),  t e^(m - M) + t' e^(m' - M),  o e^(m - M) + o' e^(m' - M)
 //! ```
-//! Softmax in parts as in FlashAttention (arXiv 2205.14135).
+//! Softmax in parts as in FlashAttention (arXiv 2205.14135). A sink `s` joins last, as a part with `m' = s, t' = 1,
+//! o' = 0`.
 //!
 //! Shapes: queries `[rows, head_dim]`, keys `[positions, head_dim]`, values `[positions, value_dim]`.
 //! Invariants: chunks begin at multiples of [`CHUNK`] and are joined in ascending order, and a row adds its values key
@@ -27,17 +28,18 @@ pub(super) const ROWS: usize = 16;
 /// Values that are added to one row after another while they are in the nearest cache.
 const VALUES: usize = 32;
 
-/// Rows of one width.
+/// Rows of one width, each `stride` after the one before.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) values: &'a [f32],
     pub(super) width: usize,
+    pub(super) stride: usize,
 }
 
 impl<'a> Rows<'a> {
     #[inline(always)]
     fn row(&self, index: usize) -> &'a [f32] {
-        &self.values[index * self.width..][..self.width]
+        &self.values[index * self.stride..][..self.width]
     }
 }
 
@@ -46,6 +48,8 @@ pub(super) struct Tile<'a> {
     pub(super) queries: Vec<(&'a [f32], Range<usize>)>,
     pub(super) keys: Rows<'a>,
     pub(super) values: Rows<'a>,
+    /// For each of the tile's heads, or none. Heads vary fastest among the queries.
+    pub(super) sinks: &'a [f32],
     pub(super) scale: f32,
 }
 
@@ -176,9 +180,10 @@ impl Op for Join<'_, '_> {
     }
 }
 
-/// Divides the weighted values by the sum of their weights.
+/// Divides the weighted values by the sum of their weights and the sink's.
 pub(super) struct Finish<'a, 'b> {
     pub(super) softmax: &'a mut Softmax<'b>,
+    pub(super) sinks: &'a [f32],
 }
 
 impl Op for Finish<'_, '_> {
@@ -186,11 +191,20 @@ impl Op for Finish<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Softmax { total, sums, width, .. } = self.softmax;
-        for (sums, total) in sums.chunks_exact_mut(*width).zip(&**total) {
+        let Softmax { largest, total, sums, width } = self.softmax;
+        for (row, sums) in sums.chunks_exact_mut(*width).enumerate() {
+            let mut total = simd.splat(total[row]);
+            let mut weight = simd.splat(1.0);
+            if !self.sinks.is_empty() {
+                let sink = simd.splat(self.sinks[row % self.sinks.len()]);
+                let old = simd.splat(largest[row]);
+                let largest = simd.max(old, sink);
+                weight = exp(simd, simd.sub(old, largest));
+                total = simd.fma(total, weight, exp(simd, simd.sub(sink, largest)));
+            }
             for sums in sums.chunks_mut(LANES) {
-                let mean = simd.div(load_padded(simd, sums, 0.0), simd.splat(*total));
-                store_part(simd, mean, sums);
+                let sum = simd.mul(load_padded(simd, sums, 0.0), weight);
+                store_part(simd, simd.div(sum, total), sums);
             }
         }
     }

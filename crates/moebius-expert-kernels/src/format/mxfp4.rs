@@ -6,7 +6,7 @@
 //! Invariants: `2^-127`, the smallest scale of the format, counts as zero; 255 is not a number.
 
 use super::{
-    Dot, Unit, gather_quads, prefetch,
+    Dot, Unit, each_panel, gather_quads, prefetch,
     q4_0::{Nibbles, decode_nibbles, nibble},
 };
 use crate::{
@@ -104,16 +104,13 @@ impl Dot for UnitMxfp4 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        for (unit, sums) in units.into_iter().zip(&mut sums) {
+        each_panel!(P in [0 1 2 3], panel => {
+            let unit = units[panel];
             prefetch::<S, Self, R>(simd, unit, 0, 1);
-            let weight_scales = simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5));
-            *sums = Nibbles { quads: &unit.quads, table: Some(&CODES), offset: OFFSET }.add(
-                simd,
-                step,
-                weight_scales,
-                *sums,
-            );
-        }
+            let scales = simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5));
+            let nibbles = Nibbles { quads: &unit.quads, table: Some(&CODES), offset: OFFSET };
+            sums[panel] = nibbles.add(simd, step, scales, sums[panel]);
+        });
         sums
     }
 }

@@ -5,7 +5,9 @@
 
 use half::f16;
 
-use super::{Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch};
+use super::{
+    Dot, Unit, add_scaled, each_panel, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+};
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
@@ -89,16 +91,13 @@ impl Dot for UnitQ4_0 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        for (unit, sums) in units.into_iter().zip(&mut sums) {
+        each_panel!(P in [0 1 2 3], panel => {
+            let unit = units[panel];
             prefetch::<S, Self, R>(simd, unit, 0, 1);
-            let weight_scales = simd.widen_f16(&unit.scales);
-            *sums = Nibbles { quads: &unit.quads, table: None, offset: OFFSET }.add(
-                simd,
-                step,
-                weight_scales,
-                *sums,
-            );
-        }
+            let scales = simd.widen_f16(&unit.scales);
+            let nibbles = Nibbles { quads: &unit.quads, table: None, offset: OFFSET };
+            sums[panel] = nibbles.add(simd, step, scales, sums[panel]);
+        });
         sums
     }
 }

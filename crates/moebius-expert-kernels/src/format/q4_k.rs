@@ -9,7 +9,7 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, each_panel, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
     rounding::{nearest, range, rounded, sum, times},
 };
 use crate::{
@@ -235,15 +235,15 @@ impl Dot for UnitQ4K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for pair in 0..RUNS / 2 {
-            for panel in 0..P {
+            each_panel!(P in [0 1], panel => {
                 totals[panel] = units[panel].add_run::<S, R, false>(simd, step, pair, totals[panel]);
                 totals[panel] = units[panel].add_run::<S, R, true>(simd, step, pair, totals[panel]);
-            }
+            });
         }
         let mut sums = sums;
-        for panel in 0..P {
+        each_panel!(P in [0 1], panel => {
             sums[panel] = units[panel].scale(simd, step, totals[panel], sums[panel]);
-        }
+        });
         sums
     }
 }

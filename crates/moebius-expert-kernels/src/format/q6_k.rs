@@ -7,7 +7,7 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, each_panel, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
     rounding::{extreme, nearest, rounded, sum, times},
 };
 use crate::{
@@ -199,18 +199,18 @@ impl Dot for UnitQ6K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for stretch in 0..STRETCHES {
-            for (unit, totals) in units.iter().zip(&mut totals) {
-                *totals = unit.add_run::<S, R, 0>(simd, step, stretch, *totals);
-                *totals = unit.add_run::<S, R, 1>(simd, step, stretch, *totals);
-                *totals = unit.add_run::<S, R, 2>(simd, step, stretch, *totals);
-                *totals = unit.add_run::<S, R, 3>(simd, step, stretch, *totals);
-            }
+            each_panel!(P in [0 1], panel => {
+                totals[panel] = units[panel].add_run::<S, R, 0>(simd, step, stretch, totals[panel]);
+                totals[panel] = units[panel].add_run::<S, R, 1>(simd, step, stretch, totals[panel]);
+                totals[panel] = units[panel].add_run::<S, R, 2>(simd, step, stretch, totals[panel]);
+                totals[panel] = units[panel].add_run::<S, R, 3>(simd, step, stretch, totals[panel]);
+            });
         }
         let mut sums = sums;
-        for panel in 0..P {
+        each_panel!(P in [0 1], panel => {
             let d = simd.widen_f16(&units[panel].scales);
             sums[panel] = add_scaled(simd, totals[panel], (&step[SCALE], d), sums[panel]);
-        }
+        });
         sums
     }
 }

@@ -1,5 +1,5 @@
 use moebius_expert_kernels::{
-    Activation, ExpertRows, KernelError, Kernels, PackedExperts, PackedMatrix, WeightFormat,
+    Activation, ExpertBiases, ExpertRows, KernelError, Kernels, PackedExperts, PackedMatrix, WeightFormat,
 };
 use proptest::prelude::*;
 
@@ -10,11 +10,31 @@ struct Bank {
     packed: PackedExperts,
     matrices: [Vec<PackedMatrix>; 3],
     exact: Vec<[Vec<f32>; 3]>,
+    biases: Option<[Vec<f32>; 3]>,
+    kind: Kind,
     hidden: usize,
     intermediate: usize,
 }
 
+/// What experts there are beside the usual one.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    activation: Activation,
+    gated: bool,
+    biases: bool,
+}
+
+const SWIGLU: Kind = Kind { activation: Activation::Silu, gated: true, biases: false };
+
 fn bank(format: WeightFormat, n_experts: usize, hidden: usize, intermediate: usize) -> Bank {
+    bank_of(SWIGLU, format, (n_experts, hidden, intermediate))
+}
+
+fn bank_of(
+    kind: Kind,
+    format: WeightFormat,
+    (n_experts, hidden, intermediate): (usize, usize, usize),
+) -> Bank {
     let [hidden, intermediate] = [hidden, intermediate].map(|cols| fitting(format, cols));
     let mut packed: [Vec<PackedMatrix>; 3] = Default::default();
     let mut exact = Vec::new();
@@ -29,8 +49,17 @@ fn bank(format: WeightFormat, n_experts: usize, hidden: usize, intermediate: usi
     }
     let [gate, up, down] = packed.clone();
     let matrices = packed;
-    let packed = PackedExperts::new(gate, up, down, Activation::Silu).expect("shapes fit");
-    Bank { packed, matrices, exact, hidden, intermediate }
+    let gate = kind.gated.then_some(gate);
+    let mut packed = PackedExperts::new(gate, up, down, kind.activation).expect("shapes fit");
+    let biases = kind.biases.then(|| {
+        [(90, intermediate), (91, intermediate), (92, hidden)]
+            .map(|(seed, width)| values(n_experts * width, seed))
+    });
+    if let Some([gate, up, down]) = biases.clone() {
+        let (gate, up, down) = (kind.gated.then_some(gate), Some(up), Some(down));
+        packed = packed.with_biases(ExpertBiases { gate, up, down }).expect("biases fit");
+    }
+    Bank { packed, matrices, exact, biases, kind, hidden, intermediate }
 }
 
 /// Which experts each token takes, with weights; grouped by expert as the kernels want it.
@@ -64,7 +93,32 @@ fn times(weights: &[f32], x: &[f64]) -> Vec<f64> {
     weights.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
 }
 
+/// The inner vector of an expert.
+fn inner(activation: Activation, gate: Option<&[f64]>, up: &[f64]) -> Vec<f64> {
+    let act = |x: f64| match activation {
+        Activation::ReluSquared => x.max(0.0).powi(2),
+        _ => x / (1.0 + (-x).exp()),
+    };
+    let Some(gate) = gate else { return up.iter().map(|&up| act(up)).collect() };
+    let unit = |gate: f64, up: f64| match activation {
+        Activation::ClampedSwiglu { limit } => {
+            let limit = f64::from(limit);
+            let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
+            (up + 1.0) * gate / (1.0 + (-1.702 * gate).exp())
+        }
+        _ => act(gate) * up,
+    };
+    gate.iter().zip(up).map(|(&gate, &up)| unit(gate, up)).collect()
+}
+
 fn oracle(bank: &Bank, x: &[f32], pairs: &ExpertRows<'_>) -> Vec<f64> {
+    let biased = |mut sums: Vec<f64>, which: usize, expert: usize| {
+        if let Some(biases) = &bank.biases {
+            let biases = biases[which].chunks(sums.len()).nth(expert).expect("a bias for every expert");
+            sums.iter_mut().zip(biases).for_each(|(sum, bias)| *sum += f64::from(*bias));
+        }
+        sums
+    };
     let mut out = vec![0.0; x.len()];
     for (expert, [gate, up, down]) in bank.exact.iter().enumerate() {
         for pair in pairs.offsets[expert]..pairs.offsets[expert + 1] {
@@ -73,10 +127,11 @@ fn oracle(bank: &Bank, x: &[f32], pairs: &ExpertRows<'_>) -> Vec<f64> {
             let (before, after) = if pairs.weight_on_input { (weight, 1.0) } else { (1.0, weight) };
             let row = &x[token * bank.hidden..][..bank.hidden];
             let x: Vec<f64> = row.iter().map(|x| f64::from(*x) * before).collect();
-            let silu = times(gate, &x).into_iter().map(|g| g / (1.0 + (-g).exp()));
-            let inner: Vec<f64> = silu.zip(times(up, &x)).map(|(g, u)| g * u).collect();
+            let gate = bank.kind.gated.then(|| biased(times(gate, &x), 0, expert));
+            let inner = inner(bank.kind.activation, gate.as_deref(), &biased(times(up, &x), 1, expert));
             let out = &mut out[token * bank.hidden..];
-            out.iter_mut().zip(times(down, &inner)).for_each(|(out, y)| *out += after * y);
+            let y = biased(times(down, &inner), 2, expert);
+            out.iter_mut().zip(y).for_each(|(out, y)| *out += after * y);
         }
     }
     out
@@ -122,6 +177,27 @@ fn experts_agree_with_f64_on_every_isa_format_and_awkward_size() {
                 for tokens in [1, 2, 17] {
                     check(&kernels, &bank, &spread(tokens, 5), false);
                     check(&kernels, &bank, &spread(tokens, 5), true);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn experts_without_gates_with_biases_and_clamped_agree_with_f64() {
+    let kinds = [
+        Kind { activation: Activation::ReluSquared, gated: false, biases: false },
+        Kind { activation: Activation::Silu, gated: false, biases: true },
+        Kind { activation: Activation::ReluSquared, gated: true, biases: true },
+        Kind { activation: Activation::ClampedSwiglu { limit: 0.7 }, gated: true, biases: true },
+    ];
+    let formats = [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Q8_0];
+    for (kind, format) in kinds.into_iter().flat_map(|kind| formats.map(|format| (kind, format))) {
+        for (hidden, intermediate) in [(1, 1), (15, 17), (33, 31), (17, 257)] {
+            let bank = bank_of(kind, format, (5, hidden, intermediate));
+            for kernels in all_kernels() {
+                for (tokens, weight_on_input) in [(1, false), (2, true), (17, false), (17, true)] {
+                    check(&kernels, &bank, &spread(tokens, 5), weight_on_input);
                 }
             }
         }
@@ -225,21 +301,44 @@ fn a_token_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
 fn matrices_that_do_not_fit_together_are_refused() {
     let make = |format, rows, cols| matrix(format, rows, cols, 1).0;
     let (f32, bf16) = (WeightFormat::F32, WeightFormat::Bf16);
-    let join = |gate, up, down| PackedExperts::new(gate, up, down, Activation::Silu).err();
+    let join = |gate, up, down| PackedExperts::new(Some(gate), up, down, Activation::Silu).err();
     assert_eq!(join(vec![make(f32, 4, 3)], vec![make(f32, 4, 3)], vec![make(bf16, 3, 4)]), None);
     assert_eq!(join(vec![], vec![], vec![]), Some(KernelError::ZeroDimension { what: "experts" }));
     assert_eq!(
         join(vec![make(f32, 4, 3)], vec![], vec![make(f32, 3, 4)]),
-        Some(KernelError::Length { what: "up", expected: 1, got: 0 })
+        Some(KernelError::ZeroDimension { what: "experts" })
+    );
+    assert_eq!(
+        join(vec![], vec![make(f32, 4, 3)], vec![make(f32, 3, 4)]),
+        Some(KernelError::Length { what: "gate", expected: 1, got: 0 })
     );
     assert_eq!(
         join(vec![make(f32, 4, 3)], vec![make(f32, 4, 3)], vec![make(f32, 4, 3)]),
         Some(KernelError::Shape { projection: "down", expert: 0, expected: (3, 4), got: (4, 3) })
     );
     assert_eq!(
-        join(vec![make(f32, 4, 3)], vec![make(bf16, 4, 3)], vec![make(f32, 3, 4)]),
-        Some(KernelError::MixedFormats { projection: "up", expected: f32, got: bf16 })
+        join(vec![make(bf16, 4, 3)], vec![make(f32, 4, 3)], vec![make(f32, 3, 4)]),
+        Some(KernelError::MixedFormats { projection: "gate", expected: f32, got: bf16 })
     );
+    let clamped = Activation::ClampedSwiglu { limit: 7.0 };
+    let gateless = PackedExperts::new(None, vec![make(f32, 4, 3)], vec![make(f32, 3, 4)], clamped);
+    assert_eq!(gateless.err(), Some(KernelError::MissingGate));
+}
+
+#[test]
+fn biases_that_do_not_fit_the_bank_are_refused() {
+    let gated = bank(WeightFormat::F32, 2, 3, 4).packed;
+    let gateless = bank_of(Kind { gated: false, ..SWIGLU }, WeightFormat::F32, (2, 3, 4)).packed;
+    let refused = |bank: &PackedExperts, biases| bank.clone().with_biases(biases).err();
+    let none = ExpertBiases::default;
+    let of_gate = |len| ExpertBiases { gate: Some(vec![0.0; len]), ..none() };
+    let length = |what, expected, got| Some(KernelError::Length { what, expected, got });
+    assert_eq!(refused(&gated, of_gate(8)), None);
+    assert_eq!(refused(&gated, of_gate(4)), length("bias of gate", 8, 4));
+    assert_eq!(refused(&gateless, of_gate(8)), Some(KernelError::MissingGate));
+    let (up, down) = (Some(vec![0.0; 6]), Some(vec![0.0; 8]));
+    assert_eq!(refused(&gated, ExpertBiases { up, ..none() }), length("bias of up", 8, 6));
+    assert_eq!(refused(&gated, ExpertBiases { down, ..none() }), length("bias of down", 6, 8));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod attention;
 mod experts;
 mod formats;
+mod heads;
 mod matmul;
 mod packing;
 mod pool;

@@ -1,4 +1,4 @@
-use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, WeightFormat};
+use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, Product, WeightFormat};
 use proptest::prelude::*;
 
 use crate::support::{
@@ -117,6 +117,44 @@ fn isas_that_fuse_give_the_same_bits() {
             .collect();
         assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]), "{format}");
     }
+}
+
+#[test]
+fn products_of_the_same_inputs_have_the_bits_of_each_alone() {
+    let held = [WeightFormat::Q4_0, WeightFormat::Bf16, WeightFormat::Q8_0, WeightFormat::Q6K];
+    for kernels in all_kernels() {
+        for (threads, tokens) in [(1, 1), (2, 0), (2, 1), (3, 2), (2, 37)] {
+            let x = values(tokens * 256, 4);
+            let rows = [133, 7, 64, 300];
+            let matrices: Vec<_> =
+                held.iter().zip(rows).map(|(&f, rows)| matrix(f, rows, 256, 3).0).collect();
+            let biases = rows.map(|rows| (rows % 2 == 0).then(|| values(rows, 8)));
+            let mut outputs = rows.map(|rows| vec![f32::NAN; tokens * rows]);
+            let products = matrices.iter().zip(&biases).zip(&mut outputs);
+            let products =
+                products.map(|((weight, bias), out)| Product { weight, bias: bias.as_deref(), out });
+            kernels.matmul_each(&pool(threads), &x, products.collect()).expect("shapes fit");
+            for ((weight, bias), out) in matrices.iter().zip(&biases).zip(&outputs) {
+                let mut alone = vec![0.0; out.len()];
+                kernels.matmul(&pool(1), &x, weight, bias.as_deref(), &mut alone).expect("shapes fit");
+                assert_eq!(bits(out), bits(&alone), "{} {} {tokens}", kernels.name(), weight.format());
+            }
+        }
+    }
+}
+
+#[test]
+fn products_that_do_not_read_the_same_inputs_are_refused_before_any_is_written() {
+    let (narrow, wide) = (matrix(WeightFormat::F32, 3, 4, 1).0, matrix(WeightFormat::F32, 3, 5, 1).0);
+    let (mut first, mut second) = ([7.0; 6], [7.0; 6]);
+    let products = vec![
+        Product { weight: &narrow, bias: None, out: &mut first },
+        Product { weight: &wide, bias: None, out: &mut second },
+    ];
+    let refused = Kernels::detect().matmul_each(&pool(1), &values(8, 1), products);
+    assert_eq!(refused, Err(KernelError::Length { what: "cols", expected: 4, got: 5 }));
+    assert_eq!((first, second), ([7.0; 6], [7.0; 6]));
+    assert_eq!(Kernels::detect().matmul_each(&pool(1), &values(8, 1), Vec::new()), Ok(()));
 }
 
 #[test]

@@ -72,19 +72,100 @@ fn gated_activations_agree_with_f64() {
         0.5 * x * (1.0 + t.tanh())
     };
     for kernels in all_kernels() {
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::ReluSquared] {
+            let act = |x: f64| match activation {
+                Activation::Silu => silu(x),
+                Activation::GeluTanh => gelu(x),
+                _ => x.max(0.0) * x.max(0.0),
+            };
             let mut out = vec![0.0; gate.len()];
             kernels.glu(activation, &gate, &up, &mut out).expect("shapes fit");
-            let expected: Vec<f64> = gate
-                .iter()
-                .zip(&up)
-                .map(|(&g, &u)| {
-                    let gate = f64::from(g);
-                    f64::from(u) * if activation == Activation::Silu { silu(gate) } else { gelu(gate) }
-                })
-                .collect();
+            let terms = gate.iter().zip(&up).map(|(&gate, &up)| (f64::from(gate), f64::from(up)));
+            let expected: Vec<f64> = terms.map(|(gate, up)| act(gate) * up).collect();
             let scale: Vec<f64> = expected.iter().map(|y| y.abs().max(0.1)).collect();
-            assert_close(&out, &expected, &scale, 1e-6, &format!("{} {activation:?}", kernels.name()));
+            let case = format!("{} {activation:?}", kernels.name());
+            assert_close(&out, &expected, &scale, 1e-6, &case);
+
+            let mut out = gate.clone();
+            kernels.activate(activation, &mut out).expect("it needs no gate");
+            let expected: Vec<f64> = gate.iter().map(|&x| act(f64::from(x))).collect();
+            let scale: Vec<f64> = expected.iter().map(|y| y.abs().max(0.1)).collect();
+            assert_close(&out, &expected, &scale, 1e-6, &format!("{case} alone"));
+        }
+    }
+}
+
+#[test]
+fn gelu_is_within_3e7_of_its_input() {
+    // The integral of the density, by Simpson's rule from zero on: exact to 1e-12 in steps of this size.
+    let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let (step, mut integral) = (1e-3, 0.0);
+    let mut inputs = Vec::new();
+    let mut expected = Vec::new();
+    for i in 0..9000 {
+        let x = f64::from(i) * step;
+        let rounded = f64::from(x as f32);
+        let half = integral + density(x) * (rounded - x);
+        inputs.extend([x as f32, -x as f32]);
+        expected.extend([rounded * (0.5 + half), -rounded * (0.5 - half)]);
+        integral += step / 6.0 * (density(x) + 4.0 * density(x + step / 2.0) + density(x + step));
+    }
+    let scale: Vec<f64> = inputs.iter().map(|x| f64::from(x.abs())).collect();
+    for kernels in all_kernels() {
+        let mut out = inputs.clone();
+        kernels.activate(Activation::Gelu, &mut out).expect("it needs no gate");
+        assert_close(&out, &expected, &scale, 3e-7, kernels.name());
+        let mut edges = [f32::NAN, 1e30, -1e30, 0.0];
+        kernels.activate(Activation::Gelu, &mut edges).expect("it needs no gate");
+        assert!(edges[0].is_nan(), "{}", kernels.name());
+        assert_eq!(edges[1..], [1e30, 0.0, 0.0], "{}", kernels.name());
+    }
+}
+
+#[test]
+fn clamped_swiglu_limits_gates_from_above_and_up_on_both_sides() {
+    let gate: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.05).collect();
+    let up: Vec<f32> = values(gate.len(), 2).iter().map(|up| up * 20.0).collect();
+    let expected: Vec<f64> = (gate.iter().zip(&up))
+        .map(|(&gate, &up)| (f64::from(gate).min(7.0), f64::from(up).clamp(-7.0, 7.0)))
+        .map(|(gate, up)| (up + 1.0) * gate / (1.0 + (-1.702 * gate).exp()))
+        .collect();
+    let scale: Vec<f64> = expected.iter().map(|y| y.abs().max(1.0)).collect();
+    let activation = Activation::ClampedSwiglu { limit: 7.0 };
+    for kernels in all_kernels() {
+        let mut out = vec![0.0; gate.len()];
+        kernels.glu(activation, &gate, &up, &mut out).expect("shapes fit");
+        assert_close(&out, &expected, &scale, 1e-6, kernels.name());
+        assert_eq!(kernels.activate(activation, &mut out), Err(KernelError::MissingGate));
+    }
+}
+
+#[test]
+fn layer_norm_agrees_with_f64_and_its_rows_stand_alone() {
+    for (row_len, offset) in SIZES.into_iter().flat_map(|len| [0.0, 10.0].map(|offset| (len, offset))) {
+        let x: Vec<f32> = values(3 * row_len, 4).iter().map(|x| x + offset).collect();
+        let (weight, bias) = (values(row_len, 5), values(row_len, 6));
+        for bias in [None, Some(&bias[..])] {
+            let mut expected = Vec::new();
+            for row in x.chunks(row_len) {
+                let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / row_len as f64;
+                let variance =
+                    row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / row_len as f64;
+                let root = (variance + f64::from(1e-5f32)).sqrt();
+                expected.extend(row.iter().enumerate().map(|(i, x)| {
+                    (f64::from(*x) - mean) / root * f64::from(weight[i])
+                        + bias.map_or(0.0, |bias| f64::from(bias[i]))
+                }));
+            }
+            let scale = vec![1.0 + 100.0 * f64::from(offset); expected.len()];
+            for kernels in all_kernels() {
+                let mut out = vec![f32::NAN; 3 * row_len];
+                kernels.layer_norm(&x, &weight, bias, 1e-5, &mut out).expect("shapes fit");
+                assert_close(&out, &expected, &scale, 1e-6, &format!("{} {row_len}", kernels.name()));
+                let mut last = vec![f32::NAN; row_len];
+                kernels.layer_norm(&x[2 * row_len..], &weight, bias, 1e-5, &mut last).expect("shapes fit");
+                assert_eq!(bits(&last), bits(&out[2 * row_len..]), "{} alone", kernels.name());
+            }
         }
     }
 }
@@ -165,6 +246,7 @@ fn slices_of_the_wrong_length_are_named() {
     let mut out = [0.0; 4];
     assert_eq!(kernels.rms_norm(&[0.0; 4], &[1.0; 3], 0.0, 2, &mut out), length("weight", 2, 3));
     assert_eq!(kernels.rms_norm(&[0.0; 4], &[1.0; 2], 0.0, 2, &mut out[..3]), length("out", 4, 3));
+    assert_eq!(kernels.layer_norm(&[0.0; 4], &[1.0; 2], Some(&[0.0]), 0.0, &mut out), length("bias", 2, 1));
     assert_eq!(kernels.softmax(&mut out, 3), Err(KernelError::NotAMultiple { what: "x", got: 4, of: 3 }));
     assert_eq!(kernels.glu(Activation::Silu, &[0.0; 4], &[0.0; 3], &mut out), length("up", 4, 3));
     let tables = RotaryTables { cos: &[1.0; 2], sin: &[0.0; 1], pairs: 1, layout: RotaryLayout::HalfSplit };

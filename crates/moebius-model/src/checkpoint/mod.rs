@@ -7,10 +7,12 @@
 //! shard's name never leads out of the checkpoint's directory; opening reads headers only; a packed matrix keeps the
 //! mapping of its file.
 
+mod encoded;
 mod header;
 mod index;
 mod mmap;
 mod packed;
+mod part;
 mod random;
 mod write;
 
@@ -29,9 +31,11 @@ use crate::{Error, Result};
 use mmap::MappedFile;
 use random::RandomFile;
 
+pub(crate) use encoded::{Encoding, FP8_BLOCK, FP8_SCALES};
 pub use packed::PACKING;
 pub(crate) use packed::Packed;
-pub(crate) use write::{Asked, PackedFile};
+pub(crate) use part::Part;
+pub(crate) use write::{Asked, AskedPart, PackedFile};
 
 /// An opened checkpoint directory, or random tensors.
 pub(crate) struct Checkpoint {
@@ -40,6 +44,10 @@ pub(crate) struct Checkpoint {
     tensors: BTreeMap<String, TensorEntry>,
     /// The choice behind its packed weights, if it has any.
     packing: Option<HeldFormats>,
+    /// Tensors that scale another one, and which.
+    companions: BTreeMap<String, String>,
+    /// Rows and columns that share a scale where elements are in FP8.
+    fp8_block: (usize, usize),
 }
 
 /// Where bytes come from.
@@ -73,6 +81,8 @@ pub(crate) struct TensorEntry {
     pub(crate) dtype: Dtype,
     /// Its matrices, if it is packed.
     pub(crate) packed: Option<Packed>,
+    /// How its elements are stored.
+    pub(crate) encoding: Encoding,
     file: usize,
     range: Range<usize>,
 }
@@ -83,36 +93,51 @@ impl TensorEntry {
         self.range.len()
     }
 
-    /// The weight format of its elements, if they are packed or plain floats of a known size.
+    /// The weight format of its elements, if they are packed, scaled or plain floats of a known size.
     pub(crate) fn format(&self) -> Option<WeightFormat> {
-        if let Some(packed) = &self.packed {
-            return Some(packed.format);
+        match (&self.packed, &self.encoding, self.dtype) {
+            (Some(packed), ..) => Some(packed.format),
+            (None, Encoding::Mxfp4 { .. }, _) => Some(WeightFormat::Mxfp4),
+            // No format has eight bits and a scale for each square, so they are multiplied out.
+            (None, Encoding::Fp8 { .. }, _) | (None, Encoding::Plain, Dtype::F32) => Some(WeightFormat::F32),
+            (None, Encoding::Plain, Dtype::BF16) => Some(WeightFormat::Bf16),
+            (None, Encoding::Plain, Dtype::F16) => Some(WeightFormat::F16),
+            (None, Encoding::Plain, _) => None,
         }
-        match self.dtype {
-            Dtype::F32 => Some(WeightFormat::F32),
-            Dtype::BF16 => Some(WeightFormat::Bf16),
-            Dtype::F16 => Some(WeightFormat::F16),
-            _ => None,
+    }
+
+    /// What its elements are held in when nothing else is asked for. The kernels of [`WeightFormat::Mxfp4`] round
+    /// activations, so elements of a checkpoint in that format are held in bf16, which has all of them.
+    pub(crate) fn exact_format(&self) -> Option<WeightFormat> {
+        match (&self.packed, &self.encoding) {
+            (None, Encoding::Mxfp4 { .. }) => Some(WeightFormat::Bf16),
+            _ => self.format(),
         }
     }
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir` and reads the headers of its files.
+    /// Opens the checkpoint in `dir` and reads the headers of its files. `fp8_block` are the rows and columns that
+    /// share a scale where elements are in FP8.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no checkpoint, [`Error::InvalidFile`] when a file is cut short,
-    /// damaged, or inconsistent with its index.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    /// damaged, or inconsistent with its index, [`Error::Tensors`] when scales are missing or misshapen.
+    pub(crate) fn open(dir: &Path, fp8_block: (usize, usize)) -> Result<Self> {
         let shards = index::shards(dir)?;
-        let mut checkpoint =
-            Checkpoint { files: Vec::new(), paths: Vec::new(), tensors: BTreeMap::new(), packing: None };
+        let mut checkpoint = Checkpoint::of(Vec::new(), BTreeMap::new());
         for path in &shards.files {
             checkpoint.add_file(path)?;
         }
         shards.check(|name| Some(&*shards.files[checkpoint.get(name)?.file]))?;
         checkpoint.paths = shards.files;
+        checkpoint.link_scales(fp8_block)?;
         Ok(checkpoint)
+    }
+
+    fn of(files: Vec<Source>, tensors: BTreeMap<String, TensorEntry>) -> Self {
+        let (paths, companions) = Default::default();
+        Checkpoint { files, paths, tensors, packing: None, companions, fp8_block: (1, 1) }
     }
 
     /// Random bf16 tensors of the given names and shapes.
@@ -130,14 +155,23 @@ impl Checkpoint {
             let range = start..end.ok_or_else(too_large)?;
             file.place(&name, start);
             start = range.end;
-            tensors.insert(name, TensorEntry { shape, dtype: Dtype::BF16, packed: None, file: 0, range });
+            let (dtype, encoding) = (Dtype::BF16, Encoding::Plain);
+            tensors.insert(name, TensorEntry { shape, dtype, packed: None, encoding, file: 0, range });
         }
-        Ok(Checkpoint { files: vec![Source::Random(file)], paths: Vec::new(), tensors, packing: None })
+        Ok(Checkpoint::of(vec![Source::Random(file)], tensors))
     }
 
     /// The tensor called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
+    }
+
+    /// Whether it has a tensor, or parts of it that were packed by themselves.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let parts = packed::parts_of(name);
+        let packed =
+            || self.tensors.range(parts.clone()..).next().is_some_and(|(name, _)| name.starts_with(&parts));
+        self.tensors.contains_key(name) || (self.packing.is_some() && packed())
     }
 
     /// Its files; none for random tensors.
@@ -165,6 +199,13 @@ impl Checkpoint {
         self.files[entry.file].read(entry.range.clone())
     }
 
+    /// Bytes that a matrix of this shape takes in a tensor.
+    pub(crate) fn stored_bytes(&self, name: &str, (rows, cols): (usize, usize)) -> usize {
+        let entry = &self.tensors[name];
+        let elements = entry.shape.iter().product::<usize>().max(1);
+        (entry.size_bytes() as u128 * (rows * cols) as u128 / elements as u128) as usize
+    }
+
     /// Whether two tensors have the same bytes. Leaves neither in memory.
     pub(crate) fn same_bytes(&self, a: &TensorEntry, b: &TensorEntry) -> bool {
         const PIECE_BYTES: usize = 16 << 20;
@@ -181,30 +222,79 @@ impl Checkpoint {
         })
     }
 
-    /// Matrix number `index` of a tensor that holds several of shape `(rows, cols)` one after another.
-    /// `None` when it is neither packed as such nor made of plain floats, or does not reach that far.
+    /// The tensor that `name` belongs to: the one that it scales, or itself.
+    pub(crate) fn owner<'n>(&'n self, name: &'n str) -> &'n str {
+        self.companions.get(name).map_or(name, String::as_str)
+    }
+
+    /// A matrix of shape `(rows, cols)` out of a tensor. It comes in the format that the tensor is packed in, or as it is
+    /// stored; where that is no format, in `held` or in plain floats. `None` when it does not lie in the tensor.
     pub(crate) fn matrix(
         &self,
+        (name, part): (&str, Part),
+        (rows, cols): (usize, usize),
+        held: WeightFormat,
+    ) -> Option<WeightView<'_>> {
+        if let Some((name, entry)) = self.packed_part(name, part) {
+            return self.packed_view(entry, &name, 0, (rows, cols));
+        }
+        let entry = self.get(name)?;
+        if entry.packed.is_some() {
+            return self.packed_view(entry, name, part.index((rows, cols))?, (rows, cols));
+        }
+        let (&all_cols, outer) = entry.shape.split_last()?;
+        if !part.fits((rows, cols), (outer.iter().product(), all_cols)) {
+            return None;
+        }
+        let source = &self.files[entry.file];
+        let span = part.span((rows, cols));
+        let row_bytes = entry.size_bytes() / outer.iter().product::<usize>();
+        let start = entry.range.start + span.start * row_bytes;
+        let bytes = source.read(start..start + span.len() * row_bytes);
+        let (format, gathered) = match (&entry.encoding, part) {
+            (Encoding::Plain, Part::Rows { step: 1, .. }) => {
+                let view = WeightView::new(name, entry.format()?, (rows, cols), bytes);
+                return Some(match source {
+                    Source::Mapped(file) => view.backed_by(&**file),
+                    Source::Random(_) => view,
+                });
+            }
+            (Encoding::Plain, _) => {
+                let format = entry.format()?;
+                (format, part.gather(&bytes, (rows, cols), all_cols, format.block_bytes()))
+            }
+            (Encoding::Fp8 { scales }, _) => {
+                let part = (part, (rows, cols));
+                (WeightFormat::F32, self.decode_fp8((&bytes, span), scales, part, all_cols)?)
+            }
+            (Encoding::Mxfp4 { scales }, Part::Rows { step, .. }) => {
+                let format = if held == WeightFormat::Mxfp4 { held } else { WeightFormat::Bf16 };
+                (format, self.decode_mxfp4((&bytes, span), scales, (step, (rows, cols)), format)?)
+            }
+            (Encoding::Mxfp4 { .. }, Part::Columns { .. }) => return None,
+        };
+        source.release(&bytes);
+        Some(WeightView::new(name, format, (rows, cols), gathered))
+    }
+
+    /// The tensor that a part was packed into by itself, with its name, if it was.
+    pub(crate) fn packed_part(&self, name: &str, part: Part) -> Option<(String, &TensorEntry)> {
+        self.packing?;
+        let name = packed::part_name(name, part);
+        let entry = self.get(&name).filter(|entry| entry.packed.is_some())?;
+        Some((name, entry))
+    }
+
+    fn packed_view(
+        &self,
+        entry: &TensorEntry,
         name: &str,
         index: usize,
-        (rows, cols): (usize, usize),
+        shape: (usize, usize),
     ) -> Option<WeightView<'_>> {
-        let entry = self.get(name)?;
-        if let Some(packed) = &entry.packed {
-            let bytes = self.packed_matrix(entry, packed, index).filter(|_| packed.matrix == (rows, cols))?;
-            return Some(WeightView::in_panels(name, packed.format, (rows, cols), bytes));
-        }
-        let format = entry.format()?;
-        let size = format.bytes_for(rows, cols)?;
-        let start = index.checked_mul(size)?;
-        let end = start.checked_add(size).filter(|&end| end <= entry.size_bytes())?;
-        let source = &self.files[entry.file];
-        let bytes = source.read(entry.range.start + start..entry.range.start + end);
-        let view = WeightView::new(name, format, (rows, cols), bytes);
-        Some(match source {
-            Source::Mapped(file) => view.backed_by(&**file),
-            Source::Random(_) => view,
-        })
+        let packed = entry.packed.as_ref().filter(|packed| packed.matrix == shape)?;
+        let bytes = self.packed_matrix(entry, packed, index)?;
+        Some(WeightView::in_panels(name, packed.format, shape, bytes))
     }
 
     /// The bytes of a packed matrix, which keep their file mapped.
@@ -217,7 +307,7 @@ impl Checkpoint {
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.
     pub(crate) fn floats(&self, name: &str) -> Option<Vec<f32>> {
-        let entry = self.get(name)?;
+        let entry = self.get(name).filter(|entry| entry.encoding == Encoding::Plain)?;
         let bytes = self.bytes(entry);
         let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
         match entry.dtype {
@@ -239,7 +329,8 @@ impl Checkpoint {
                 Some((shape, packed)) => (shape, Some(packed)),
                 None => (shape, None),
             };
-            let entry = TensorEntry { shape, dtype, packed, file: self.files.len(), range };
+            let (encoding, file) = (Encoding::Plain, self.files.len());
+            let entry = TensorEntry { shape, dtype, packed, encoding, file, range };
             if self.tensors.contains_key(&name) {
                 return Err(invalid(format!("tensor `{name}` is in two files of the checkpoint")));
             }

@@ -14,6 +14,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::header::Placed;
+use super::part::Part;
 use crate::formats::HeldFormats;
 
 /// The key of the text in the header's metadata.
@@ -25,6 +26,16 @@ const VERSION: u64 = 1;
 const LAYOUT: &str = "panels16";
 /// The layout and the version of packed files, as one word: a file with another one is not read.
 pub const PACKING: &str = "panels16-1";
+
+/// The name of a tensor that holds one part of another one, where its parts are not equal matrices in their order.
+pub(super) fn part_name(name: &str, part: Part) -> String {
+    format!("{}{part}", parts_of(name))
+}
+
+/// How the names of all parts of a tensor begin.
+pub(super) fn parts_of(name: &str) -> String {
+    format!("{name}: ")
+}
 
 /// The matrices of a packed tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

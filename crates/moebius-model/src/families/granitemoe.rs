@@ -12,10 +12,11 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeLayer,
-    Multipliers,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MlpConfig, MlpNames,
+    MoeConfig, MoeExtras, MoeLayer, Multipliers, SharedExpert,
 };
-use crate::loader::{ExpertLayout, Loader};
+use crate::layout::ExpertLayout;
+use crate::loader::Loader;
 use crate::model::Model;
 
 struct GraniteMoe {
@@ -26,10 +27,19 @@ struct GraniteMoe {
     attention_bias: bool,
     attention_multiplier: f64,
     multipliers: Multipliers,
+    shared_intermediate: Option<usize>,
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 2048, kv_heads: None };
+    read_with_shared(config, None)
+}
+
+/// Reads a configuration whose layers have a shared expert of this width, if they have one.
+pub(super) fn read_with_shared(
+    config: &Config,
+    shared_intermediate: Option<usize>,
+) -> Result<Box<dyn Architecture>> {
+    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 2048, ..Defaults::USUAL };
     let (n_experts, top_k) = experts(config, &["num_local_experts"])?;
     let multiplier = |key: &str| Ok::<_, crate::Error>(config.opt_number(key)?.unwrap_or(1.0));
     Ok(Box::new(GraniteMoe {
@@ -44,6 +54,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
             residual: multiplier("residual_multiplier")?,
             logits_divisor: config.opt_positive("logits_scaling")?.unwrap_or(1.0),
         },
+        shared_intermediate,
     }))
 }
 
@@ -61,12 +72,19 @@ impl GraniteMoe {
         }
     }
 
+    fn shared(&self, loader: &Loader<'_>, layer: &str) -> Result<Option<SharedExpert>> {
+        let Some(intermediate) = self.shared_intermediate else { return Ok(None) };
+        let names = MlpNames::Fused(["input_linear", "output_linear"]);
+        let mlp =
+            MlpConfig { names, ..MlpConfig::gated(self.base.hidden, intermediate, self.base.activation) };
+        SharedExpert::load(loader, &format!("{layer}.shared_mlp"), mlp).map(Some)
+    }
+
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("model.layers.{layer}");
         let moe = format!("{prefix}.block_sparse_moe");
-        let fused = |gate_up: &str, down: &str| ExpertLayout::Fused {
-            gate_up: format!("{moe}.{gate_up}"),
-            down: format!("{moe}.{down}"),
+        let fused = |gate_up: &str, down: &str| {
+            ExpertLayout::fused(format!("{moe}.{gate_up}"), format!("{moe}.{down}"))
         };
         let gate = match loader.has(&format!("{moe}.router.weight")) {
             true => format!("{moe}.router"),
@@ -83,18 +101,21 @@ impl GraniteMoe {
                 fused("input_linear.weight", "output_linear.weight"),
                 fused("experts.gate_up_proj", "experts.down_proj"),
             ],
+            extras: MoeExtras::default(),
         };
-        let moe = FeedForward::Moe(MoeLayer::load(loader, moe, None)?);
+        let moe = FeedForward::Moe(MoeLayer::load(loader, moe, self.shared(loader, &prefix)?)?);
         DecoderLayer::load(loader, &prefix, self.attention(), moe)
     }
 }
 
 impl Architecture for GraniteMoe {
     fn outline(&self) -> Outline {
+        let moe = MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate);
         Outline {
             base: self.base.clone(),
             attention: self.base.describe_attention(),
-            moe: Some(MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate)),
+            moe: Some(MoeInfo { shared_intermediate: self.shared_intermediate, ..moe }),
+            mtp_layers: 0,
         }
     }
 

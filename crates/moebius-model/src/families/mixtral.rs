@@ -10,8 +10,8 @@ use crate::Result;
 use crate::config::{Config, MAX_CONTEXT};
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeLayer,
-    Multipliers,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras,
+    MoeLayer, Multipliers,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -25,7 +25,8 @@ struct Mixtral {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e6, norm_eps: 1e-5, context: 131_072, kv_heads: Some(8) };
+    let defaults =
+        Defaults { rope_theta: 1e6, norm_eps: 1e-5, context: 131_072, kv_heads: Some(8), ..Defaults::USUAL };
     let (n_experts, top_k) = experts(config, &["num_local_experts", "num_experts"])?;
     config.irrelevant(&["router_jitter_noise", "use_sliding_window", "max_window_layers"]);
     Ok(Box::new(Mixtral {
@@ -61,6 +62,7 @@ impl Mixtral {
             router: self.router(),
             gate: format!("{block}.gate"),
             layouts: layouts(&format!("{block}.experts"), ["w1", "w3", "w2"]),
+            extras: MoeExtras::default(),
         };
         let moe = FeedForward::Moe(MoeLayer::load(loader, moe, None)?);
         DecoderLayer::load(loader, &prefix, self.attention(), moe)
@@ -74,6 +76,7 @@ impl Architecture for Mixtral {
             base: self.base.clone(),
             attention: self.base.describe_attention() + &window,
             moe: Some(MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate)),
+            mtp_layers: 0,
         }
     }
 

@@ -11,8 +11,8 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::MoeInfo;
 use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeLayer,
-    Multipliers, QkNorm,
+    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, MoeConfig, MoeExtras,
+    MoeLayer, Multipliers, QkNorm,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -28,7 +28,7 @@ struct Olmoe {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-5, context: 4096, kv_heads: None };
+    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-5, context: 4096, ..Defaults::USUAL };
     let (n_experts, top_k) = experts(config, &["num_experts", "num_local_experts"])?;
     Ok(Box::new(Olmoe {
         base: BaseConfig::read(config, defaults)?,
@@ -66,6 +66,7 @@ impl Olmoe {
             router: self.router(),
             gate: format!("{prefix}.mlp.gate"),
             layouts: layouts(&format!("{prefix}.mlp.experts"), GATE_UP_DOWN),
+            extras: MoeExtras::default(),
         };
         let moe = FeedForward::Moe(MoeLayer::load(loader, moe, None)?);
         DecoderLayer::load(loader, &prefix, self.attention(), moe)
@@ -79,6 +80,7 @@ impl Architecture for Olmoe {
             base: self.base.clone(),
             attention: self.base.describe_attention() + ", q/k norm over the projection" + &clip,
             moe: Some(MoeInfo::new(&self.router(), self.base.n_layers, self.intermediate)),
+            mtp_layers: 0,
         }
     }
 

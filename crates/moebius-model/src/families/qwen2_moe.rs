@@ -12,7 +12,7 @@ use crate::config::{Config, MAX_CONTEXT};
 use crate::info::MoeInfo;
 use crate::layers::{
     AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, Mlp, MlpConfig, MoeConfig,
-    MoeLayer, Multipliers, SharedExpert,
+    MoeExtras, MoeLayer, Multipliers, SharedExpert,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -33,7 +33,8 @@ struct Qwen2Moe {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(16) };
+    let defaults =
+        Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(16), ..Defaults::USUAL };
     let base = BaseConfig::read(config, defaults)?;
     let (n_experts, top_k) = experts(config, &["num_experts"])?;
     config.irrelevant(&["attention_bias"]);
@@ -93,7 +94,7 @@ impl Qwen2Moe {
     fn feed_forward(&self, loader: &Loader<'_>, layer: usize, mlp: &str) -> Result<FeedForward> {
         let BaseConfig { hidden, activation, .. } = self.base;
         if !self.sparse[layer] {
-            let dense = MlpConfig { hidden, intermediate: self.dense_intermediate, activation };
+            let dense = MlpConfig::gated(hidden, self.dense_intermediate, activation);
             return Ok(FeedForward::Dense(Mlp::load(loader, mlp, dense)?));
         }
         let moe = MoeConfig {
@@ -104,12 +105,13 @@ impl Qwen2Moe {
             router: self.router(),
             gate: format!("{mlp}.gate"),
             layouts: layouts(&format!("{mlp}.experts"), GATE_UP_DOWN),
+            extras: MoeExtras::default(),
         };
         let shared = SharedExpert::load_gated(
             loader,
             &format!("{mlp}.shared_expert"),
             &format!("{mlp}.shared_expert_gate"),
-            MlpConfig { hidden, intermediate: self.shared_intermediate, activation },
+            MlpConfig::gated(hidden, self.shared_intermediate, activation),
         )?;
         Ok(FeedForward::Moe(MoeLayer::load(loader, moe, Some(shared))?))
     }
@@ -137,6 +139,7 @@ impl Architecture for Qwen2Moe {
             base: self.base.clone(),
             attention: self.base.describe_attention() + &window,
             moe: (sparse_layers > 0).then_some(moe),
+            mtp_layers: 0,
         }
     }
 

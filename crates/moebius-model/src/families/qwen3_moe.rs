@@ -11,7 +11,7 @@ use crate::config::{Config, MAX_CONTEXT};
 use crate::info::MoeInfo;
 use crate::layers::{
     AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, FeedForward, Mlp, MlpConfig, MoeConfig,
-    MoeLayer, Multipliers, QkNorm,
+    MoeExtras, MoeLayer, Multipliers, QkNorm,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -29,7 +29,8 @@ struct Qwen3Moe {
 }
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
-    let defaults = Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(4) };
+    let defaults =
+        Defaults { rope_theta: 1e4, norm_eps: 1e-6, context: 32_768, kv_heads: Some(4), ..Defaults::USUAL };
     let base = BaseConfig::read(config, defaults)?;
     let (n_experts, top_k) = experts(config, &["num_experts", "num_local_experts"])?;
     config.irrelevant(&["max_window_layers", "layer_types", "sliding_window"]);
@@ -69,7 +70,7 @@ impl Qwen3Moe {
     fn feed_forward(&self, loader: &Loader<'_>, layer: usize, mlp: &str) -> Result<FeedForward> {
         let BaseConfig { hidden, activation, .. } = self.base;
         if !self.sparse[layer] {
-            let dense = MlpConfig { hidden, intermediate: self.dense_intermediate, activation };
+            let dense = MlpConfig::gated(hidden, self.dense_intermediate, activation);
             return Ok(FeedForward::Dense(Mlp::load(loader, mlp, dense)?));
         }
         let moe = MoeConfig {
@@ -80,6 +81,7 @@ impl Qwen3Moe {
             router: self.router(),
             gate: format!("{mlp}.gate"),
             layouts: layouts(&format!("{mlp}.experts"), GATE_UP_DOWN),
+            extras: MoeExtras::default(),
         };
         Ok(FeedForward::Moe(MoeLayer::load(loader, moe, None)?))
     }
@@ -100,6 +102,7 @@ impl Architecture for Qwen3Moe {
             base: self.base.clone(),
             attention: self.base.describe_attention() + ", q/k norm per head" + &window,
             moe: (sparse_layers > 0).then_some(moe),
+            mtp_layers: 0,
         }
     }
 

@@ -1,10 +1,11 @@
 //! What the configurations of decoder families have in common.
 
-use moebius_backend::Activation;
+use moebius_backend::{Activation, Pairing};
 
-use crate::cache::CacheSpec;
 use crate::config::{Config, MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, shown};
-use crate::layers::{AttentionConfig, DecoderConfig, Multipliers, QkNorm, RopeConfig};
+use crate::layers::{
+    AttentionConfig, DecoderConfig, DecoderNames, Multipliers, NormConfig, RopeConfig, RopeDefaults, RopeForm,
+};
 use crate::{Error, Result};
 
 /// What a family takes when a key is absent. Never borrowed from a neighbour.
@@ -18,6 +19,85 @@ pub(crate) struct Defaults {
     pub(crate) context: usize,
     /// `num_key_value_heads`; `None` is one for every query head.
     pub(crate) kv_heads: Option<usize>,
+    /// Width of a head; `None` is what the heads share of the width of the stream.
+    pub(crate) head_dim: Option<usize>,
+    /// `num_hidden_layers`, in families that say it in another way.
+    pub(crate) n_layers: Option<usize>,
+    /// `hidden_act`.
+    pub(crate) activation: Activation,
+    /// `tie_word_embeddings`.
+    pub(crate) tied: bool,
+    /// `partial_rotary_factor`, in families that have one.
+    pub(crate) partial_rotary: Option<f64>,
+    /// Which elements of a head turn together.
+    pub(crate) pairing: Pairing,
+    /// What the family says about rotations beside the usual.
+    pub(crate) rope_form: RopeForm,
+    /// Whether anything is rotated at all.
+    pub(crate) rotates: bool,
+    /// What keys are called.
+    pub(crate) keys: Keys,
+}
+
+impl Defaults {
+    /// What a family with the usual keys, an output projection of its own and rotation of whole heads in halves has to
+    /// change. The numbers are no family's.
+    pub(crate) const USUAL: Defaults = Defaults {
+        rope_theta: 1e4,
+        norm_eps: 1e-6,
+        context: 2048,
+        kv_heads: None,
+        head_dim: None,
+        n_layers: None,
+        activation: Activation::Silu,
+        tied: false,
+        partial_rotary: None,
+        pairing: Pairing::HalfSplit,
+        rope_form: RopeForm::Usual,
+        rotates: true,
+        keys: Keys::USUAL,
+    };
+
+    /// The same for rotations of heads of `head_dim`.
+    pub(crate) fn rope(&self, head_dim: usize, context: usize) -> RopeDefaults {
+        let Defaults { rope_theta: theta, partial_rotary: partial, pairing, rope_form: form, .. } = *self;
+        RopeDefaults { head_dim, theta, context, partial, pairing, form }
+    }
+}
+
+/// What families call what they all have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    /// Width of the residual stream, in any of these spellings.
+    pub(crate) hidden: &'static [&'static str],
+    /// Decoder layers.
+    pub(crate) layers: &'static [&'static str],
+    /// Query heads.
+    pub(crate) heads: &'static [&'static str],
+    /// Most positions of a sequence.
+    pub(crate) context: &'static [&'static str],
+    /// The non-linearity.
+    pub(crate) activation: &'static str,
+    /// Width of a head.
+    pub(crate) head_dim: &'static str,
+    /// What is added under the norms' root.
+    pub(crate) norm_eps: &'static str,
+    /// Whether the output projection is the embedding table.
+    pub(crate) tied: &'static str,
+}
+
+impl Keys {
+    /// What most call it.
+    pub(crate) const USUAL: Keys = Keys {
+        hidden: &["hidden_size"],
+        layers: &["num_hidden_layers"],
+        heads: &["num_attention_heads"],
+        context: &["max_position_embeddings"],
+        activation: "hidden_act",
+        head_dim: "head_dim",
+        norm_eps: "rms_norm_eps",
+        tied: "tie_word_embeddings",
+    };
 }
 
 /// Sizes that every decoder has.
@@ -57,20 +137,21 @@ impl BaseConfig {
     /// # Errors
     /// [`Error::Config`] for a missing or impossible value.
     pub(crate) fn read(config: &Config, defaults: Defaults) -> Result<Self> {
-        let hidden = config.width("hidden_size")?;
-        let heads = config.width("num_attention_heads")?;
+        let keys = defaults.keys;
+        let hidden = config.size_of(keys.hidden, MAX_WIDTH)?;
+        let heads = config.size_of(keys.heads, MAX_WIDTH)?;
         let kv_heads = config.opt_size_of(&["num_key_value_heads"], heads)?;
         let kv_heads = kv_heads.or(defaults.kv_heads).unwrap_or(heads);
         if heads % kv_heads != 0 {
             let reason = format!("expected a divisor of {heads} attention heads, got {kv_heads}");
             return Err(Error::config("num_key_value_heads", reason));
         }
-        let head_dim = match config.opt_size_of(&["head_dim"], MAX_WIDTH)? {
+        let head_dim = match config.opt_size_of(&[keys.head_dim], MAX_WIDTH)?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {
                 let reason = format!("expected a multiple of {heads} attention heads, got {hidden}");
-                return Err(Error::config("hidden_size", reason));
+                return Err(Error::config(keys.hidden[0], reason));
             }
         };
         if heads * head_dim > MAX_WIDTH {
@@ -78,58 +159,55 @@ impl BaseConfig {
                 format!("expected at most {MAX_WIDTH} over {heads} attention heads, got {head_dim} each");
             return Err(Error::config("head_dim", reason));
         }
-        let context = config.opt_size_of(&["max_position_embeddings"], MAX_CONTEXT)?;
+        let context = config.opt_size_of(keys.context, MAX_CONTEXT)?;
         let context = context.unwrap_or(defaults.context);
         Ok(BaseConfig {
             vocab_size: config.size_of(&["vocab_size"], MAX_VOCAB)?,
             hidden,
-            n_layers: config.size_of(&["num_hidden_layers"], MAX_LAYERS)?,
+            n_layers: match defaults.n_layers {
+                Some(n_layers) => n_layers,
+                None => config.size_of(keys.layers, MAX_LAYERS)?,
+            },
             heads,
             kv_heads,
             head_dim,
-            activation: activation(config)?,
-            norm_eps: config.opt_positive("rms_norm_eps")?.unwrap_or(defaults.norm_eps),
+            activation: activation(config, keys.activation, defaults.activation)?,
+            norm_eps: config.opt_positive(keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             context,
-            tied: config.flag_or("tie_word_embeddings", false)?,
-            rope: RopeConfig::read(config, head_dim, defaults.rope_theta, context)?,
+            tied: config.flag_or(keys.tied, defaults.tied)?,
+            rope: match defaults.rotates {
+                true => RopeConfig::read(config, defaults.rope(head_dim, context))?,
+                false => RopeConfig::none(config),
+            },
             eos_token_ids: token_ids(config, "eos_token_id")?,
             bos_token_id: token_ids(config, "bos_token_id")?.first().copied(),
         })
     }
 
-    /// Attention with these sizes, scaled by `1 / sqrt(head_dim)`, without norms, window or biases.
+    /// Attention with these sizes, see [`AttentionConfig::plain`].
     pub(crate) fn attention(&self) -> AttentionConfig {
-        AttentionConfig {
-            hidden: self.hidden,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-            scale: (self.head_dim as f64).powf(-0.5),
-            window: None,
-            qk_norm: QkNorm::None,
-            clip: None,
-            qkv_bias: false,
-            output_bias: false,
-            norm_eps: self.norm_eps,
-        }
+        AttentionConfig::plain(self.hidden, (self.heads, self.kv_heads, self.head_dim), self.norm())
     }
 
-    /// A decoder around `n_layers` layers of these sizes.
+    /// The form of every norm.
+    pub(crate) fn norm(&self) -> NormConfig {
+        NormConfig::rms(self.norm_eps)
+    }
+
+    /// A decoder around layers of these sizes.
     pub(crate) fn decoder(&self, multipliers: Multipliers) -> DecoderConfig {
         DecoderConfig {
             vocab_size: self.vocab_size,
             hidden: self.hidden,
+            context: self.context,
             tied: self.tied,
-            norm_eps: self.norm_eps,
-            rope: self.rope.clone(),
+            head_bias: false,
+            norm: self.norm(),
+            ropes: vec![self.rope.clone()],
             multipliers,
-            cache: self.cache(),
+            softcap: None,
+            names: DecoderNames::USUAL,
         }
-    }
-
-    /// What the cache holds for such a decoder.
-    pub(crate) fn cache(&self) -> CacheSpec {
-        CacheSpec { layers: vec![self.attention().cache(); self.n_layers], context: self.context }
     }
 
     /// The attention in words.
@@ -143,14 +221,17 @@ impl BaseConfig {
     }
 }
 
-/// `hidden_act`, in the spellings of the Hugging Face configurations.
-fn activation(config: &Config) -> Result<Activation> {
-    match config.opt_text("hidden_act")? {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+/// The non-linearity under `key`, in the spellings of the Hugging Face configurations.
+pub(crate) fn activation(config: &Config, key: &str, default: Activation) -> Result<Activation> {
+    match config.opt_text(key)? {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_python_tanh") => Ok(Activation::GeluTanh),
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("relu2") => Ok(Activation::ReluSquared),
         Some(other) => {
-            let reason = format!("expected `silu` or `gelu_pytorch_tanh`, got `{other}`");
-            Err(Error::config("hidden_act", reason))
+            let reason = format!("expected `silu`, `gelu`, `gelu_pytorch_tanh` or `relu2`, got `{other}`");
+            Err(Error::config(key, reason))
         }
     }
 }

@@ -3,8 +3,17 @@
 mod attention;
 mod base;
 mod decoder;
+mod delta_net;
 mod feed_forward;
+mod latent;
+mod mamba;
+mod mamba2;
+mod moe_stack;
+mod norm;
+mod parallel;
+mod recurrent;
 mod rope;
+mod short_conv;
 
 use std::sync::Arc;
 
@@ -12,16 +21,29 @@ use candle_core::Tensor;
 use moebius_backend::{Linear, Ops, RopeTable};
 use moebius_metering::{Meter, Part, Work};
 
-pub(crate) use attention::{Attention, AttentionConfig, QkNorm};
-pub(crate) use base::{BaseConfig, Defaults};
-pub(crate) use decoder::{Decoder, DecoderConfig, DecoderLayer, Multipliers};
-pub(crate) use feed_forward::{FeedForward, Mlp, MlpConfig, MoeConfig, MoeLayer, SharedExpert};
-pub(crate) use rope::RopeConfig;
+pub(crate) use attention::{
+    Attention, AttentionConfig, AttentionNames, InputNames, OutputGate, QkNorm, Values, count_attention,
+};
+pub(crate) use base::{BaseConfig, Defaults, Keys, activation};
+pub(crate) use decoder::{Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Multipliers};
+pub(crate) use delta_net::{DeltaNet, DeltaNetConfig};
+pub(crate) use feed_forward::{
+    FeedForward, LatentExperts, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert,
+    SharedExpert,
+};
+pub(crate) use latent::{LatentAttention, LatentConfig};
+pub(crate) use mamba::{Mamba, MambaConfig};
+pub(crate) use mamba2::{Mamba2, Mamba2Config, step_limits};
+pub(crate) use moe_stack::{MoeNames, MoeStack, Shared, Vector};
+pub(crate) use norm::{Norm, NormConfig, NormKind};
+pub(crate) use parallel::DenseBesideExperts;
+pub(crate) use recurrent::MAX_KERNEL;
+pub(crate) use rope::{RopeConfig, RopeDefaults, RopeForm, RopeScaling};
+pub(crate) use short_conv::ShortConv;
 
 use crate::Result;
 use crate::batch::TokenBatch;
-use crate::info::Place;
-use crate::loader::Loader;
+use crate::cache::{KvCache, LayerCacheSpec};
 use crate::model::Watch;
 
 /// What every layer of one forward pass shares.
@@ -30,8 +52,8 @@ pub(crate) struct Pass<'a, 'w> {
     pub(crate) ops: &'a dyn Ops,
     /// The tokens and their sequences.
     pub(crate) batch: &'a TokenBatch,
-    /// Angles for the batch's positions.
-    pub(crate) rope: &'a RopeTable,
+    /// Angles for the batch's positions, of every rotation that the decoder has.
+    pub(crate) ropes: &'a [RopeTable],
     /// Counters, and who else looks on.
     pub(crate) watch: &'a mut Watch<'w>,
 }
@@ -41,9 +63,49 @@ impl Pass<'_, '_> {
     pub(crate) fn project(&self, part: Part, linear: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
         project(self.watch.meter, part, linear.as_ref(), x)
     }
+
+    /// Each of `linears` that is there of the same `x`, counted for `part`.
+    pub(crate) fn project_each<const N: usize>(
+        &self,
+        part: Part,
+        linears: [Option<&Arc<dyn Linear>>; N],
+        x: &Tensor,
+    ) -> Result<[Option<Tensor>; N]> {
+        let there: Vec<&dyn Linear> = linears.iter().flatten().map(|linear| linear.as_ref()).collect();
+        for linear in &there {
+            count(self.watch.meter, part, *linear, x)?;
+        }
+        let mut outputs = self.ops.project(&there, x)?.into_iter();
+        self.watch.meter.lap(part.into());
+        Ok(linears.map(|linear| linear.map(|_| outputs.next().expect("an output for each projection"))))
+    }
+}
+
+/// What a decoder layer adds to the residual stream: attention, a recurrence, a feed-forward.
+pub(crate) trait Mixer: Send + Sync {
+    /// `[tokens, hidden]` in and out. What it remembers of the sequences is under `layer` in `cache`.
+    fn forward(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        layer: usize,
+        x: &Tensor,
+        cache: &mut KvCache,
+    ) -> Result<Tensor>;
+
+    /// What it remembers. If nothing, a row depends on its own input row alone, and may be computed without the others.
+    fn cache(&self) -> LayerCacheSpec {
+        LayerCacheSpec::Nothing
+    }
 }
 
 fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<Tensor> {
+    count(meter, part, linear, x)?;
+    let y = linear.forward(x)?;
+    meter.lap(part.into());
+    Ok(y)
+}
+
+fn count(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<()> {
     let spec = linear.spec();
     meter.add(
         part,
@@ -53,32 +115,10 @@ fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result
             cache_bytes: 0,
         },
     );
-    let y = linear.forward(x)?;
-    meter.lap(part.into());
-    Ok(y)
+    Ok(())
 }
 
-/// RMSNorm with a learned weight (arXiv 1910.07467).
-pub(crate) struct Norm {
-    weight: Tensor,
-    eps: f32,
-}
-
-impl Norm {
-    /// Loads `{prefix}.weight` of `dim` elements.
-    pub(crate) fn load(
-        loader: &Loader<'_>,
-        place: Place,
-        prefix: &str,
-        dim: usize,
-        eps: f64,
-    ) -> Result<Self> {
-        let weight = loader.vector(place, &format!("{prefix}.weight"), dim)?;
-        Ok(Norm { weight, eps: eps as f32 })
-    }
-
-    /// Normalises the last dimension of `x`.
-    pub(crate) fn forward(&self, ops: &dyn Ops, x: &Tensor) -> Result<Tensor> {
-        Ok(ops.rms_norm(x, &self.weight, self.eps)?)
-    }
+/// `1 / (1 + exp(-x))`.
+pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    Ok((x.neg()?.exp()? + 1.0)?.recip()?)
 }

@@ -339,9 +339,10 @@ mod tests {
     fn the_same_seed_gives_the_same_model() {
         let choices = |seed| {
             let mut session = session(&Plan { seed, ..plan() }, None).unwrap();
-            session.engine.submit(Request::greedy(vec![1, 2, 3], 12)).unwrap();
+            let request = Request { logprobs: true, ..Request::greedy(vec![1, 2, 3], 12) };
+            session.engine.submit(request).unwrap();
             let steps = (0..12).flat_map(|_| session.engine.step(None).unwrap());
-            steps.map(|event| event.logprob.to_bits()).collect::<Vec<u32>>()
+            steps.map(|event| event.logprob.unwrap().to_bits()).collect::<Vec<u32>>()
         };
         assert_eq!(choices(1), choices(1));
         assert_ne!(choices(1), choices(2));

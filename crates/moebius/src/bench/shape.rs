@@ -1,5 +1,6 @@
 //! What is measured: a model's files, or the shape of a published model with random weights.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -7,8 +8,8 @@ use crate::{Error, Result};
 /// A model without weights: its name and the text of its config.json.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    name: std::borrow::Cow<'static, str>,
-    config: std::borrow::Cow<'static, str>,
+    name: Cow<'static, str>,
+    config: Cow<'static, str>,
 }
 
 macro_rules! shapes {
@@ -16,14 +17,48 @@ macro_rules! shapes {
         /// Shapes of published models, by name.
         pub const SHAPES: &[Shape] = &[$(
             Shape {
-                name: std::borrow::Cow::Borrowed($name),
-                config: std::borrow::Cow::Borrowed(include_str!(concat!("../../shapes/", $name, ".json"))),
+                name: Cow::Borrowed($name),
+                config: Cow::Borrowed(include_str!(concat!("../../shapes/", $name, ".json"))),
             }
         ),+];
     };
 }
 
-shapes!["granite-1b-a400m", "mixtral-8x7b", "olmoe-1b-7b", "qwen1.5-moe-a2.7b", "qwen3-30b-a3b"];
+shapes![
+    "dbrx",
+    "deepseek-v2",
+    "deepseek-v2-lite",
+    "deepseek-v3",
+    "dots.llm1",
+    "ernie-4.5-21b-a3b",
+    "flexolmo-7x7b",
+    "gemma-4-26b-a4b",
+    "glm-4.5",
+    "glm-4.5-air",
+    "glm-4.7-flash",
+    "gpt-oss-120b",
+    "gpt-oss-20b",
+    "granite-1b-a400m",
+    "granite-4.0-h-tiny",
+    "hunyuan-a13b",
+    "jamba-v0.1",
+    "kimi-k2",
+    "lfm2-8b-a1b",
+    "ling-mini-2.0",
+    "llama-4-scout",
+    "minimax-m2",
+    "mixtral-8x7b",
+    "moonlight-16b-a3b",
+    "nemotron-3-nano-30b-a3b",
+    "olmoe-1b-7b",
+    "pangu-pro-moe",
+    "qwen1.5-moe-a2.7b",
+    "qwen3-235b-a22b",
+    "qwen3-30b-a3b",
+    "qwen3-next-80b-a3b",
+    "qwen3.5-35b-a3b",
+    "trinity-mini",
+];
 
 impl Shape {
     /// The shape called `name`, or that of a config.json, given the file or its directory.

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,6 +25,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use super::clock::strftime;
 use super::config::{DEFAULT_TEMPLATE, TextConfig};
 use super::json::{Json, tojson};
+use super::message::Message;
 use super::{Result, TextError};
 
 /// How many instructions a template may run: thousands of times what a long conversation takes.
@@ -32,47 +34,6 @@ const MAX_INSTRUCTIONS: u64 = 5_000_000;
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 /// The template that is preferred when tools are given.
 const TOOL_TEMPLATE: &str = "tool_use";
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Message {
-    /// Who speaks: usually `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-    /// Further fields that a template may read, such as `tool_calls`; they come after the two above and
-    /// replace them if they have their names.
-    pub fields: Vec<(String, Json)>,
-}
-
-impl Message {
-    /// A message without further fields.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), fields: Vec::new() }
-    }
-
-    /// The message with one more field.
-    #[must_use]
-    pub fn with(mut self, name: impl Into<String>, value: impl Into<Json>) -> Self {
-        self.fields.push((name.into(), value.into()));
-        self
-    }
-
-    fn to_value(&self) -> Value {
-        let spoken = [("role", Value::from(&self.role)), ("content", Value::from(&self.content))];
-        let spoken = spoken.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let further = self.fields.iter().map(|(name, Json(value))| (name.clone(), value.clone()));
-        let mut pairs: Vec<(String, Value)> = spoken.chain(further).collect();
-        // Reasoning has gone by several names; templates find it under those that they know.
-        let present = |name: &str| pairs.iter().find(|(key, value)| key == name && !value.is_none());
-        let reasoning = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| present(name));
-        if let Some((_, reasoning)) = reasoning.cloned() {
-            pairs.insert(0, ("thinking".to_owned(), reasoning.clone()));
-            pairs.push(("reasoning_content".to_owned(), reasoning));
-        }
-        Value::from_pairs(pairs)
-    }
-}
 
 /// What a template lays out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,6 +96,8 @@ impl ChatTemplate {
     fn from_sources(sources: BTreeMap<String, String>) -> Result<Self> {
         let mut environment = environment();
         for (name, source) in sources {
+            // As in Python, where jinja2 reads any line break as one and the same.
+            let source = source.replace("\r\n", "\n").replace('\r', "\n");
             let source = generation_as_with(&source).into_owned();
             environment
                 .add_template_owned(name, source)
@@ -174,8 +137,13 @@ impl ChatTemplate {
             named.ok_or_else(|| TextError::Template(format!("there is none named `{DEFAULT_TEMPLATE}`")))?;
 
         let mut output = Bounded::default();
-        match template.render_captured_to(self.context(input), &mut output) {
-            Ok(_) => String::from_utf8(output.bytes).map_err(|error| TextError::Template(error.to_string())),
+        // A template is a program from a file, and the interpreter panics on some that Python can run.
+        let attempt = catch_unwind(AssertUnwindSafe(|| {
+            template.render_captured_to(self.context(input), &mut output).map(drop)
+        }));
+        let rendered = attempt.map_err(|_| TextError::Template("its interpreter gave up".to_owned()))?;
+        match rendered {
+            Ok(()) => String::from_utf8(output.bytes).map_err(|error| TextError::Template(error.to_string())),
             Err(_) if output.full => {
                 Err(TextError::TemplateLimit { limit: MAX_OUTPUT_BYTES as u64, unit: "bytes" })
             }
@@ -217,12 +185,29 @@ fn environment() -> Environment<'static> {
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.set_fuel(Some(MAX_INSTRUCTIONS));
     environment.add_filter("tojson", tojson);
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
+    environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", |message: &str| -> std::result::Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.to_owned())
             .with_source(Refusal(message.to_owned())))
     });
     environment.add_function("strftime_now", |format: &str| strftime(SystemTime::now(), format));
     environment
+}
+
+/// The filter `length` (and `count`): as in Python, nothing at all is in what is undefined.
+fn length(value: &Value) -> std::result::Result<usize, Error> {
+    let none = if value.is_undefined() { Some(0) } else { value.len() };
+    none.ok_or_else(|| {
+        let message = format!("cannot calculate length of value of type {}", value.kind());
+        Error::new(ErrorKind::InvalidOperation, message)
+    })
+}
+
+/// The test `iterable`: as in Python, none is not, while what is undefined and strings are.
+fn is_iterable(value: &Value) -> bool {
+    value.is_undefined() || value.as_str().is_some() || !value.is_none() && value.try_iter().is_ok()
 }
 
 /// What a template said when it called `raise_exception`.

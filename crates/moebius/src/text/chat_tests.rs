@@ -31,15 +31,6 @@ fn pairs(Json(value): &Json) -> Vec<(String, Json)> {
     keys.map(|key| (key.to_string(), Json(value.get_item(&key).unwrap()))).collect()
 }
 
-fn message(value: &Json) -> Message {
-    let mut fields = pairs(value);
-    let mut take = |name: &str| {
-        let index = fields.iter().position(|(key, _)| key == name).unwrap();
-        fields.remove(index).1.0.to_string()
-    };
-    Message { role: take("role"), content: take("content"), fields }
-}
-
 fn template(source: &str) -> ChatTemplate {
     let template = ChatTemplate::new(source).unwrap().with_clock(|| UNIX_EPOCH + CLOCK);
     template.with_special_token("bos_token", "<s>").with_special_token("eos_token", "</s>")
@@ -51,6 +42,8 @@ fn source(name: &str) -> &'static str {
         "inst" => include_str!("chat_cases/inst.jinja"),
         "granite" => include_str!("chat_cases/granite.jinja"),
         "olmoe" => include_str!("chat_cases/olmoe.jinja"),
+        "tools" => include_str!("chat_cases/tools.jinja"),
+        "breaks" => include_str!("chat_cases/breaks.jinja"),
         "features" => include_str!("chat_cases/features.jinja"),
         other => panic!("no template `{other}`"),
     }
@@ -59,9 +52,10 @@ fn source(name: &str) -> &'static str {
 #[test]
 fn templates_render_as_in_transformers() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("chat_cases/cases.json")).unwrap();
-    assert!(cases.len() >= 15);
+    assert!(cases.len() >= 22);
     for (index, case) in cases.iter().enumerate() {
-        let messages: Vec<Message> = case.messages.iter().map(message).collect();
+        let messages: Vec<Message> =
+            case.messages.iter().map(|message| Message::from_json(message).unwrap()).collect();
         let variables = case.variables.as_ref().map(pairs).unwrap_or_default();
         let rendered = template(source(&case.template)).render(&ChatInput {
             messages: &messages,
@@ -112,6 +106,23 @@ fn errors_name_the_line() {
     assert!(matches!(&error, TextError::TemplateSyntax(message) if message.contains("line 2")), "{error}");
     let error = render("\n\n{{ messages[0].role.nothing.more }}").unwrap_err();
     assert!(matches!(&error, TextError::Template(message) if message.contains("line 3")), "{error}");
+}
+
+#[test]
+fn a_template_that_its_interpreter_cannot_run_is_an_error() {
+    let template = ChatTemplate::new("{% for m in messages[::-1] %}{{ m.role }}{% endfor %}").unwrap();
+    let rendered = template.render(&ChatInput::default());
+    assert!(rendered.as_deref().is_ok_and(str::is_empty) || matches!(rendered, Err(TextError::Template(_))));
+}
+
+#[test]
+fn messages_are_objects() {
+    let error = Message::from_json(&Json::from("hello")).unwrap_err();
+    assert!(matches!(&error, TextError::NotAMessage { got } if got == "string"), "{error}");
+    let json = Json::parse(r#"{"role": "user", "content": "a"}"#).unwrap();
+    let message = Message::from_json(&json).unwrap();
+    assert_eq!(message, Message::new("user", "a"));
+    assert_eq!(message.with("content", "b"), Message::new("user", "b"));
 }
 
 #[test]

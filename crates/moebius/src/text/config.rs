@@ -1,9 +1,9 @@
 //! What lies beside a `tokenizer.json`: named special tokens, added tokens and chat templates.
 //!
 //! Read from `tokenizer_config.json`, `special_tokens_map.json` and the template files, with the
-//! precedence that transformers gives them. Keys that steer other implementations (`tokenizer_class`,
-//! `add_bos_token`, `clean_up_tokenization_spaces`, ...) have no effect there either once a
-//! `tokenizer.json` exists, or only on text for people, and are left alone.
+//! precedence that transformers gives them. The flags (`tokenizer_class`, `add_bos_token`, ...) matter where a
+//! vocabulary of another format is converted; once a `tokenizer.json` exists they have no effect there either.
+//! `clean_up_tokenization_spaces` concerns text for people only and is left alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,27 @@ pub(super) struct TextConfig {
     pub(super) named: BTreeMap<String, AddedToken>,
     /// Special tokens without a name.
     pub(super) unnamed: Vec<AddedToken>,
-    /// `added_tokens_decoder`: in ascending order of their ids.
-    pub(super) added: Vec<AddedToken>,
+    /// `added_tokens_decoder`: by their ids.
+    pub(super) added: BTreeMap<u32, AddedToken>,
+    /// What steers the conversion of other vocabularies.
+    pub(super) flags: Flags,
     /// Chat templates by their names.
     pub(super) templates: BTreeMap<String, String>,
+}
+
+/// What a configuration says about vocabularies without a `tokenizer.json`; `None` is the format's own default.
+#[derive(Debug, Default)]
+pub(super) struct Flags {
+    /// `tokenizer_class`
+    pub(super) class: Option<String>,
+    /// `add_bos_token`
+    pub(super) add_bos: Option<bool>,
+    /// `add_eos_token`
+    pub(super) add_eos: Option<bool>,
+    /// `add_prefix_space`
+    pub(super) add_prefix_space: Option<bool>,
+    /// `legacy`: whether a space is put in front after each special token, too.
+    pub(super) legacy: Option<bool>,
 }
 
 impl TextConfig {
@@ -53,7 +70,11 @@ impl TextConfig {
                 "added_tokens_decoder" => self.merge_added(value)?,
                 "additional_special_tokens" | "extra_special_tokens" => self.merge_unnamed(key, value)?,
                 "chat_template" => self.merge_templates(value)?,
-                // Flags like `add_bos_token` end the same way and are no tokens.
+                "tokenizer_class" => self.flags.class = value.as_str().map(str::to_owned),
+                "add_bos_token" => self.flags.add_bos = value.as_bool(),
+                "add_eos_token" => self.flags.add_eos = value.as_bool(),
+                "add_prefix_space" => self.flags.add_prefix_space = value.as_bool(),
+                "legacy" => self.flags.legacy = value.as_bool(),
                 _ if key.ends_with("_token") && (value.is_string() || value.is_object()) => {
                     self.named.insert(key.clone(), added_token(key, value)?);
                 }
@@ -75,7 +96,7 @@ impl TextConfig {
             let id: u32 = id.parse().map_err(|_| format!("`{key}`: expected a token id, got `{id}`"))?;
             by_id.insert(id, added_token_with(key, token, false)?);
         }
-        self.added = by_id.into_values().collect();
+        self.added = by_id;
         Ok(())
     }
 

@@ -172,6 +172,18 @@ fn byte_of_letter(letter: char) -> Option<u8> {
     }
 }
 
+/// The letter that stands for `byte`: the inverse of [`byte_of_letter`].
+pub(super) fn letter_of_byte(byte: u8) -> char {
+    let code = u32::from(byte);
+    let letter = match code {
+        0x00..=0x20 => code + 0x100,
+        0x7f..=0xa0 => code - 0x7f + 0x121,
+        0xad => 0x143,
+        _ => code,
+    };
+    char::from_u32(letter).expect("all these codes are letters")
+}
+
 fn name(decoder: &DecoderWrapper) -> &'static str {
     match decoder {
         DecoderWrapper::BPE(_) => "BPEDecoder",
@@ -200,6 +212,9 @@ mod tests {
         assert_eq!(seen, [1; 256]);
         assert_eq!(byte_of_letter('Ġ'), Some(b' '));
         assert_eq!(byte_of_letter('▁'), None);
+        for byte in 0..=u8::MAX {
+            assert_eq!(byte_of_letter(letter_of_byte(byte)), Some(byte));
+        }
     }
 
     #[test]

@@ -20,6 +20,14 @@ pub enum TextError {
         /// What kind of file it is.
         kind: &'static str,
     },
+    /// The vocabulary needs something that cannot be carried over.
+    #[error("`{}` cannot be used: {reason}", path.display())]
+    UnsupportedTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What it needs.
+        reason: String,
+    },
     /// A file cannot be read from disk.
     #[error("cannot read `{}`", path.display())]
     Io {
@@ -53,6 +61,12 @@ pub enum TextError {
         /// Its position in the list.
         index: usize,
     },
+    /// A message of a conversation is no JSON object.
+    #[error("expected a chat message to be an object, got a {got}")]
+    NotAMessage {
+        /// What it is instead.
+        got: String,
+    },
     /// The chat template does not parse.
     #[error("the chat template does not parse: {0}")]
     TemplateSyntax(String),
@@ -79,7 +93,7 @@ impl TextError {
             Self::NoTokenizer { .. } => Some(
                 "pass token ids instead of text, or copy the model's `tokenizer.json` into its directory",
             ),
-            Self::ForeignTokenizer { .. } => Some(
+            Self::ForeignTokenizer { .. } | Self::UnsupportedTokenizer { .. } => Some(
                 "convert it once with transformers: \
                  `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` writes a `tokenizer.json`",
             ),
@@ -93,6 +107,7 @@ impl TextError {
             Self::TemplateSyntax(_) | Self::TemplateLimit { .. } | Self::Template(_) => {
                 Some("give a prompt instead of a chat, or copy the model's chat template again")
             }
+            Self::NotAMessage { .. } => Some("write it as `{\"role\": \"user\", \"content\": \"...\"}`"),
             Self::TemplateRefusal(_) => Some("roles usually have to alternate: user, assistant, user, ..."),
         }
     }

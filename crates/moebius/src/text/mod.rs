@@ -7,22 +7,29 @@
 //! Invariants: nothing here panics on a broken file or template, and none of it reads the network or the
 //! environment.
 
+mod base64;
 mod chat;
 mod clock;
 mod config;
 mod detokenize;
 mod error;
+mod foreign;
 mod json;
+mod message;
 #[cfg(test)]
 mod samples;
+mod sentencepiece;
 mod stop;
 mod stream;
+mod tiktoken;
 mod tokenizer;
+mod tokenizer_file;
 
-pub use chat::{ChatInput, ChatTemplate, Message};
+pub use chat::{ChatInput, ChatTemplate};
 pub(crate) use config::read_object;
 pub use error::TextError;
 pub use json::Json;
+pub use message::Message;
 pub use stop::{StopStep, StopStrings};
 pub use stream::StreamDecoder;
 pub use tokenizer::Tokenizer;

@@ -1,4 +1,4 @@
-//! The tokenizer of a model directory.
+//! The tokenizer of a model directory: its `tokenizer.json`, or what a vocabulary of another format is converted to.
 //!
 //! Everything that turns text into ids is written in `tokenizer.json` and carried out by the `tokenizers`
 //! crate, tokens at the start and the end included (its post-processor). Text is put together here, so
@@ -19,7 +19,7 @@ use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
 use super::config::TextConfig;
 use super::detokenize::Detokenizer;
-use super::{Result, StreamDecoder, TextError};
+use super::{Result, StreamDecoder, TextError, foreign};
 
 /// Text to ids and back. A clone shares the vocabulary.
 #[derive(Clone)]
@@ -53,17 +53,20 @@ impl Tokenizer {
     /// Reads the tokenizer of the model in `dir`.
     ///
     /// # Errors
-    /// [`TextError::NoTokenizer`] if there is none, [`TextError::ForeignTokenizer`] if there is one of
-    /// another kind only, and otherwise which file is wrong and how.
+    /// [`TextError::NoTokenizer`] if there is none, [`TextError::ForeignTokenizer`] or
+    /// [`TextError::UnsupportedTokenizer`] if there is one that cannot be converted, and otherwise which file is wrong
+    /// and how.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(absent(dir)),
-            Err(source) => return Err(TextError::Io { path, source }),
-        };
-        let config = TextConfig::read(dir)?;
-        Self::from_parts(&bytes, config, &path)
+        let mut config = TextConfig::read(dir)?;
+        match std::fs::read(&path) {
+            Ok(bytes) => Self::from_parts(&bytes, config, &path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let (bytes, path) = foreign::convert(dir, &mut config)?;
+                Self::from_parts(&bytes, config, &path)
+            }
+            Err(source) => Err(TextError::Io { path, source }),
+        }
     }
 
     /// Builds a tokenizer from the bytes of a `tokenizer.json`; `path` is what errors call it.
@@ -206,13 +209,13 @@ fn parse(bytes: &[u8]) -> std::result::Result<HfTokenizer, String> {
 fn add_tokens(hf: &mut HfTokenizer, config: TextConfig) -> std::result::Result<(), String> {
     let known = hf.get_added_vocabulary().get_vocab();
     let added: Vec<AddedToken> =
-        config.added.iter().filter(|token| !known.contains_key(&token.content)).cloned().collect();
+        config.added.values().filter(|token| !known.contains_key(&token.content)).cloned().collect();
     let mut special: Vec<AddedToken> = config.named.into_values().chain(config.unnamed).collect();
     for token in &mut special {
         // The flags in `tokenizer.json` are the exact ones; a name only makes the token special.
         let decoder = hf.get_added_vocabulary().get_added_tokens_decoder();
         let exact = hf.get_added_vocabulary().get_vocab().get(&token.content).and_then(|id| decoder.get(id));
-        let exact = exact.or_else(|| config.added.iter().find(|other| other.content == token.content));
+        let exact = exact.or_else(|| config.added.values().find(|other| other.content == token.content));
         if let Some(exact) = exact {
             *token = exact.clone().special(true);
         }
@@ -220,26 +223,6 @@ fn add_tokens(hf: &mut HfTokenizer, config: TextConfig) -> std::result::Result<(
     hf.add_tokens(added).map_err(|error| error.to_string())?;
     hf.add_special_tokens(special).map_err(|error| error.to_string())?;
     Ok(())
-}
-
-/// The error for a directory without a `tokenizer.json`: what is there instead?
-fn absent(dir: &Path) -> TextError {
-    let foreign = |name: &str| match name {
-        "tokenizer.model" | "spiece.model" | "sentencepiece.bpe.model" => Some("SentencePiece"),
-        "tekken.json" => Some("Tekken"),
-        "vocab.json" | "merges.txt" => Some("BPE vocabulary"),
-        _ if name.ends_with(".tiktoken") => Some("tiktoken"),
-        _ => None,
-    };
-    let mut names: Vec<_> =
-        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    names.sort();
-    for path in names {
-        if let Some(kind) = path.file_name().and_then(|name| name.to_str()).and_then(foreign) {
-            return TextError::ForeignTokenizer { path, kind };
-        }
-    }
-    TextError::NoTokenizer { dir: dir.to_owned() }
 }
 
 fn printable(bytes: &[u8]) -> String {

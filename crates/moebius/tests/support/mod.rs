@@ -14,6 +14,21 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/goldens").join(name)
 }
 
+/// The sets that come with the project, or the set or the directory of sets that `MOEBIUS_GOLDENS` names.
+pub(crate) fn goldens() -> Vec<PathBuf> {
+    let named = std::env::var_os("MOEBIUS_GOLDENS").map(PathBuf::from);
+    if let Some(set) = named.iter().find(|path| path.join("golden.json").is_file()) {
+        return vec![set.clone()];
+    }
+    let root = named.unwrap_or(golden(""));
+    let entries = std::fs::read_dir(&root).expect("the project has goldens");
+    let mut dirs: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
+    dirs.retain(|dir| dir.join("golden.json").is_file());
+    dirs.sort();
+    assert!(dirs.len() >= 5, "expected a set for each family in {}", root.display());
+    dirs
+}
+
 /// A directory of its own with the files of a golden model.
 pub(crate) struct Scratch {
     dir: TempDir,

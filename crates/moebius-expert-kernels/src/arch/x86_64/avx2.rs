@@ -45,7 +45,8 @@ macro_rules! halves {
 impl Simd for Avx2 {
     type V = [__m256; 2];
     const TILE_ROWS: usize = 6;
-    const ACCUMULATORS: usize = 6;
+    /// Six would fit beside one panel's weights; two panels of three rows take turns with both and spill.
+    const ACCUMULATORS: usize = 5;
 
     #[inline(always)]
     fn prefetch(self, line: *const u8) {

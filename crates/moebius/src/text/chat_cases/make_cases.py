@@ -52,6 +52,11 @@ THOUGHT = message("assistant", "<think>\nhm\n</think>\n\nfine")
 REASONED = message("assistant", "fine", reasoning="hm")
 DOCUMENTS = [{"title": "a", "text": "first"}, {"title": "b", "text": "second"}]
 
+PARTS = message("user", [{"type": "text", "text": "one "}, {"type": "image"}, "two"])
+SILENT = message("assistant", None, tool_calls=[{"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"place": "<\"é\">", "days": 1.0, "all": [True, None]}}}])
+MISSING = {"role": "assistant", "tool_calls": [{"function": {"name": "time", "arguments": "{\"a\": 1}"}}]}
+PART_RESULT = message("tool", [{"type": "text", "text": "rain"}], tool_call_id="1")
+
 INPUTS = [
     ("chatml", dict(messages=[SYSTEM, HELLO, ANSWER, AGAIN], add_generation_prompt=True)),
     ("chatml", dict(messages=[HELLO], add_generation_prompt=True, variables={"enable_thinking": False})),
@@ -68,6 +73,13 @@ INPUTS = [
     ("olmoe", dict(messages=[SYSTEM, HELLO, ANSWER, AGAIN], add_generation_prompt=True)),
     ("olmoe", dict(messages=[HELLO, ANSWER])),
     ("features", dict(messages=[HELLO, ANSWER, AGAIN])),
+    ("breaks", dict(messages=[SYSTEM, HELLO])),
+    ("tools", dict(messages=[HELLO])),
+    ("tools", dict(messages=[SYSTEM, PARTS, THOUGHT, AGAIN, THOUGHT], add_generation_prompt=True)),
+    ("tools", dict(messages=[SYSTEM, HELLO, SILENT, RESULT, PART_RESULT], tools=[WEATHER, TIME], add_generation_prompt=True)),
+    ("tools", dict(messages=[HELLO, MISSING, RESULT, REASONED, AGAIN, REASONED], tools=[WEATHER])),
+    ("tools", dict(messages=[HELLO], add_generation_prompt=True, variables={"enable_thinking": False, "reasoning_effort": "high"})),
+    ("tools", dict(messages=[HELLO, message("developer", "x")])),
 ]
 
 
@@ -76,7 +88,7 @@ def render(name, messages, tools=None, documents=None, add_generation_prompt=Fal
         conversations=[messages],
         tools=tools,
         documents=documents,
-        chat_template=(HERE / f"{name}.jinja").read_text(encoding="utf-8"),
+        chat_template=(HERE / f"{name}.jinja").read_bytes().decode("utf-8"),
         add_generation_prompt=add_generation_prompt,
         bos_token="<s>",
         eos_token="</s>",

@@ -13,7 +13,7 @@ use moebius_backend::{Backend, Unsupported};
 use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, PackedFile};
 use crate::config::Config;
 use crate::error::TensorProblem;
-use crate::families::{self, Architecture, Family};
+use crate::families::{self, Architecture, Family, Outline};
 use crate::formats::HeldFormats;
 use crate::info::{ModelInfo, Setting};
 use crate::loader::{Loader, Progress};
@@ -290,19 +290,19 @@ impl ModelFiles {
     /// Tensors that nothing asked for: those known not to matter, and the rest.
     fn leftovers(&self, asked: &BTreeMap<String, Asked>) -> (Vec<String>, Vec<String>) {
         let Some(checkpoint) = &self.checkpoint else { return Default::default() };
+        let outline = self.architecture.outline();
         let asked = |name: &&str| asked.contains_key(checkpoint.owner(name));
         let names = checkpoint.names().filter(|name| !asked(name)).map(String::from);
-        names.partition(|name| self.is_ignorable(name))
+        names.partition(|name| self.is_ignorable(&outline, name))
     }
 
     /// Whether inference does not need a tensor: stored rotary frequencies, layers and heads for multi-token
     /// prediction, a copy of a tied output projection, and in a multimodal model whatever is not about text. Other
     /// decoder layers beyond the configured number are not among them: they may mean that the configuration is another
     /// model's.
-    fn is_ignorable(&self, name: &str) -> bool {
+    fn is_ignorable(&self, outline: &Outline, name: &str) -> bool {
         /// What the parts of multimodal models that are not about text are called.
         const NOT_TEXT: [&str; 5] = ["vis", "audio", "embed_", "mm_", "multi_modal"];
-        let outline = self.architecture.outline();
         let layer = || name.split_once("layers.")?.1.split('.').next()?.parse::<usize>().ok();
         let mtp = outline.base.n_layers..outline.base.n_layers + outline.mtp_layers;
         let inner = name.strip_prefix("model.").unwrap_or(name);

@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -157,7 +158,7 @@ impl<'a> Loader<'a> {
         if self.progress.is_none() {
             return Ok(Vec::new());
         }
-        Ok(self.shared().values(name, shape)?)
+        Ok(self.shared().values(name, 0..shape.iter().product())?)
     }
 
     /// The tensor of `shape` in f32, of no use while planning.
@@ -424,17 +425,18 @@ impl<'a> SharedLoader<'_, 'a> {
         Ok(view)
     }
 
-    /// All elements of a tensor of plain numbers.
-    fn values(&self, name: &str, shape: &[usize]) -> moebius_backend::Result<Vec<f32>> {
-        let values = self.checkpoint.floats(name).ok_or_else(|| moebius_backend::Error::Shape {
+    /// Elements of a tensor of plain numbers.
+    fn values(&self, name: &str, elements: Range<usize>) -> moebius_backend::Result<Vec<f32>> {
+        let read = self.checkpoint.floats_in(name, elements.clone());
+        let values = read.ok_or_else(|| moebius_backend::Error::Shape {
             what: format!("`{name}`"),
-            expected: format!("{shape:?}"),
-            got: "no tensor".into(),
+            expected: format!("elements {elements:?}"),
+            got: "less".into(),
         })?;
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(at) => {
-                let source = format!("element {at} is {}", values[at]).into();
+                let source = format!("element {} is {}", elements.start + at, values[at]).into();
                 Err(moebius_backend::Error::Weight { name: name.into(), source })
             }
         }
@@ -454,10 +456,9 @@ impl ExpertSource for CheckpointExperts<'_, '_> {
     }
 
     fn bias(&self, expert: usize, projection: Projection) -> moebius_backend::Result<Vec<f32>> {
-        let StoredValues { name, shape, first, step } =
-            self.layout.locate_bias(self.spec, expert, projection);
-        let values = self.loader.values(&name, &shape)?;
-        Ok(values[first..].iter().step_by(step).take(self.spec.shape(projection).0).copied().collect())
+        let StoredValues { name, first, step, .. } = self.layout.locate_bias(self.spec, expert, projection);
+        let last = first + (self.spec.shape(projection).0 - 1) * step;
+        Ok(self.loader.values(&name, first..last + 1)?.into_iter().step_by(step).collect())
     }
 }
 

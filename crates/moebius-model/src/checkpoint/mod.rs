@@ -307,8 +307,19 @@ impl Checkpoint {
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.
     pub(crate) fn floats(&self, name: &str) -> Option<Vec<f32>> {
+        let elements = self.get(name)?.shape.iter().product();
+        self.floats_in(name, 0..elements)
+    }
+
+    /// As [`Checkpoint::floats`], of some elements; `None` too when the tensor has not that many.
+    pub(crate) fn floats_in(&self, name: &str, elements: Range<usize>) -> Option<Vec<f32>> {
         let entry = self.get(name).filter(|entry| entry.encoding == Encoding::Plain)?;
-        let bytes = self.bytes(entry);
+        let size = entry.dtype.bitsize() / 8;
+        let (start, end) = (elements.start.checked_mul(size)?, elements.end.checked_mul(size)?);
+        if start > end || end > entry.size_bytes() {
+            return None;
+        }
+        let bytes = self.files[entry.file].read(entry.range.start + start..entry.range.start + end);
         let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
         match entry.dtype {
             Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),

@@ -7,6 +7,7 @@
 use moebius_router::RouterConfig;
 use serde_json::Value;
 
+use super::usual::sliding_layers;
 use super::{Architecture, Outline, experts, shared_experts};
 use crate::Result;
 use crate::config::{Config, MAX_CONTEXT};
@@ -73,9 +74,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
 /// `layer_types`, or full attention in every `global_attn_every_n_layers`-th layer.
 fn slides(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let every = config.opt_size_of(&["global_attn_every_n_layers"], usize::MAX)?.unwrap_or(4);
-    let by_number = || (0..n_layers).map(|layer| (layer + 1) % every != 0).collect();
-    let kinds = config.per_layer("layer_types", n_layers, &["full_attention", "sliding_attention"])?;
-    Ok(kinds.map_or_else(by_number, |kinds| kinds.into_iter().map(|kind| kind == 1).collect()))
+    sliding_layers(config, n_layers, |layer| (layer + 1) % every != 0)
 }
 
 impl Afmoe {

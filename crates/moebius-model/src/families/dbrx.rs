@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::{Architecture, Outline, softmax_router};
 use crate::config::{Config, MAX_EXPERTS, MAX_WIDTH};
-use crate::info::{MoeInfo, Place};
+use crate::info::MoeInfo;
 use crate::layers::{
-    Attention, AttentionConfig, AttentionNames, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer,
-    DecoderNames, Defaults, InputNames, Keys, MoeConfig, MoeExtras, MoeLayer, Multipliers, Norm, NormConfig,
+    Attention, AttentionConfig, AttentionNames, BaseConfig, Decoder, DecoderConfig, DecoderLayer,
+    DecoderNames, Defaults, InputNames, Keys, MoeConfig, MoeExtras, MoeLayer, Multipliers, NormConfig,
     NormKind, activation,
 };
 use crate::layout::ExpertLayout;
@@ -106,8 +106,6 @@ impl Dbrx {
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("transformer.blocks.{layer}");
         let inner = format!("{prefix}.norm_attn_norm");
-        let norm =
-            |name: &str| Norm::load(loader, Place::Norm, &format!("{inner}.{name}"), self.base.hidden, NORM);
         let moe = MoeConfig {
             layer,
             hidden: self.base.hidden,
@@ -121,10 +119,8 @@ impl Dbrx {
             extras: MoeExtras::default(),
         };
         let attention = Attention::load(loader, &format!("{inner}.attn"), self.attention())?;
-        Ok(DecoderLayer::of(vec![
-            Branch::after_norm(norm("norm_1")?, attention),
-            Branch::after_norm(norm("norm_2")?, MoeLayer::load(loader, moe, None)?),
-        ]))
+        let (norms, moe) = ((inner.as_str(), ["norm_1", "norm_2"]), MoeLayer::load(loader, moe, None)?);
+        DecoderLayer::behind(loader, norms, (self.base.hidden, NORM), attention, moe)
     }
 }
 

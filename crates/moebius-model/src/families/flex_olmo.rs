@@ -9,8 +9,8 @@ use crate::Result;
 use crate::config::Config;
 use crate::info::Place;
 use crate::layers::{
-    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderLayer, Defaults, MoeNames, MoeStack,
-    Multipliers, Norm, QkNorm,
+    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderLayer, Defaults, MoeStack, Multipliers,
+    Norm, QkNorm,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -25,18 +25,8 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let defaults = Defaults { rope_theta: 5e5, context: 4096, ..Defaults::USUAL };
     let base = BaseConfig::read(config, defaults)?;
     let (n_experts, top_k) = experts(config, &["num_experts", "num_local_experts"])?;
-    let intermediate = config.width("intermediate_size")?;
-    let stack = MoeStack {
-        hidden: base.hidden,
-        activation: base.activation,
-        sparse: vec![true; base.n_layers],
-        dense_intermediate: intermediate,
-        intermediate,
-        shared: None,
-        router: softmax_router(n_experts, top_k, config.flag_or("norm_topk_prob", false)?),
-        names: MoeNames::USUAL,
-        bias: false,
-    };
+    let router = softmax_router(n_experts, top_k, config.flag_or("norm_topk_prob", false)?);
+    let stack = MoeStack::experts_alone(&base, config.width("intermediate_size")?, router);
     let attention_bias = config.flag_or("attention_bias", false)?;
     Ok(Box::new(FlexOlmo { base, stack, attention_bias }))
 }

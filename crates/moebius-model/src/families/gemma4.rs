@@ -109,21 +109,14 @@ fn stack(config: &Config, base: &BaseConfig) -> Result<Option<MoeStack>> {
     }
     let n_experts = config.size_of(&["num_experts"], MAX_EXPERTS)?;
     let top_k = config.top_k("top_k_experts", n_experts)?;
-    let intermediate = config.width("moe_intermediate_size")?;
+    let router = RouterConfig::softmax_top_k(n_experts, top_k);
     Ok(Some(MoeStack {
-        hidden: base.hidden,
-        activation: base.activation,
-        sparse: vec![true; base.n_layers],
-        dense_intermediate: intermediate,
-        intermediate,
-        shared: None,
-        router: RouterConfig::softmax_top_k(n_experts, top_k),
         names: MoeNames {
             router: "router.proj",
             expert_scale: Some(Vector { name: "router.per_expert_scale", is_row: false }),
             ..MoeNames::USUAL
         },
-        bias: false,
+        ..MoeStack::experts_alone(base, config.width("moe_intermediate_size")?, router)
     }))
 }
 

@@ -7,10 +7,9 @@ use moebius_router::RouterConfig;
 
 use super::{Architecture, Outline};
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
-use crate::info::Place;
 use crate::layers::{
-    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames,
-    Defaults, MAX_KERNEL, Mamba, MambaConfig, Mixer, MoeNames, MoeStack, Multipliers, Norm,
+    Attention, AttentionConfig, BaseConfig, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Defaults,
+    MAX_KERNEL, Mamba, MambaConfig, Mixer, MoeNames, MoeStack, Multipliers,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -114,16 +113,10 @@ impl Jamba {
 
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("model.layers.{layer}");
-        let norm = |name: &str| {
-            let name = format!("{prefix}.{name}");
-            Norm::load(loader, Place::Norm, &name, self.base.hidden, self.base.norm()).map(Some)
-        };
         let feed_forward = self.stack.feed_forward(loader, layer, &format!("{prefix}.feed_forward"))?;
         let mixer = self.mixer(loader, layer, &prefix)?;
-        Ok(DecoderLayer::of(vec![
-            Branch { before: norm("input_layernorm")?, mixer, after: None },
-            Branch { before: norm("pre_ff_layernorm")?, mixer: Box::new(feed_forward), after: None },
-        ]))
+        let norms = (prefix.as_str(), ["input_layernorm", "pre_ff_layernorm"]);
+        DecoderLayer::behind(loader, norms, (self.base.hidden, self.base.norm()), mixer, feed_forward)
     }
 }
 

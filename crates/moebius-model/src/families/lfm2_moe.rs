@@ -8,11 +8,10 @@ use moebius_router::{Renormalize, RouterConfig};
 
 use super::{Architecture, Outline, experts};
 use crate::config::Config;
-use crate::info::Place;
 use crate::layers::{
-    Attention, AttentionConfig, AttentionNames, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer,
-    DecoderNames, Defaults, Keys, MAX_KERNEL, Mixer, MoeNames, MoeStack, Multipliers, Norm, QkNorm,
-    ShortConv, Vector,
+    Attention, AttentionConfig, AttentionNames, BaseConfig, Decoder, DecoderConfig, DecoderLayer,
+    DecoderNames, Defaults, Keys, MAX_KERNEL, Mixer, MoeNames, MoeStack, Multipliers, QkNorm, ShortConv,
+    Vector,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -117,16 +116,10 @@ impl Lfm2Moe {
 
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = format!("model.layers.{layer}");
-        let norm = |name: &str| {
-            let name = format!("{prefix}.{name}");
-            Norm::load(loader, Place::Norm, &name, self.base.hidden, self.base.norm()).map(Some)
-        };
         let feed_forward = self.stack.feed_forward(loader, layer, &format!("{prefix}.feed_forward"))?;
         let mixer = self.mixer(loader, layer, &prefix)?;
-        Ok(DecoderLayer::of(vec![
-            Branch { before: norm("operator_norm")?, mixer, after: None },
-            Branch { before: norm("ffn_norm")?, mixer: Box::new(feed_forward), after: None },
-        ]))
+        let norms = (prefix.as_str(), ["operator_norm", "ffn_norm"]);
+        DecoderLayer::behind(loader, norms, (self.base.hidden, self.base.norm()), mixer, feed_forward)
     }
 }
 

@@ -10,10 +10,9 @@ use moebius_router::RouterConfig;
 
 use super::{Architecture, Outline};
 use crate::config::{Config, MAX_CONTEXT, MAX_EXPERTS, MAX_WIDTH};
-use crate::info::Place;
 use crate::layers::{
-    Attention, AttentionConfig, BaseConfig, Branch, Decoder, DecoderConfig, DecoderLayer, DecoderNames,
-    Defaults, MoeNames, MoeStack, Multipliers, Norm, QkNorm, Shared,
+    AttentionConfig, BaseConfig, Decoder, DecoderConfig, DecoderLayer, DecoderNames, Defaults, MoeNames,
+    MoeStack, Multipliers, QkNorm, Shared,
 };
 use crate::loader::Loader;
 use crate::model::Model;
@@ -142,15 +141,8 @@ impl Llama4 {
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let prefix = if self.is_wrapped { "language_model.model" } else { "model" };
         let prefix = format!("{prefix}.layers.{layer}");
-        let norm = |name: &str| {
-            Norm::load(loader, Place::Norm, &format!("{prefix}.{name}"), self.base.hidden, self.base.norm())
-        };
-        let attention = Attention::load(loader, &format!("{prefix}.self_attn"), self.attention(layer))?;
         let feed_forward = self.stack.feed_forward(loader, layer, &format!("{prefix}.feed_forward"))?;
-        Ok(DecoderLayer::of(vec![
-            Branch::after_norm(norm("input_layernorm")?, attention),
-            Branch::after_norm(norm("post_attention_layernorm")?, feed_forward),
-        ]))
+        DecoderLayer::load(loader, &prefix, self.attention(layer), feed_forward)
     }
 }
 

@@ -33,17 +33,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let base = BaseConfig::read(config, defaults)?;
     refuse(config)?;
     let (n_experts, top_k) = experts(config, &["num_local_experts", "num_experts"])?;
-    let intermediate = config.width("intermediate_size")?;
+    let router = RouterConfig::sigmoid_top_k(n_experts, top_k, 0.0);
     let stack = MoeStack {
-        hidden: base.hidden,
-        activation: base.activation,
-        sparse: vec![true; base.n_layers],
-        dense_intermediate: intermediate,
-        intermediate,
-        shared: None,
-        router: RouterConfig::sigmoid_top_k(n_experts, top_k, 0.0),
         names: MOE_NAMES,
-        bias: false,
+        ..MoeStack::experts_alone(&base, config.width("intermediate_size")?, router)
     };
     let attention = AttentionConfig { qk_norm: QkNorm::Whole, ..base.attention() };
     Ok(Box::new(UsualDecoder {

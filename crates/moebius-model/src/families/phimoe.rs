@@ -53,17 +53,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
             format!("expected a number of at least 0, got {jitter}"),
         ));
     }
-    let intermediate = config.width("intermediate_size")?;
+    let router = RouterConfig::sparse_mixer(n_experts, jitter as f32);
     let stack = MoeStack {
-        hidden: base.hidden,
-        activation: base.activation,
-        sparse: vec![true; base.n_layers],
-        dense_intermediate: intermediate,
-        intermediate,
-        shared: None,
-        router: RouterConfig::sparse_mixer(n_experts, jitter as f32),
         names: MoeNames { matrices: ["w1", "w3", "w2"], ..MoeNames::USUAL },
-        bias: false,
+        ..MoeStack::experts_alone(&base, config.width("intermediate_size")?, router)
     };
     Ok(Box::new(Phimoe {
         attention_bias: config.flag_or("attention_bias", false)?,

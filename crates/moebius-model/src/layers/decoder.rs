@@ -154,14 +154,27 @@ impl DecoderLayer {
     pub(crate) fn around(
         loader: &Loader<'_>,
         prefix: &str,
-        (hidden, norm): (usize, NormConfig),
+        sizes: (usize, NormConfig),
         mixer: impl Mixer + 'static,
         feed_forward: FeedForward,
     ) -> Result<Self> {
+        let names = ["input_layernorm", "post_attention_layernorm"];
+        DecoderLayer::behind(loader, (prefix, names), sizes, mixer, feed_forward)
+    }
+
+    /// Loads two norms under the given names, before `mixer` and before `feed_forward`.
+    pub(crate) fn behind(
+        loader: &Loader<'_>,
+        (prefix, names): (&str, [&str; 2]),
+        (hidden, norm): (usize, NormConfig),
+        mixer: impl Mixer + 'static,
+        feed_forward: impl Mixer + 'static,
+    ) -> Result<Self> {
         let norm = |name: &str| Norm::load(loader, Place::Norm, &format!("{prefix}.{name}"), hidden, norm);
+        let [first, second] = names;
         Ok(DecoderLayer::of(vec![
-            Branch::after_norm(norm("input_layernorm")?, mixer),
-            Branch::after_norm(norm("post_attention_layernorm")?, feed_forward),
+            Branch::after_norm(norm(first)?, mixer),
+            Branch::after_norm(norm(second)?, feed_forward),
         ]))
     }
 

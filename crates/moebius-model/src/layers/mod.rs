@@ -98,6 +98,22 @@ pub(crate) trait Mixer: Send + Sync {
     }
 }
 
+impl Mixer for Box<dyn Mixer> {
+    fn forward(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        layer: usize,
+        x: &Tensor,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        self.as_ref().forward(pass, layer, x, cache)
+    }
+
+    fn cache(&self) -> LayerCacheSpec {
+        self.as_ref().cache()
+    }
+}
+
 fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<Tensor> {
     count(meter, part, linear, x)?;
     let y = linear.forward(x)?;

@@ -6,7 +6,10 @@
 use moebius_backend::Activation;
 use moebius_router::RouterConfig;
 
-use super::{FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert, SharedExpert};
+use super::{
+    BaseConfig, FeedForward, Mlp, MlpConfig, MlpNames, MoeConfig, MoeExtras, MoeLayer, PerExpert,
+    SharedExpert,
+};
 use crate::Result;
 use crate::info::MoeInfo;
 use crate::layout::{ExpertLayout, GateUp};
@@ -88,6 +91,21 @@ impl MoeNames {
 }
 
 impl MoeStack {
+    /// Experts of `intermediate` in every layer and nothing beside them, with the usual names.
+    pub(crate) fn experts_alone(base: &BaseConfig, intermediate: usize, router: RouterConfig) -> Self {
+        MoeStack {
+            hidden: base.hidden,
+            activation: base.activation,
+            sparse: vec![true; base.n_layers],
+            dense_intermediate: intermediate,
+            intermediate,
+            shared: None,
+            router,
+            names: MoeNames::USUAL,
+            bias: false,
+        }
+    }
+
     /// Loads the feed-forward of `layer`, its tensors below `prefix`.
     pub(crate) fn feed_forward(
         &self,

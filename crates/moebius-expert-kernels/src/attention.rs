@@ -12,10 +12,11 @@
 //! the capacity, or how a prompt was cut into chunks.
 
 mod tile;
+mod together;
 
 use std::ops::Range;
 
-use self::tile::{CHUNK, Finish, Join, OneChunk, ROWS, Rows, Softmax, Tile};
+use self::tile::{Finish, Join, OneChunk, ROWS, Rows, SCORES, Softmax, Tile};
 use crate::{
     KernelError, Kernels, Pool,
     arch::disjoint::{Cell, Grid},
@@ -142,7 +143,7 @@ impl Kernels {
     fn attend_in_order(&self, tile: &Tile<'_>, cell: Cell<'_>, width: usize) {
         let rows = tile.queries.len();
         let len = Softmax::len(rows, width);
-        let mut numbers = vec![0.0; 2 * len + rows * CHUNK];
+        let mut numbers = vec![0.0; 2 * len + SCORES];
         let (joined, rest) = numbers.split_at_mut(len);
         let (next, scores) = rest.split_at_mut(len);
         let (mut softmax, mut next) = (Softmax::of(joined, width), Softmax::of(next, width));
@@ -178,7 +179,7 @@ impl Kernels {
             let (tile, rows) = (&all[tile], all[tile].queries.len());
             let mut cell = partial.take(index);
             let mut softmax = Softmax::of(&mut cell.row(index)[..Softmax::len(rows, width)], width);
-            let scores = &mut vec![0.0; rows * CHUNK];
+            let scores = &mut vec![0.0; SCORES];
             self.run(OneChunk { tile, chunk, scores, softmax: &mut softmax });
         });
         let mut partial = chunks.iter().zip(numbers.chunks_exact_mut(len)).peekable();

@@ -278,49 +278,94 @@ pub(crate) trait Dot: Unit {
     ) -> [[S::V; R]; P];
 }
 
-/// `$body` for each panel of a tile, spelled out if there are at most as many as indices are named: the compiler leaves
-/// a loop around so much code rolled up, and then the sums that it indexes live in memory and are copied about.
-macro_rules! each_panel {
-    ($count:ident in [$($index:literal)+], $panel:ident => $body:block) => {
-        if $count <= [$($index),+].len() {
+/// Replaces the `$sums` of every panel by `$body`, which computes a `$group` of panels from their `$part` of the sums:
+/// two where the instruction set has registers for them, else one. Spelled out if there are at most as many panels as
+/// indices are named: the compiler leaves a loop around so much code rolled up, and then the sums that it indexes live
+/// in memory and are copied about.
+macro_rules! each_group {
+    ($set:ident, $count:ident in [$($index:literal)+], $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
+        if <$set as crate::arch::Dots>::PAIRS_OF_PANELS && $count >= 2 {
+            each_group!(@pair $count, 0, $units, $sums, ($group, $part) => $body);
+            each_group!(@pair $count, 2, $units, $sums, ($group, $part) => $body);
+        } else if $count <= [$($index),+].len() {
             $(if $index < $count {
-                let $panel = $index;
-                $body
+                [$sums[$index]] = {
+                    let ($group, $part) = ([$units[$index]], [$sums[$index]]);
+                    $body
+                };
             })+
         } else {
-            for $panel in 0..$count $body
+            for panel in 0..$count {
+                [$sums[panel]] = {
+                    let ($group, $part) = ([$units[panel]], [$sums[panel]]);
+                    $body
+                };
+            }
+        }
+    };
+    (@pair $count:ident, $first:literal, $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
+        if $first + 1 < $count {
+            [$sums[$first], $sums[$first + 1]] = {
+                let $group = [$units[$first], $units[$first + 1]];
+                let $part = [$sums[$first], $sums[$first + 1]];
+                $body
+            };
         }
     };
 }
 
-use each_panel;
+use each_group;
 
-/// Asks for one of several parts of the memory a while after a unit, which a tile of few rows waits for.
+/// `$body` for each unit of a group, as an array. (`<[_; Q]>::map` may become a function of its own, and that would be
+/// compiled without the instruction set.)
+macro_rules! of_group {
+    ($units:ident, $unit:ident => $body:expr) => {{
+        let $unit = &$units[0];
+        let mut all = [$body; _];
+        for (index, $unit) in $units.iter().enumerate().skip(1) {
+            all[index] = $body;
+        }
+        all
+    }};
+}
+
+use of_group;
+
+/// Asks for one of several parts of the memory a while after some units, which a tile of few rows waits for.
 #[inline(always)]
-fn prefetch<S: Simd, U, const R: usize>(simd: S, unit: &U, part: usize, parts: usize) {
+fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
+    simd: S,
+    units: [&U; Q],
+    (part, parts): (usize, usize),
+) {
     if R <= PREFETCH_ROWS {
         let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
         let ahead = PREFETCH_BYTES * R + part * lines * CACHE_LINE;
-        let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
-        for line in 0..lines {
-            simd.prefetch(first.wrapping_add(line * CACHE_LINE));
+        for unit in units {
+            let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
+            for line in 0..lines {
+                simd.prefetch(first.wrapping_add(line * CACHE_LINE));
+            }
         }
     }
 }
 
-/// Adds whole-number products of one panel to the sums of `R` rows: `scales` of the inputs as bits, `weights` of the
-/// sixteen rows of weights.
+/// Adds whole-number products of some panels to the sums of `R` rows: `scales` of the inputs as bits, `weights` of the
+/// sixteen rows of weights of each panel.
 #[inline(always)]
-fn add_scaled<S: Simd, const R: usize>(
+fn add_scaled<S: Simd, const Q: usize, const R: usize>(
     simd: S,
-    dots: [S::I; R],
-    (scales, weights): (&[i32; R], S::V),
-    sums: [S::V; R],
-) -> [S::V; R] {
+    dots: [[S::I; R]; Q],
+    (scales, weights): (&[i32; R], [S::V; Q]),
+    sums: [[S::V; R]; Q],
+) -> [[S::V; R]; Q] {
     let mut sums = sums;
     for row in 0..R {
         let scale = simd.splat(f32::from_bits(scales[row] as u32));
-        sums[row] = simd.fma(simd.mul(simd.widen_i32(dots[row]), scale), weights, sums[row]);
+        for panel in 0..Q {
+            let scaled = simd.mul(simd.widen_i32(dots[panel][row]), scale);
+            sums[panel][row] = simd.fma(scaled, weights[panel], sums[panel][row]);
+        }
     }
     sums
 }

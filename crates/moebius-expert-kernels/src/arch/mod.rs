@@ -48,6 +48,8 @@ pub(crate) trait Dots: Copy {
     type Signed: Copy;
     /// Running sums of at most eight quads; they may wrap on the way, their end must fit.
     type Sums: Copy;
+    /// One quad of inputs for all sixteen rows.
+    type Input: Copy;
     /// Sixteen small factors.
     type Factors: Copy;
     /// Sixteen `i32`.
@@ -56,6 +58,8 @@ pub(crate) trait Dots: Copy {
     const DOT_ROWS: usize;
     /// How many [`Dots::Sums`] fit into registers: rows times panels of a tile.
     const DOT_ACCUMULATORS: usize;
+    /// Whether there are registers for the [`Dots::Sums`] of two panels, which then share their inputs.
+    const PAIRS_OF_PANELS: bool;
 
     /// Sixty-four bytes, row by row.
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads;
@@ -68,10 +72,12 @@ pub(crate) trait Dots: Copy {
     /// The entry of `table` that each byte (0 to 15) names.
     fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads;
 
+    /// Four bytes of inputs, lowest first.
+    fn input(self, quad: i32) -> Self::Input;
     /// Sums that begin with `factor` times the pair of all inputs that will be added.
     fn start(self, pair: i32, factor: i16) -> Self::Sums;
     /// Adds the products of bytes 0 to 63 with one quad of inputs.
-    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums;
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums;
     /// The sums. In 32 bits, whatever came before, as long as the magnitude of the inputs' bytes is below 128 and
     /// the sums of a row's even and of its odd pairs of columns each fit 16 bits.
     fn finish(self, sums: Self::Sums) -> Self::I;
@@ -85,7 +91,7 @@ pub(crate) trait Dots: Copy {
     /// What [`Dots::dot_signed`] begins with, given the pair of all inputs that will be added.
     fn start_signed(self, pair: i32) -> Self::I;
     /// Adds the products of signed bytes with one quad of inputs.
-    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I;
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I;
 
     /// All zero.
     fn zero(self) -> Self::I;

@@ -115,10 +115,12 @@ impl Dots for Scalar {
     type Quads = [u8; QUAD_BYTES];
     type Signed = [u8; QUAD_BYTES];
     type Sums = [i32; LANES];
+    type Input = i32;
     type Factors = [i8; LANES];
     type I = [i32; LANES];
     const DOT_ROWS: usize = 2;
     const DOT_ACCUMULATORS: usize = 2;
+    const PAIRS_OF_PANELS: bool = false;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -145,12 +147,16 @@ impl Dots for Scalar {
         q.map(|byte| table[usize::from(byte & 15)])
     }
     #[inline(always)]
+    fn input(self, quad: i32) -> Self::Input {
+        quad
+    }
+    #[inline(always)]
     fn start(self, pair: i32, factor: i16) -> Self::Sums {
         let [low, high] = halves(pair);
         [i32::from(factor) * (low + high); LANES]
     }
     #[inline(always)]
-    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {
         let inputs = inputs.to_le_bytes().map(|byte| i32::from(byte as i8));
         let mut sums = sums;
         for (sum, quad) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
@@ -185,7 +191,7 @@ impl Dots for Scalar {
         self.zero()
     }
     #[inline(always)]
-    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {
         let inputs = inputs.to_le_bytes().map(|byte| i32::from(byte as i8));
         let mut sums = sums;
         for (sum, quad) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {

@@ -8,11 +8,14 @@
 //! o' = 0`.
 //!
 //! Shapes: queries `[rows, head_dim]`, keys `[positions, head_dim]`, values `[positions, value_dim]`.
-//! Invariants: chunks begin at multiples of [`CHUNK`] and are joined in ascending order, and a row adds its values key
-//! by key; so its bits depend neither on its neighbours in the tile nor on who computes which chunk.
+//! Invariants: chunks begin at multiples of [`CHUNK`] and are joined in ascending order. A score is sixteen chains over
+//! the columns, added pairwise; so is `t`, over the keys; and a row adds its values key by key. So its bits depend
+//! neither on its neighbours in the tile nor on who computes which chunk, and a few rows, which are computed one by
+//! one, have those of many, which [`together`] computes side by side.
 
 use std::ops::Range;
 
+use super::together;
 use crate::{
     arch::{LANES, Op, Simd},
     vector::exp_row,
@@ -24,6 +27,9 @@ pub(super) const CHUNK: usize = 256;
 
 /// Query rows of a tile at most.
 pub(super) const ROWS: usize = 16;
+
+/// Numbers that a chunk of a tile takes to work with.
+pub(super) const SCORES: usize = ROWS * CHUNK;
 
 /// Values that are added to one row after another while they are in the nearest cache.
 const VALUES: usize = 32;
@@ -38,7 +44,7 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     #[inline(always)]
-    fn row(&self, index: usize) -> &'a [f32] {
+    pub(super) fn row(&self, index: usize) -> &'a [f32] {
         &self.values[index * self.stride..][..self.width]
     }
 }
@@ -61,6 +67,12 @@ impl Tile<'_> {
         first / CHUNK..end.div_ceil(CHUNK)
     }
 
+    /// The keys of one chunk that a row sees.
+    #[inline(always)]
+    pub(super) fn seen(&self, row: usize, chunk: usize) -> Range<usize> {
+        intersection(&self.queries[row].1, &(chunk * CHUNK..(chunk + 1) * CHUNK))
+    }
+
     /// Keys of one chunk by fours, with the places of their scores; the last is repeated where there are fewer.
     #[inline(always)]
     fn fours(&self, keys: &Range<usize>) -> impl Iterator<Item = ([&[f32]; 4], Range<usize>)> {
@@ -75,10 +87,10 @@ impl Tile<'_> {
 
 /// For each row of a tile the largest score so far, and relative to it the sum of weights and of weighted values.
 pub(super) struct Softmax<'a> {
-    largest: &'a mut [f32],
-    total: &'a mut [f32],
-    sums: &'a mut [f32],
-    width: usize,
+    pub(super) largest: &'a mut [f32],
+    pub(super) total: &'a mut [f32],
+    pub(super) sums: &'a mut [f32],
+    pub(super) width: usize,
 }
 
 impl<'a> Softmax<'a> {
@@ -108,7 +120,7 @@ impl<'a> Softmax<'a> {
     }
 }
 
-/// Computes one chunk into `softmax`; `scores` are `[rows, CHUNK]` numbers to work with.
+/// Computes one chunk into `softmax`; `scores` are [`SCORES`] numbers to work with.
 pub(super) struct OneChunk<'a, 'b> {
     pub(super) tile: &'a Tile<'a>,
     pub(super) chunk: usize,
@@ -123,11 +135,13 @@ impl Op for OneChunk<'_, '_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { tile, chunk, scores, softmax } = self;
         softmax.clear();
-        let scores = scores.as_chunks_mut::<CHUNK>().0;
-        let keys = chunk * CHUNK..(chunk + 1) * CHUNK;
-        let seen = |row: usize| intersection(&tile.queries[row].1, &keys);
+        let seen = |row: usize| tile.seen(row, chunk);
         let rows = tile.queries.len();
         let common = (0..rows).map(seen).reduce(|a, b| intersection(&a, &b)).unwrap_or(0..0);
+        if together::pays(tile) {
+            return together::one_chunk(simd, tile, (chunk, &common), scores, softmax);
+        }
+        let scores = &mut scores.as_chunks_mut::<CHUNK>().0[..rows];
         score_together(simd, tile, &common, scores);
         for (row, scores) in scores.iter_mut().enumerate() {
             let seen = seen(row);
@@ -135,14 +149,34 @@ impl Op for OneChunk<'_, '_> {
                 score_alone(simd, tile, row, &alone, scores);
             }
             if !seen.is_empty() {
-                let scores = &mut scores[seen.start - keys.start..seen.end - keys.start];
-                (softmax.largest[row], softmax.total[row]) = exp_row(simd, scores);
+                let (first, end) = (seen.start % CHUNK, seen.end - chunk * CHUNK);
+                // Whole lanes, so that a key's chain follows from its position.
+                let padded = first / LANES * LANES..end.next_multiple_of(LANES);
+                scores[padded.start..first].fill(f32::NEG_INFINITY);
+                scores[end..padded.end].fill(f32::NEG_INFINITY);
+                (softmax.largest[row], softmax.total[row]) = exp_row(simd, &mut scores[padded]);
             }
         }
-        let alone = |row: usize, part: usize| beside(&seen(row), &common)[part].clone();
-        add_alone(simd, tile, scores, |row| alone(row, 0), softmax.sums);
-        add_together(simd, tile, scores, &common, softmax.sums);
-        add_alone(simd, tile, scores, |row| alone(row, 1), softmax.sums);
+        for (row, sums) in softmax.sums.chunks_exact_mut(softmax.width).enumerate() {
+            add_alone(simd, tile, beside(&seen(row), &common)[0].clone(), |key| scores[row][key], sums);
+        }
+        for keys in by_values(&common) {
+            let values = Values { rows: tile.values, keys };
+            for (pair, sums) in softmax.sums.chunks_mut(2 * softmax.width).enumerate() {
+                if sums.len() == softmax.width {
+                    values.add::<S, 1, 4>(simd, |key| [scores[2 * pair][key]], sums);
+                } else {
+                    values.add::<S, 2, 2>(
+                        simd,
+                        |key| [scores[2 * pair][key], scores[2 * pair + 1][key]],
+                        sums,
+                    );
+                }
+            }
+        }
+        for (row, sums) in softmax.sums.chunks_exact_mut(softmax.width).enumerate() {
+            add_alone(simd, tile, beside(&seen(row), &common)[1].clone(), |key| scores[row][key], sums);
+        }
     }
 }
 
@@ -210,13 +244,13 @@ impl Op for Finish<'_, '_> {
     }
 }
 
-fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+pub(super) fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
 }
 
 /// What lies before and after `common`, a part of `seen`; without a common part everything lies before it.
-fn beside(seen: &Range<usize>, common: &Range<usize>) -> [Range<usize>; 2] {
+pub(super) fn beside(seen: &Range<usize>, common: &Range<usize>) -> [Range<usize>; 2] {
     if common.is_empty() {
         return [seen.clone(), seen.end..seen.end];
     }
@@ -279,55 +313,38 @@ fn dots<S: Simd>(simd: S, pairs: [(&[f32], &[f32]); 4]) -> [f32; 4] {
     simd.sum_lanes(sums)
 }
 
-/// Adds to each row's sums the values of keys that it sees without the others.
+/// Adds to a row's sums the values of keys that it sees without the others; `weight` is asked with places in a chunk.
 #[inline(always)]
-fn add_alone<S: Simd>(
+pub(super) fn add_alone<S: Simd>(
     simd: S,
     tile: &Tile<'_>,
-    scores: &[[f32; CHUNK]],
-    keys: impl Fn(usize) -> Range<usize>,
+    keys: Range<usize>,
+    weight: impl Fn(usize) -> f32,
     sums: &mut [f32],
 ) {
-    for (row, (scores, sums)) in scores.iter().zip(sums.chunks_exact_mut(tile.values.width)).enumerate() {
-        let values = Values { rows: tile.values, keys: keys(row) };
-        values.add::<S, 1, 4>(simd, [scores], sums);
-    }
+    Values { rows: tile.values, keys }.add::<S, 1, 4>(simd, |key| [weight(key)], sums);
 }
 
-/// Adds to all sums the values of keys that all rows see, two rows at a time.
-#[inline(always)]
-fn add_together<S: Simd>(
-    simd: S,
-    tile: &Tile<'_>,
-    scores: &[[f32; CHUNK]],
-    common: &Range<usize>,
-    sums: &mut [f32],
-) {
-    let rows = tile.values;
-    for first in common.clone().step_by(VALUES) {
-        let values = Values { rows, keys: first..common.end.min(first + VALUES) };
-        for (scores, sums) in scores.chunks(2).zip(sums.chunks_mut(2 * rows.width)) {
-            match scores {
-                [first, second] => values.add::<S, 2, 2>(simd, [first, second], sums),
-                _ => values.add::<S, 1, 4>(simd, [&scores[0]], sums),
-            }
-        }
-    }
+/// Runs of keys whose values stay in the nearest cache.
+pub(super) fn by_values(keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = keys.end;
+    keys.clone().step_by(VALUES).map(move |first| first..end.min(first + VALUES))
 }
 
 /// The values of some keys of one chunk.
-struct Values<'a> {
-    rows: Rows<'a>,
-    keys: Range<usize>,
+pub(super) struct Values<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) keys: Range<usize>,
 }
 
 impl Values<'_> {
-    /// Adds them, each times its weight, to `R` rows of sums, in groups of `16 G` columns.
+    /// Adds them, each times its weight, to `R` rows of sums, in groups of `16 G` columns. `weights` is asked with a
+    /// key's place in its chunk.
     #[inline(always)]
-    fn add<S: Simd, const R: usize, const G: usize>(
+    pub(super) fn add<S: Simd, const R: usize, const G: usize>(
         &self,
         simd: S,
-        weights: [&[f32; CHUNK]; R],
+        weights: impl Fn(usize) -> [f32; R],
         sums: &mut [f32],
     ) {
         if self.keys.is_empty() {
@@ -336,11 +353,11 @@ impl Values<'_> {
         let width = self.rows.width;
         let mut column = 0;
         while column + G * LANES <= width {
-            self.add_columns::<S, R, G>(simd, weights, sums, column..column + G * LANES);
+            self.add_columns::<S, R, G>(simd, &weights, sums, column..column + G * LANES);
             column += G * LANES;
         }
         while column < width {
-            self.add_columns::<S, R, 1>(simd, weights, sums, column..width.min(column + LANES));
+            self.add_columns::<S, R, 1>(simd, &weights, sums, column..width.min(column + LANES));
             column += LANES;
         }
     }
@@ -349,7 +366,7 @@ impl Values<'_> {
     fn add_columns<S: Simd, const R: usize, const G: usize>(
         &self,
         simd: S,
-        weights: [&[f32; CHUNK]; R],
+        weights: &impl Fn(usize) -> [f32; R],
         sums: &mut [f32],
         columns: Range<usize>,
     ) {
@@ -360,8 +377,8 @@ impl Values<'_> {
         let mut values = [simd.splat(0.0); G];
         for key in self.keys.clone() {
             load_groups(simd, &self.rows.row(key)[columns.clone()], &mut values);
-            for (totals, weights) in totals.iter_mut().zip(&weights) {
-                let weight = simd.splat(weights[key % CHUNK]);
+            for (totals, weight) in totals.iter_mut().zip(weights(key % CHUNK)) {
+                let weight = simd.splat(weight);
                 for (total, value) in totals.iter_mut().zip(values) {
                     *total = simd.fma(weight, value, *total);
                 }

@@ -6,7 +6,7 @@
 //! Invariants: `2^-127`, the smallest scale of the format, counts as zero; 255 is not a number.
 
 use super::{
-    Dot, Unit, each_panel, gather_quads, prefetch,
+    Dot, Unit, each_group, gather_quads, of_group, prefetch,
     q4_0::{Nibbles, decode_nibbles, nibble},
 };
 use crate::{
@@ -104,12 +104,11 @@ impl Dot for UnitMxfp4 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        each_panel!(P in [0 1 2 3], panel => {
-            let unit = units[panel];
-            prefetch::<S, Self, R>(simd, unit, 0, 1);
-            let scales = simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5));
-            let nibbles = Nibbles { quads: &unit.quads, table: Some(&CODES), offset: OFFSET };
-            sums[panel] = nibbles.add(simd, step, scales, sums[panel]);
+        each_group!(S, P in [0 1 2 3], units, sums, (units, sums) => {
+            prefetch::<S, Self, _, R>(simd, units, (0, 1));
+            let scales = of_group!(units, unit => simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5)));
+            let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: Some(&CODES), offset: OFFSET };
+            nibbles.add(simd, step, scales, sums)
         });
         sums
     }

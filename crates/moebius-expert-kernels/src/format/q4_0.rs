@@ -6,7 +6,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_panel, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
+    prefetch,
 };
 use crate::{
     Kernels,
@@ -91,53 +92,63 @@ impl Dot for UnitQ4_0 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        each_panel!(P in [0 1 2 3], panel => {
-            let unit = units[panel];
-            prefetch::<S, Self, R>(simd, unit, 0, 1);
-            let scales = simd.widen_f16(&unit.scales);
-            let nibbles = Nibbles { quads: &unit.quads, table: None, offset: OFFSET };
-            sums[panel] = nibbles.add(simd, step, scales, sums[panel]);
+        each_group!(S, P in [0 1 2 3], units, sums, (units, sums) => {
+            prefetch::<S, Self, _, R>(simd, units, (0, 1));
+            let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
+            let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: None, offset: OFFSET };
+            nibbles.add(simd, step, scales, sums)
         });
         sums
     }
 }
 
-/// Thirty-two columns of four-bit codes, or of what a table has for them; both are `offset` too large.
-pub(super) struct Nibbles<'a> {
-    pub(super) quads: &'a [[u8; QUAD_BYTES]; 4],
+/// Thirty-two columns of four-bit codes of some panels, or of what a table has for them; both are `offset` too large.
+pub(super) struct Nibbles<'a, const Q: usize> {
+    pub(super) quads: [&'a [[u8; QUAD_BYTES]; 4]; Q],
     pub(super) table: Option<&'a [u8; 16]>,
     pub(super) offset: i16,
 }
 
-impl Nibbles<'_> {
+impl<const Q: usize> Nibbles<'_, Q> {
     /// Adds the scaled products with a step of inputs.
     #[inline(always)]
     pub(super) fn add<S: Simd, const R: usize>(
         &self,
         simd: S,
         step: &[[i32; R]],
-        weight_scales: S::V,
-        sums: [S::V; R],
-    ) -> [S::V; R] {
+        weight_scales: [S::V; Q],
+        sums: [[S::V; R]; Q],
+    ) -> [[S::V; R]; Q] {
         let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        let mut dots = [simd.start(0, 0); R];
+        let mut dots = [[simd.start(0, 0); R]; Q];
         for row in 0..R {
-            dots[row] = simd.start(pairs[row], -self.offset);
+            let start = simd.start(pairs[row], -self.offset);
+            for panel in 0..Q {
+                dots[panel][row] = start;
+            }
         }
-        for (j, weights) in self.quads.iter().enumerate() {
-            let weights = simd.quads(weights);
-            let (mut low, mut high) = (simd.low_nibbles(weights), simd.high_nibbles(weights));
+        for j in 0..4 {
+            let units = self.quads;
+            let weights: [_; Q] = of_group!(units, quads => simd.quads(&quads[j]));
+            let mut low: [_; Q] = of_group!(weights, codes => simd.low_nibbles(*codes));
+            let mut high: [_; Q] = of_group!(weights, codes => simd.high_nibbles(*codes));
             if let Some(table) = self.table {
-                (low, high) = (simd.look_up(table, low), simd.look_up(table, high));
+                low = of_group!(low, codes => simd.look_up(table, *codes));
+                high = of_group!(high, codes => simd.look_up(table, *codes));
             }
             for row in 0..R {
-                dots[row] = simd.dot(dots[row], low, inputs[j][row]);
-                dots[row] = simd.dot(dots[row], high, inputs[j + 4][row]);
+                let (first, second) = (simd.input(inputs[j][row]), simd.input(inputs[j + 4][row]));
+                for panel in 0..Q {
+                    dots[panel][row] = simd.dot(dots[panel][row], low[panel], first);
+                    dots[panel][row] = simd.dot(dots[panel][row], high[panel], second);
+                }
             }
         }
-        let mut totals = [simd.zero(); R];
-        for row in 0..R {
-            totals[row] = simd.finish(dots[row]);
+        let mut totals = [[simd.zero(); R]; Q];
+        for panel in 0..Q {
+            for row in 0..R {
+                totals[panel][row] = simd.finish(dots[panel][row]);
+            }
         }
         add_scaled(simd, totals, (scales, weight_scales), sums)
     }

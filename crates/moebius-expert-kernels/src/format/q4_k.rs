@@ -9,7 +9,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_panel, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
+    prefetch,
     rounding::{nearest, range, rounded, sum, times},
 };
 use crate::{
@@ -172,29 +173,37 @@ impl Unit for UnitQ4K {
 }
 
 impl UnitQ4K {
-    /// Adds the products of one run, which is in the lower or in the upper halves of its bytes.
+    /// Adds the products of two neighbouring runs, which share their bytes.
     #[inline(always)]
-    fn add_run<S: Simd, const R: usize, const UPPER: bool>(
-        &self,
+    fn add_runs<S: Simd, const Q: usize, const R: usize>(
         simd: S,
-        step: &[[i32; R]; STEP256],
-        pair: usize,
-        totals: [S::I; R],
-    ) -> [S::I; R] {
-        let run = 2 * pair + usize::from(UPPER);
-        prefetch::<S, Self, R>(simd, self, run, RUNS);
-        let mut dots = [simd.start(0, 0); R];
-        for j in 0..8 {
-            let weights = simd.quads(&self.quads[pair * 8 + j]);
-            let codes = if UPPER { simd.high_nibbles(weights) } else { simd.low_nibbles(weights) };
-            for row in 0..R {
-                dots[row] = simd.dot(dots[row], codes, step[QUADS + run * 8 + j][row]);
-            }
-        }
-        let factors = simd.factors(&self.run_scales[run]);
+        units: [&Self; Q],
+        (step, pair): (&[[i32; R]; STEP256], usize),
+        totals: [[S::I; R]; Q],
+    ) -> [[S::I; R]; Q] {
         let mut totals = totals;
-        for row in 0..R {
-            totals[row] = simd.add_scaled(totals[row], factors, dots[row]);
+        for upper in [false, true] {
+            let run = 2 * pair + usize::from(upper);
+            prefetch::<S, Self, _, R>(simd, units, (run, RUNS));
+            let mut dots = [[simd.start(0, 0); R]; Q];
+            for j in 0..8 {
+                let codes: [_; Q] = of_group!(units, unit => {
+                    let weights = simd.quads(&unit.quads[pair * 8 + j]);
+                    if upper { simd.high_nibbles(weights) } else { simd.low_nibbles(weights) }
+                });
+                for row in 0..R {
+                    let inputs = simd.input(step[QUADS + run * 8 + j][row]);
+                    for panel in 0..Q {
+                        dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
+                    }
+                }
+            }
+            for panel in 0..Q {
+                let factors = simd.factors(&units[panel].run_scales[run]);
+                for row in 0..R {
+                    totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
+                }
+            }
         }
         totals
     }
@@ -215,7 +224,7 @@ impl UnitQ4K {
             }
         }
         let (d, m) = (simd.widen_f16(&self.scales), simd.widen_f16(&self.minima));
-        let mut sums = add_scaled(simd, totals, (&step[SCALE], d), sums);
+        let [mut sums] = add_scaled(simd, [totals], (&step[SCALE], [d]), [sums]);
         for row in 0..R {
             let scale = f32::from_bits(step[SCALE][row] as u32);
             sums[row] = simd.fma(simd.mul(simd.widen_i32(minima[row]), simd.splat(-scale)), m, sums[row]);
@@ -235,15 +244,14 @@ impl Dot for UnitQ4K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for pair in 0..RUNS / 2 {
-            each_panel!(P in [0 1], panel => {
-                totals[panel] = units[panel].add_run::<S, R, false>(simd, step, pair, totals[panel]);
-                totals[panel] = units[panel].add_run::<S, R, true>(simd, step, pair, totals[panel]);
+            each_group!(S, P in [0 1], units, totals, (units, totals) => {
+                Self::add_runs(simd, units, (step, pair), totals)
             });
         }
         let mut sums = sums;
-        each_panel!(P in [0 1], panel => {
+        for panel in 0..P {
             sums[panel] = units[panel].scale(simd, step, totals[panel], sums[panel]);
-        });
+        }
         sums
     }
 }

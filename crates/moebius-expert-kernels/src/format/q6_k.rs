@@ -7,7 +7,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_panel, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
+    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
+    prefetch,
     rounding::{extreme, nearest, rounded, sum, times},
 };
 use crate::{
@@ -158,33 +159,57 @@ impl Unit for UnitQ6K {
 impl UnitQ6K {
     /// Adds the products of one run.
     #[inline(always)]
-    fn add_run<S: Simd, const R: usize, const STRAND: usize>(
-        &self,
+    fn add_run<S: Simd, const Q: usize, const R: usize, const STRAND: usize>(
         simd: S,
-        step: &[[i32; R]; STEP256],
-        stretch: usize,
-        totals: [S::I; R],
-    ) -> [S::I; R] {
+        units: [&Self; Q],
+        (step, stretch): (&[[i32; R]; STEP256], usize),
+        totals: [[S::I; R]; Q],
+    ) -> [[S::I; R]; Q] {
         let run = 8 * (stretch / 2) + 2 * STRAND + stretch % 2;
-        prefetch::<S, Self, R>(simd, self, 4 * stretch + STRAND, RUNS);
-        let mut dots = [simd.start(0, 0); R];
+        prefetch::<S, Self, _, R>(simd, units, (4 * stretch + STRAND, RUNS));
+        let mut dots = [[simd.start(0, 0); R]; Q];
         for row in 0..R {
-            dots[row] = simd.start(step[PAIRS + run][row], -OFFSET);
-        }
-        for (j, quads) in self.quads[stretch].iter().enumerate() {
-            let lower = simd.quads(&quads[1 + STRAND % 2]);
-            let lower = if STRAND < 2 { simd.low_nibbles(lower) } else { simd.high_nibbles(lower) };
-            let codes = simd.with_high_bits::<STRAND>(lower, simd.quads(&quads[0]));
-            for row in 0..R {
-                dots[row] = simd.dot(dots[row], codes, step[QUADS + 4 * run + j][row]);
+            let start = simd.start(step[PAIRS + run][row], -OFFSET);
+            for panel in 0..Q {
+                dots[panel][row] = start;
             }
         }
-        let factors = simd.factors(&self.run_scales[run]);
+        for j in 0..4 {
+            let codes: [_; Q] = of_group!(units, unit => {
+                let quads = &unit.quads[stretch][j];
+                let lower = simd.quads(&quads[1 + STRAND % 2]);
+                let lower = if STRAND < 2 { simd.low_nibbles(lower) } else { simd.high_nibbles(lower) };
+                simd.with_high_bits::<STRAND>(lower, simd.quads(&quads[0]))
+            });
+            for row in 0..R {
+                let inputs = simd.input(step[QUADS + 4 * run + j][row]);
+                for panel in 0..Q {
+                    dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
+                }
+            }
+        }
         let mut totals = totals;
-        for row in 0..R {
-            totals[row] = simd.add_scaled(totals[row], factors, dots[row]);
+        for panel in 0..Q {
+            let factors = simd.factors(&units[panel].run_scales[run]);
+            for row in 0..R {
+                totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
+            }
         }
         totals
+    }
+
+    /// Adds the products of the four runs of a stretch.
+    #[inline(always)]
+    fn add_stretch<S: Simd, const Q: usize, const R: usize>(
+        simd: S,
+        units: [&Self; Q],
+        at: (&[[i32; R]; STEP256], usize),
+        totals: [[S::I; R]; Q],
+    ) -> [[S::I; R]; Q] {
+        let totals = Self::add_run::<S, Q, R, 0>(simd, units, at, totals);
+        let totals = Self::add_run::<S, Q, R, 1>(simd, units, at, totals);
+        let totals = Self::add_run::<S, Q, R, 2>(simd, units, at, totals);
+        Self::add_run::<S, Q, R, 3>(simd, units, at, totals)
     }
 }
 
@@ -199,18 +224,11 @@ impl Dot for UnitQ6K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for stretch in 0..STRETCHES {
-            each_panel!(P in [0 1], panel => {
-                totals[panel] = units[panel].add_run::<S, R, 0>(simd, step, stretch, totals[panel]);
-                totals[panel] = units[panel].add_run::<S, R, 1>(simd, step, stretch, totals[panel]);
-                totals[panel] = units[panel].add_run::<S, R, 2>(simd, step, stretch, totals[panel]);
-                totals[panel] = units[panel].add_run::<S, R, 3>(simd, step, stretch, totals[panel]);
+            each_group!(S, P in [0 1], units, totals, (units, totals) => {
+                Self::add_stretch(simd, units, (step, stretch), totals)
             });
         }
-        let mut sums = sums;
-        each_panel!(P in [0 1], panel => {
-            let d = simd.widen_f16(&units[panel].scales);
-            sums[panel] = add_scaled(simd, totals[panel], (&step[SCALE], d), sums[panel]);
-        });
-        sums
+        let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
+        add_scaled(simd, totals, (&step[SCALE], scales), sums)
     }
 }

@@ -5,8 +5,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, prefetch,
-    rounding::nearest,
+    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
+    prefetch, rounding::nearest,
 };
 use crate::{
     Kernels,
@@ -61,22 +61,34 @@ impl Unit for UnitQ8_0 {
 }
 
 impl UnitQ8_0 {
-    /// Adds the products of one panel.
+    /// Adds the products of some panels.
     #[inline(always)]
-    fn add_one<S: Simd, const R: usize>(&self, simd: S, step: &[[i32; R]], sums: [S::V; R]) -> [S::V; R] {
+    fn add_group<S: Simd, const Q: usize, const R: usize>(
+        simd: S,
+        units: [&Self; Q],
+        step: &[[i32; R]],
+        sums: [[S::V; R]; Q],
+    ) -> [[S::V; R]; Q] {
         let [scales, pairs, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        prefetch::<S, Self, R>(simd, self, 0, 1);
-        let mut dots = [simd.zero(); R];
+        prefetch::<S, Self, _, R>(simd, units, (0, 1));
+        let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
-            dots[row] = simd.start_signed(pairs[row]);
-        }
-        for (weights, inputs) in self.quads.iter().zip(quads) {
-            let weights = simd.signed(simd.quads(weights));
-            for row in 0..R {
-                dots[row] = simd.dot_signed(dots[row], weights, inputs[row]);
+            let start = simd.start_signed(pairs[row]);
+            for panel in 0..Q {
+                dots[panel][row] = start;
             }
         }
-        add_scaled(simd, dots, (scales, simd.widen_f16(&self.scales)), sums)
+        for (j, inputs) in quads.iter().enumerate() {
+            let weights: [_; Q] = of_group!(units, unit => simd.signed(simd.quads(&unit.quads[j])));
+            for row in 0..R {
+                let inputs = simd.input(inputs[row]);
+                for panel in 0..Q {
+                    dots[panel][row] = simd.dot_signed(dots[panel][row], weights[panel], inputs);
+                }
+            }
+        }
+        let weight_scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
+        add_scaled(simd, dots, (scales, weight_scales), sums)
     }
 }
 
@@ -89,9 +101,7 @@ impl Dot for UnitQ8_0 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        for panel in 0..P {
-            sums[panel] = units[panel].add_one(simd, step, sums[panel]);
-        }
+        each_group!(S, P in [0 1], units, sums, (units, sums) => Self::add_group(simd, units, step, sums));
         sums
     }
 }

@@ -163,10 +163,12 @@ impl Dots for Neon {
     type Quads = [uint8x16_t; 4];
     type Signed = [uint8x16_t; 4];
     type Sums = [int32x4_t; 4];
+    type Input = int8x16_t;
     type Factors = [int32x4_t; 4];
     type I = [int32x4_t; 4];
     const DOT_ROWS: usize = 4;
     const DOT_ACCUMULATORS: usize = 4;
+    const PAIRS_OF_PANELS: bool = false;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -205,12 +207,16 @@ impl Dots for Neon {
         })
     }
     #[inline(always)]
+    fn input(self, quad: i32) -> Self::Input {
+        with_token!(vreinterpretq_s8_s32(vdupq_n_s32(quad)))
+    }
+    #[inline(always)]
     fn start(self, pair: i32, factor: i16) -> Self::Sums {
         let sum = i32::from(pair as i16) + (pair >> 16);
         with_token!([vdupq_n_s32(i32::from(factor) * sum); 4])
     }
     #[inline(always)]
-    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {
         // Bytes up to 127 are the same with and without a sign.
         self.dot_signed(sums, weights, inputs)
     }
@@ -244,11 +250,10 @@ impl Dots for Neon {
         self.zero()
     }
     #[inline(always)]
-    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {
         let mut sums = sums;
         for (sum, quarter) in sums.iter_mut().zip(weights) {
             *sum = with_token!({
-                let inputs = vreinterpretq_s8_s32(vdupq_n_s32(inputs));
                 let weights = vreinterpretq_s8_u8(quarter);
                 let low = vpaddlq_s16(vmull_s8(vget_low_s8(weights), vget_low_s8(inputs)));
                 let high = vpaddlq_s16(vmull_high_s8(weights, inputs));

@@ -181,11 +181,13 @@ impl Dots for Avx2 {
     /// Magnitudes, and the bytes themselves, whose sign the inputs take over.
     type Signed = [[__m256i; 2]; 2];
     type Sums = [__m256i; 2];
+    type Input = __m256i;
     /// Each factor twice, in 16 bits.
     type Factors = [__m256i; 2];
     type I = [__m256i; 2];
     const DOT_ROWS: usize = 4;
     const DOT_ACCUMULATORS: usize = 4;
+    const PAIRS_OF_PANELS: bool = false;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -227,13 +229,16 @@ impl Dots for Avx2 {
         })
     }
     #[inline(always)]
+    fn input(self, quad: i32) -> Self::Input {
+        with_token!(_mm256_set1_epi32(quad))
+    }
+    #[inline(always)]
     fn start(self, pair: i32, factor: i16) -> Self::Sums {
         with_token!([_mm256_mullo_epi16(_mm256_set1_epi32(pair), _mm256_set1_epi16(factor)); 2])
     }
     #[inline(always)]
-    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {
         with_token!({
-            let inputs = _mm256_set1_epi32(inputs);
             [
                 pin(_mm256_add_epi16(sums[0], _mm256_maddubs_epi16(weights[0], inputs))),
                 pin(_mm256_add_epi16(sums[1], _mm256_maddubs_epi16(weights[1], inputs))),
@@ -274,10 +279,9 @@ impl Dots for Avx2 {
         self.zero()
     }
     #[inline(always)]
-    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {
         let [magnitudes, signs] = weights;
         with_token!({
-            let inputs = _mm256_set1_epi32(inputs);
             let ones = _mm256_set1_epi16(1);
             let low = _mm256_maddubs_epi16(magnitudes[0], _mm256_sign_epi8(inputs, signs[0]));
             let high = _mm256_maddubs_epi16(magnitudes[1], _mm256_sign_epi8(inputs, signs[1]));

@@ -133,10 +133,12 @@ impl Dots for Avx512 {
     /// Bytes plus 128, which are not negative.
     type Signed = __m512i;
     type Sums = __m512i;
+    type Input = __m512i;
     type Factors = __m512i;
     type I = __m512i;
     const DOT_ROWS: usize = 6;
     const DOT_ACCUMULATORS: usize = 12;
+    const PAIRS_OF_PANELS: bool = true;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -170,12 +172,16 @@ impl Dots for Avx512 {
         })
     }
     #[inline(always)]
+    fn input(self, quad: i32) -> Self::Input {
+        with_token!(_mm512_set1_epi32(quad))
+    }
+    #[inline(always)]
     fn start(self, pair: i32, factor: i16) -> Self::Sums {
         with_token!(_mm512_madd_epi16(_mm512_set1_epi32(pair), _mm512_set1_epi16(factor)))
     }
     #[inline(always)]
-    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: i32) -> Self::Sums {
-        with_token!(_mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(inputs)))
+    fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {
+        with_token!(_mm512_dpbusd_epi32(sums, weights, inputs))
     }
     #[inline(always)]
     fn finish(self, sums: Self::Sums) -> Self::I {
@@ -198,7 +204,7 @@ impl Dots for Avx512 {
         self.start(pair, -128)
     }
     #[inline(always)]
-    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: i32) -> Self::I {
+    fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {
         self.dot(sums, weights, inputs)
     }
     #[inline(always)]

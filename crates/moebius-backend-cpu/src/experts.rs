@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Projection, Result};
-use moebius_expert_kernels::{Activation as KernelActivation, ExpertBiases, ExpertRows, PackedExperts};
+use moebius_expert_kernels::{
+    Activation as KernelActivation, ExpertBiases, ExpertRows, PackedExperts, PackedMatrix,
+};
 use moebius_metering::Meter;
 use moebius_router::{Routing, WeightTarget};
 
@@ -25,7 +27,7 @@ impl CpuExperts {
         let bank = |projection| {
             let (held, shape) = (spec.format_of(projection), spec.shape(projection));
             let matrix = |expert| pack(engine, &source.get(expert, projection)?, held, shape);
-            (0..spec.n_experts).map(matrix).collect::<Result<Vec<_>>>()
+            PackedMatrix::side_by_side(spec.n_experts, matrix, kernel)
         };
         let gate = spec.gated.then(|| bank(Projection::Gate)).transpose()?;
         let (up, down) = (bank(Projection::Up)?, bank(Projection::Down)?);

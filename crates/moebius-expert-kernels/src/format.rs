@@ -256,9 +256,11 @@ pub(crate) trait Unit: Plain + Send + Sync {
 /// Rows up to which a tile may wait for memory rather than for arithmetic.
 const PREFETCH_ROWS: usize = 4;
 
-/// How far ahead of its use memory is asked for, for each row: tiles of fewer rows read more panels side by side, so
-/// that about as much is under way for all of them.
-const PREFETCH_BYTES: usize = 512;
+/// Rows from which on it pays to take two panels together for the sake of the inputs that they share.
+const MIN_ROWS_TO_SHARE: usize = 3;
+
+/// How far ahead of its use memory is asked for, in each panel.
+const PREFETCH_BYTES: usize = 2048;
 
 /// A unit of one column: sixteen plain numbers.
 pub(crate) trait Lanes: Unit {
@@ -283,8 +285,8 @@ pub(crate) trait Dot: Unit {
 /// indices are named: the compiler leaves a loop around so much code rolled up, and then the sums that it indexes live
 /// in memory and are copied about.
 macro_rules! each_group {
-    ($set:ident, $count:ident in [$($index:literal)+], $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
-        if <$set as crate::arch::Dots>::PAIRS_OF_PANELS && $count >= 2 {
+    (($set:ident, $rows:ident), $count:ident in [$($index:literal)+], $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
+        if <$set as crate::arch::Dots>::PAIRS_OF_PANELS && $count >= 2 && $rows >= super::MIN_ROWS_TO_SHARE {
             each_group!(@pair $count, 0, $units, $sums, ($group, $part) => $body);
             each_group!(@pair $count, 2, $units, $sums, ($group, $part) => $body);
         } else if $count <= [$($index),+].len() {
@@ -340,7 +342,7 @@ fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
 ) {
     if R <= PREFETCH_ROWS {
         let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
-        let ahead = PREFETCH_BYTES * R + part * lines * CACHE_LINE;
+        let ahead = PREFETCH_BYTES + part * lines * CACHE_LINE;
         for unit in units {
             let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
             for line in 0..lines {

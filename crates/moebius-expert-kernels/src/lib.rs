@@ -41,6 +41,7 @@ mod pack;
 mod pool;
 mod recurrence;
 mod rows;
+mod shelf;
 mod tile;
 mod units;
 mod vector;

@@ -158,6 +158,11 @@ impl PackedMatrix {
         with_units!(&self.panels, units => size_of_val::<[_]>(units))
     }
 
+    /// Whether the weights lie in bytes that somebody else keeps.
+    pub(crate) fn is_shared(&self) -> bool {
+        with_units!(&self.panels, units => matches!(units, Units::Shared(_)))
+    }
+
     pub(crate) fn panels(&self) -> &Panels {
         &self.panels
     }

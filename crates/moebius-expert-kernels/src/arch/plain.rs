@@ -5,8 +5,11 @@
 
 use std::slice;
 
-use super::{LANES, QUAD_BYTES};
-use crate::format::{LanesBf16, LanesF16, LanesF32, UnitMxfp4, UnitQ4_0, UnitQ4K, UnitQ6K, UnitQ8_0};
+use super::{CACHE_LINE, LANES, QUAD_BYTES};
+use crate::{
+    format::{LanesBf16, LanesF16, LanesF32, UnitMxfp4, UnitQ4_0, UnitQ4K, UnitQ6K, UnitQ8_0},
+    shelf::Line,
+};
 
 /// Numbers side by side in a fixed order.
 ///
@@ -36,6 +39,7 @@ plain! {
     UnitQ4K: (2 + 2 + 8 + 4 * 2) * LANES + 32 * QUAD_BYTES;
     UnitQ6K: (2 + 16) * LANES + 4 * 4 * 3 * QUAD_BYTES;
     UnitMxfp4: LANES + 4 * QUAD_BYTES;
+    Line: CACHE_LINE;
 }
 
 /// The memory of units.

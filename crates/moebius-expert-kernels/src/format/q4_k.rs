@@ -244,7 +244,7 @@ impl Dot for UnitQ4K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for pair in 0..RUNS / 2 {
-            each_group!(S, P in [0 1], units, totals, (units, totals) => {
+            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
                 Self::add_runs(simd, units, (step, pair), totals)
             });
         }

@@ -224,7 +224,7 @@ impl Dot for UnitQ6K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for stretch in 0..STRETCHES {
-            each_group!(S, P in [0 1], units, totals, (units, totals) => {
+            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
                 Self::add_stretch(simd, units, (step, stretch), totals)
             });
         }

@@ -253,9 +253,6 @@ pub(crate) trait Unit: Plain + Send + Sync {
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]);
 }
 
-/// Rows up to which a tile may wait for memory rather than for arithmetic.
-const PREFETCH_ROWS: usize = 4;
-
 /// Rows from which on it pays to take two panels together for the sake of the inputs that they share.
 const MIN_ROWS_TO_SHARE: usize = 3;
 
@@ -333,21 +330,15 @@ macro_rules! of_group {
 
 use of_group;
 
-/// Asks for one of several parts of the memory a while after some units, which a tile of few rows waits for.
+/// Asks for one of several parts of the memory a while after some units.
 #[inline(always)]
-fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
-    simd: S,
-    units: [&U; Q],
-    (part, parts): (usize, usize),
-) {
-    if R <= PREFETCH_ROWS {
-        let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
-        let ahead = PREFETCH_BYTES + part * lines * CACHE_LINE;
-        for unit in units {
-            let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
-            for line in 0..lines {
-                simd.prefetch(first.wrapping_add(line * CACHE_LINE));
-            }
+fn prefetch<S: Simd, U, const Q: usize>(simd: S, units: [&U; Q], (part, parts): (usize, usize)) {
+    let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
+    let ahead = PREFETCH_BYTES + part * lines * CACHE_LINE;
+    for unit in units {
+        let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
+        for line in 0..lines {
+            simd.prefetch(first.wrapping_add(line * CACHE_LINE));
         }
     }
 }

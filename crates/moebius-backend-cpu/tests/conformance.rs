@@ -10,8 +10,10 @@ use moebius_conformance::accept;
 accept!(default_options, || CpuBackend::new(CpuOptions::default()));
 accept!(scalar, || on_several_threads(Isa::Scalar));
 accept!(avx2, || on_several_threads(Isa::Avx2));
+accept!(avxvnni, || on_several_threads(Isa::AvxVnni));
 accept!(avx512, || on_several_threads(Isa::Avx512));
 accept!(neon, || on_several_threads(Isa::Neon));
+accept!(neondot, || on_several_threads(Isa::NeonDot));
 
 fn on_several_threads(isa: Isa) -> Vec<Result<CpuBackend, Error>> {
     if !Kernels::available().contains(&isa) {
@@ -22,6 +24,6 @@ fn on_several_threads(isa: Isa) -> Vec<Result<CpuBackend, Error>> {
 
 #[test]
 fn every_available_instruction_set_is_tested() {
-    let tested = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    let tested = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Neon, Isa::NeonDot];
     assert!(Kernels::available().iter().all(|isa| tested.contains(isa)));
 }

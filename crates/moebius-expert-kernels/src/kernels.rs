@@ -15,24 +15,31 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX2, FMA, F16C and AVX-VNNI: recent processors without AVX-512.
+    AvxVnni,
     /// x86-64 with AVX-512 (F, BW, VNNI).
     Avx512,
     /// 64-bit Arm with NEON.
     Neon,
+    /// 64-bit Arm with NEON and dot products.
+    NeonDot,
 }
 
 impl Isa {
     /// Every instruction set, the preferred ones last.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Neon, Self::NeonDot];
 
-    /// The name that [`FromStr`] reads: `scalar`, `avx2`, `avx512` or `neon`.
+    /// The name that [`FromStr`] reads: `scalar`, `avx2`, `avxvnni`, `avx512`, `neon` or `neondot`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
             Self::Neon => "neon",
+            Self::NeonDot => "neondot",
         }
     }
 }
@@ -92,8 +99,10 @@ impl Kernels {
         match self.isa() {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2+fma+f16c",
+            Isa::AvxVnni => "avx2+fma+f16c+avxvnni",
             Isa::Avx512 => "avx512f+bw+vnni",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neon+dotprod",
         }
     }
 

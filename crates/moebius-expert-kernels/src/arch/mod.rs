@@ -19,6 +19,7 @@ mod aarch64 {
 mod x86_64 {
     pub(super) mod avx2;
     pub(super) mod avx512;
+    pub(super) mod avx_vnni;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -165,9 +166,13 @@ pub(crate) enum Arch {
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
+    AvxVnni(Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(Neon<true>),
 }
 
 impl Arch {
@@ -178,9 +183,13 @@ impl Arch {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Avx2::detect().map(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Avx2::detect().map(Self::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Avx512::detect().map(Self::Avx512),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Neon::detect().map(Self::Neon),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Neon::detect().map(Self::NeonDot),
             #[allow(unreachable_patterns, reason = "which sets are foreign depends on the target")]
             _ => None,
         }
@@ -192,9 +201,13 @@ impl Arch {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(_) => Isa::AvxVnni,
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => Isa::Avx512,
             #[cfg(target_arch = "aarch64")]
             Self::Neon(_) => Isa::Neon,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot(_) => Isa::NeonDot,
         }
     }
 
@@ -206,9 +219,13 @@ impl Arch {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(simd) => simd.run(op),
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(simd) => simd.run(op),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => simd.run(op),
             #[cfg(target_arch = "aarch64")]
             Self::Neon(simd) => simd.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot(simd) => simd.run(op),
         }
     }
 }

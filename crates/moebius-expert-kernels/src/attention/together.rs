@@ -47,10 +47,9 @@ pub(super) fn one_chunk<S: Simd>(
         score::<S, 8>(simd, tile, &any, &mut scores[here.clone()]);
     }
     for row in 0..rows {
-        let seen = seen(row);
-        for hidden in beside(&any, &seen) {
-            for key in hidden {
-                scores[key % CHUNK][row] = f32::NEG_INFINITY;
+        for hidden in beside(&any, &seen(row)) {
+            for score in &mut scores[hidden.start - chunk * CHUNK..hidden.end - chunk * CHUNK] {
+                score[row] = f32::NEG_INFINITY;
             }
         }
     }

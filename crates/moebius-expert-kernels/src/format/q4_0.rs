@@ -123,8 +123,8 @@ impl<const Q: usize> Nibbles<'_, Q> {
         let mut dots = [[simd.start(0, 0); R]; Q];
         for row in 0..R {
             let start = simd.start(pairs[row], -self.offset);
-            for panel in 0..Q {
-                dots[panel][row] = start;
+            for dots in &mut dots {
+                dots[row] = start;
             }
         }
         for j in 0..4 {

@@ -170,8 +170,8 @@ impl UnitQ6K {
         let mut dots = [[simd.start(0, 0); R]; Q];
         for row in 0..R {
             let start = simd.start(step[PAIRS + run][row], -OFFSET);
-            for panel in 0..Q {
-                dots[panel][row] = start;
+            for dots in &mut dots {
+                dots[row] = start;
             }
         }
         for j in 0..4 {

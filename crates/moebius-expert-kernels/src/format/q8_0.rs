@@ -74,8 +74,8 @@ impl UnitQ8_0 {
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
             let start = simd.start_signed(pairs[row]);
-            for panel in 0..Q {
-                dots[panel][row] = start;
+            for dots in &mut dots {
+                dots[row] = start;
             }
         }
         for (j, inputs) in quads.iter().enumerate() {

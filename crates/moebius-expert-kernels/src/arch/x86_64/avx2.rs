@@ -1,21 +1,31 @@
-//! AVX2 with FMA and F16C: sixteen lanes are two 256-bit registers.
+//! AVX2 with FMA and F16C: sixteen lanes are two 256-bit registers. Whole numbers are multiplied by AVX-VNNI where the
+//! type says so, see [`super::avx_vnni`].
 
 use std::arch::{asm, x86_64::*};
 
 use crate::arch::{Dots, LANES, Op, QUAD_BYTES, Simd};
 
-/// Proof that the processor has AVX2, FMA and F16C.
+/// Proof that the processor has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool = false>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     pub(crate) fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+            && is_x86_feature_detected!("f16c")
+            && (!VNNI || is_x86_feature_detected!("avxvnni"));
         found.then_some(Self(()))
     }
 
+    /// The same without AVX-VNNI.
+    #[inline(always)]
+    pub(super) fn base(self) -> Avx2 {
+        Avx2(())
+    }
+}
+
+impl Avx2 {
     #[inline]
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         #[target_feature(enable = "avx2,fma,f16c")]
@@ -42,7 +52,10 @@ macro_rules! halves {
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI>
+where
+    Self: Dots<I = [__m256i; 2]>,
+{
     type V = [__m256; 2];
     const TILE_ROWS: usize = 6;
     /// Six would fit beside one panel's weights; two panels of three rows take turns with both and spill.

@@ -21,7 +21,7 @@ pub(crate) use bench::{BenchArgs, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, saturate};
-pub(crate) use run::{RunArgs, SamplingArgs};
+pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 
 use crate::version;

@@ -11,6 +11,7 @@ mod interrupt;
 mod json;
 mod keeping;
 mod meter;
+mod plot;
 mod progress;
 mod reply;
 mod route_strip;

@@ -1,8 +1,11 @@
 //! What a run took and what sparsity saved, for people and for programs.
 //!
-//! The dense twin has the same parameters and runs every expert for every token.
+//! Two dense twins: iso-total has the same parameters and runs every expert for every token; iso-active is a dense layer
+//! as wide as the experts of one token.
 //!
 //! Invariants: what was not counted is `None`, prints as n/a and is null; never 0.
+
+mod full;
 
 use std::time::Duration;
 
@@ -13,6 +16,8 @@ use serde::Serialize;
 
 use crate::table::facts;
 use crate::terminal::GOOD;
+
+pub(crate) use full::{FullMeter, tables};
 
 /// The speed of both phases, under the names that llama.cpp's server uses.
 #[derive(Debug, Serialize)]
@@ -36,7 +41,8 @@ pub(crate) struct Meter {
     bytes_per_token: Option<f64>,
     flops: Option<u64>,
     expert_flops: Option<u64>,
-    dense_twin_expert_flops: Option<u64>,
+    iso_total_expert_flops: Option<u64>,
+    iso_active_expert_flops: Option<u64>,
     expert_saved_share: Option<f64>,
     model_saved_share: Option<f64>,
     experts_per_token_layer: Option<f64>,
@@ -73,7 +79,8 @@ impl Meter {
             bytes_per_token: whole.bytes_per_token(),
             flops: counted(whole.flops()),
             expert_flops: counted(whole.expert_flops()),
-            dense_twin_expert_flops: counted(whole.dense_twin_expert_flops()),
+            iso_total_expert_flops: counted(whole.iso_total_expert_flops()),
+            iso_active_expert_flops: counted(whole.iso_active_expert_flops()),
             expert_saved_share: whole.expert_saved_share(),
             model_saved_share: whole.model_saved_share().filter(|_| whole.flops() > 0),
             experts_per_token_layer: whole.experts_per_token_layer(),
@@ -176,8 +183,9 @@ fn work_rows(info: &ModelInfo, meter: &Meter) -> Vec<(&'static str, String)> {
         "experts",
         format!("{per_token} of {} per token and layer (distinct: {distinct})", moe.n_experts),
     ));
-    let (done, twin) = (flop(meter.expert_flops), flop(meter.dense_twin_expert_flops));
-    rows.push(("expert work", format!("{done} done, {twin} for a dense twin that runs all experts")));
+    let (done, total) = (flop(meter.expert_flops), flop(meter.iso_total_expert_flops));
+    let twins = "all experts (iso-total twin), as many by a dense layer of the active width (iso-active)";
+    rows.push(("expert work", format!("{done} done, {total} by {twins}")));
     let (experts, model) = (percent(meter.expert_saved_share), percent(meter.model_saved_share));
     rows.push((
         "saved",

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use super::MeterMode;
+
 /// Threads beyond this are a mistake, and may exhaust the system.
 const MAX_THREADS: u64 = 1024;
 /// Longer than any context that a cache has room for.
@@ -26,6 +28,16 @@ impl FromStr for Ids {
             part.parse().map_err(|_| format!("expected token ids such as 1,2,3, got `{part}`"))
         };
         text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+    }
+}
+
+/// How much the meter says: a truth value as in other flags, or `full`.
+pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "full" => Ok(MeterMode::Full),
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(MeterMode::Short),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(MeterMode::Off),
+        _ => Err("expected true, false or full".into()),
     }
 }
 
@@ -116,6 +128,14 @@ mod tests {
         for text in ["", "1,,2", "1,x", "-1", "1,", "4294967296", "999999999999", "1.5"] {
             assert!(text.parse::<Ids>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_meter_is_off_on_or_full() {
+        let modes = ["full", "1", "TRUE", "off"].map(meter);
+        let expected = [MeterMode::Full, MeterMode::Short, MeterMode::Short, MeterMode::Off].map(Ok);
+        assert_eq!(modes, expected);
+        assert!(meter("").is_err() && meter("all").is_err());
     }
 
     #[test]

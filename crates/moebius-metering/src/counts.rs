@@ -103,6 +103,16 @@ impl Counts {
         self.with_experts(experts.executed_macs, experts.iso_active_weight_bytes) - self.part(Part::Router)
     }
 
+    /// The same without the work of one part.
+    #[must_use]
+    pub fn without(&self, part: Part) -> Counts {
+        let mut counts = self.clone();
+        counts.outside[part.index()] = Work::default();
+        counts.layers.values_mut().for_each(|layer| layer.parts[part.index()] = Work::default());
+        counts.layers.retain(|_, layer| !layer.is_empty());
+        counts
+    }
+
     fn with_experts(&self, macs: u64, weight_bytes: u64) -> Work {
         self.total() - self.part(Part::Experts) + Work { macs, weight_bytes, cache_bytes: 0 }
     }
@@ -354,6 +364,9 @@ mod tests {
         assert_eq!(counts.total(), Work { macs: 1_270, weight_bytes: 307, cache_bytes: 0 });
         assert_eq!(counts.iso_total(), Work { macs: 1_870, weight_bytes: 807, cache_bytes: 0 });
         assert_eq!(counts.iso_active(), Work { macs: 1_200, weight_bytes: 200, cache_bytes: 0 });
+        let without = counts.without(Part::Router);
+        assert_eq!((without.total().macs, without.part(Part::Router)), (1_200, Work::default()));
+        assert_eq!(without.experts(), counts.experts());
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl EnergyMeter {
         &self.state
     }
 
+    /// Whether energy is measured, or estimated from stated watts.
+    pub fn is_known(&self) -> bool {
+        !self.zones.is_empty() || self.watts.is_some()
+    }
+
     /// Power without work, if it was measured.
     pub fn idle(&self) -> Option<Power> {
         self.idle

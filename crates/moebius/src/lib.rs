@@ -29,6 +29,7 @@ mod cache;
 mod convert;
 mod count;
 mod cpu;
+mod dense;
 mod doctor;
 mod dump;
 mod energy;
@@ -44,6 +45,7 @@ mod partial;
 mod published;
 mod route;
 mod score;
+mod twin;
 
 pub mod bench;
 pub mod text;
@@ -65,6 +67,7 @@ pub use observer::LayerLoads;
 pub use published::{PublishedModel, published_models};
 pub use route::{LayerRoute, RouteRecorder};
 pub use score::{Score, ScoreOptions, perplexity};
+pub use twin::{Form, FormTimes, Proof, TwinRow, TwinSession, TwinText};
 
 pub use moebius_backend as backend_contract;
 pub use moebius_backend::WeightFormat;

@@ -1,13 +1,13 @@
 //! `moebius bench`.
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
 use moebius::{BACKENDS, BackendOptions, OpenOptions};
 
 use super::model::saturate;
 use super::values;
-use super::{CacheArgs, ExpertsArg, FormatArg};
+use super::{CacheArgs, ExpertsArg, FormatArg, LayerArgs};
 
 const NOTES: &str = "\
 Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
@@ -25,8 +25,11 @@ Ctrl-C ends with the rows that are finished, a second one at once.";
 
 /// Measure speed: prompts, generation, batches, depth
 #[derive(Args, Debug)]
-#[command(after_help = NOTES)]
+#[command(after_help = NOTES, args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    /// What to measure; nothing is a model.
+    #[command(subcommand)]
+    pub(crate) command: Option<BenchCommand>,
     /// Model directory; default: the bundled model
     #[arg(conflicts_with = "shape")]
     pub(crate) model: Option<String>,
@@ -85,6 +88,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
     #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
     pub(crate) backend: Option<String>,
+}
+
+/// What to measure other than a model.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Measure one layer of experts: sparse against its two dense twins
+    Layer(LayerArgs),
 }
 
 /// How results are printed.

@@ -12,6 +12,8 @@ const MAX_BENCH_TOKENS: usize = 1 << 24;
 const MAX_BATCH: usize = 1 << 16;
 /// Samples beyond these say nothing new.
 const MAX_REPETITIONS: usize = 10_000;
+/// More than a hall of machines.
+const MAX_WATTS: f64 = 1e6;
 /// Deeper than any model.
 const MAX_LAYERS: usize = 512;
 
@@ -63,6 +65,12 @@ pub(crate) fn tokens(text: &str) -> Result<usize, String> {
     number(text, &expected, |value| (0..=MAX_BENCH_TOKENS).contains(value))
 }
 
+/// At least one token to generate.
+pub(crate) fn some_tokens(text: &str) -> Result<usize, String> {
+    let expected = format!("a whole number from 1 to {MAX_BENCH_TOKENS}");
+    number(text, &expected, |value| (1..=MAX_BENCH_TOKENS).contains(value))
+}
+
 /// Sequences that run together.
 pub(crate) fn batch(text: &str) -> Result<usize, String> {
     let expected = format!("a whole number from 1 to {MAX_BATCH}");
@@ -106,6 +114,12 @@ pub(crate) fn penalty(text: &str) -> Result<f32, String> {
     number(text, "a finite number above 0", |value: &f32| value.is_finite() && *value > 0.0)
 }
 
+/// A power in watts.
+pub(crate) fn watts(text: &str) -> Result<f64, String> {
+    let valid = |value: &f64| value.is_finite() && *value > 0.0 && *value <= MAX_WATTS;
+    number(text, &format!("a number above 0 and up to {MAX_WATTS}"), valid)
+}
+
 /// A text of at least one character.
 pub(crate) fn stop_string(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected at least one character".into()) } else { Ok(text.into()) }
@@ -146,6 +160,10 @@ mod tests {
         for text in ["nan", "-0.1", "1.1"] {
             assert!(share(text).is_err(), "{text}");
         }
+        for text in ["nan", "0", "-5", "1e7", "many"] {
+            assert!(watts(text).is_err(), "{text}");
+        }
+        assert_eq!(watts("65.5"), Ok(65.5));
         assert!(penalty("0").is_err());
         for text in ["0", "1025", "-1", "1.5", "", "99999999999999999999"] {
             assert!(threads(text).is_err(), "{text}");

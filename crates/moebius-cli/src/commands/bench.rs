@@ -1,6 +1,6 @@
 //! `moebius bench`.
 
-mod export;
+mod layer;
 mod record;
 mod report;
 mod tables;
@@ -11,7 +11,7 @@ use moebius::bench::{Measurement, Progress, Session, Shape, Subject, Test};
 use moebius::router::LoadStats;
 use moebius::{CacheUse, Error};
 
-use crate::args::{BenchArgs, OutputArgs};
+use crate::args::{BenchArgs, BenchCommand, OutputArgs};
 use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
@@ -25,6 +25,9 @@ const LOAD_TOKENS: usize = 512;
 
 /// Measures every combination that was asked for.
 pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
+    if let Some(BenchCommand::Layer(args)) = &args.command {
+        return layer::layer(args, output);
+    }
     let plan = args.plan();
     let tests = plan.tests();
     if tests.is_empty() {

@@ -66,13 +66,7 @@ impl Session {
         let backend = open_backend(&options.backend)?;
         let chunk = options.chunk();
         let context = plan.context(chunk);
-        let mut files = match subject {
-            Subject::Model(dir) => open_files(dir, options)?,
-            Subject::Shape { shape, layers } => {
-                let weights = RandomWeights { layers: *layers, context, seed: plan.seed };
-                ModelFiles::random(shape.config(), &weights, options.experts, &backend)?.hold(options.format)
-            }
-        };
+        let mut files = subject_files(subject, options, (context, plan.seed), &backend)?;
         let info = files.info(&backend)?;
         if context > info.context {
             return Err(ModelError::Context { position: context - 1, context: info.context }.into());
@@ -210,6 +204,23 @@ impl Session {
         let reading = window.close(self.engine.meter());
         let stages = self.engine.meter().stage_times() - before;
         Ok(Some(Sample { reading, steps: timed as u64, stages }))
+    }
+}
+
+/// The files of a model, or random weights that leave room for `context` positions.
+pub(crate) fn subject_files(
+    subject: &Subject,
+    options: &OpenOptions,
+    (context, seed): (usize, u64),
+    backend: &Arc<dyn Backend>,
+) -> Result<ModelFiles> {
+    match subject {
+        Subject::Model(dir) => open_files(dir, options),
+        Subject::Shape { shape, layers } => {
+            let weights = RandomWeights { layers: *layers, context, seed };
+            let files = ModelFiles::random(shape.config(), &weights, options.experts, backend)?;
+            Ok(files.hold(options.format))
+        }
     }
 }
 

@@ -5,46 +5,11 @@ use moebius::metering::Stage;
 use moebius::metering::format::{UNKNOWN, percent, si};
 
 use super::record::Setting;
+use crate::markdown::{Markdown, aligned};
 use crate::table::Align;
 
 /// Tests side by side in a profile: as many as fit on a line.
 const PROFILES_ABREAST: usize = 6;
-
-/// A table whose rows are printed one by one, with columns that are wide enough from the start.
-struct Markdown {
-    columns: Vec<(&'static str, Align, usize)>,
-}
-
-impl Markdown {
-    /// Columns at least as wide as their names.
-    fn new(columns: &[(&'static str, Align, usize)]) -> Self {
-        let widen = |&(name, align, width): &(&'static str, Align, usize)| {
-            (name, align, width.max(name.chars().count()))
-        };
-        Markdown { columns: columns.iter().map(widen).collect() }
-    }
-
-    fn header(&self) -> String {
-        let names: Vec<String> = self.columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
-        let rule = self.columns.iter().map(|(_, align, width)| match align {
-            Align::Left => "-".repeat(width + 2),
-            Align::Right => "-".repeat(width + 1) + ":",
-        });
-        format!("{}|{}|\n", self.row(&names), rule.collect::<Vec<_>>().join("|"))
-    }
-
-    fn row(&self, cells: &[String]) -> String {
-        let cell = |((_, align, width), text): (&(&str, Align, usize), &String)| {
-            let text = text.replace('|', "\\|");
-            let space = " ".repeat(width.saturating_sub(text.chars().count()));
-            match align {
-                Align::Left => format!("| {text}{space} "),
-                Align::Right => format!("| {space}{text} "),
-            }
-        };
-        self.columns.iter().zip(cells).map(cell).collect::<String>() + "|\n"
-    }
-}
 
 /// The table of speeds.
 pub(crate) struct SpeedTable(Markdown);
@@ -188,20 +153,6 @@ pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A Markdown table from rows whose first one is the heading: words left, numbers right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let columns = (0..rows[0].len()).map(|column| {
-        let align = if column == 0 { Align::Left } else { Align::Right };
-        ("", align, width(column))
-    });
-    let table = Markdown::new(&columns.collect::<Vec<_>>());
-    let rule = table.header().lines().nth(1).unwrap_or_default().to_owned() + "\n";
-    let mut text = table.row(&rows[0]) + &rule;
-    rows[1..].iter().for_each(|row| text += &table.row(row));
-    text
-}
-
 fn rate(rate: Statistics) -> String {
     match rate.deviation {
         Some(deviation) => format!("{:.2} ± {deviation:.2}", rate.mean),
@@ -291,12 +242,5 @@ mod tests {
     #[test]
     fn without_stages_there_is_no_profile() {
         assert_eq!(profiles(&[(2, measured(1, [1000, 1000]))]), None);
-    }
-
-    #[test]
-    fn a_line_of_markdown_cannot_be_broken_by_a_name() {
-        let table = Markdown::new(&[("a", Align::Left, 4), ("b", Align::Right, 3)]);
-        assert_eq!(table.header(), "| a    |   b |\n|------|----:|\n");
-        assert_eq!(table.row(&["x|y".into(), "1".into()]), "| x\\|y |   1 |\n");
     }
 }

@@ -1,10 +1,23 @@
 //! Energy as people and programs read it: measured with its uncertainty, estimated and marked so, or unknown.
 
+use std::time::Duration;
+
 use moebius::metering::format::{UNKNOWN, si};
 use moebius::metering::{Energy, EnergySource};
 use moebius::{CounterState, EnergyMeter};
+use serde::Serialize;
 
 use crate::rows::Record;
+
+/// Long enough to know what idling takes.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Looks for counters, and what idling takes by them; without any, energy is estimated from `watts`.
+pub(crate) fn opened(watts: Option<f64>) -> EnergyMeter {
+    let mut meter = EnergyMeter::open(watts);
+    meter.measure_idle(IDLE);
+    meter
+}
 
 /// Joules for each of `amount` things called `each`, such as `1.2 ± 0.1 J a run` or `~1.2 J a run (est.)`.
 pub(crate) fn text(energy: Option<Energy>, amount: u64, each: &str) -> String {
@@ -23,6 +36,26 @@ pub(crate) fn text(energy: Option<Energy>, amount: u64, each: &str) -> String {
 /// Joules, below one in thousandths, which `si` has no prefix for.
 fn millis(joules: f64) -> String {
     if joules.abs() < 1.0 { si(Some(1e3 * joules), "mJ") } else { si(Some(joules), "J") }
+}
+
+/// Energy for programs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Joules {
+    joules: f64,
+    idle_joules: Option<f64>,
+    uncertainty_joules: Option<f64>,
+    source: &'static str,
+}
+
+impl From<Energy> for Joules {
+    fn from(energy: Energy) -> Self {
+        Joules {
+            joules: energy.joules(),
+            idle_joules: energy.idle_joules,
+            uncertainty_joules: energy.uncertainty_joules,
+            source: energy.source.name(),
+        }
+    }
 }
 
 /// Why nothing is known and what to do about it, in brackets; nothing if something is.
@@ -45,8 +78,6 @@ pub(crate) fn add(record: &mut Record, form: &str, energy: Option<Energy>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

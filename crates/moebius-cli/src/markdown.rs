@@ -40,11 +40,11 @@ impl Markdown {
     }
 }
 
-/// A Markdown table from rows whose first one is the heading: words left, numbers right.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+/// A Markdown table from rows whose first one is the heading: the first `words` columns left, numbers right.
+pub(crate) fn aligned(rows: &[Vec<String>], words: usize) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let columns = (0..rows[0].len()).map(|column| {
-        let align = if column == 0 { Align::Left } else { Align::Right };
+        let align = if column < words { Align::Left } else { Align::Right };
         ("", align, width(column))
     });
     let table = Markdown::new(&columns.collect::<Vec<_>>());

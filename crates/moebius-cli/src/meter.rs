@@ -10,10 +10,11 @@ mod full;
 use std::time::Duration;
 
 use moebius::metering::format::{UNKNOWN, percent, si};
-use moebius::metering::{Phase, Reading};
+use moebius::metering::{Energy, Phase, Reading};
 use moebius::{ModelInfo, Summary};
 use serde::Serialize;
 
+use crate::energy;
 use crate::table::facts;
 use crate::terminal::GOOD;
 
@@ -92,11 +93,16 @@ impl Meter {
 }
 
 /// The block that ends a generation.
-pub(crate) fn block(info: &ModelInfo, summary: &Summary) -> String {
+/// `energy` is `None` where nobody looked.
+pub(crate) fn block(info: &ModelInfo, summary: &Summary, energy: Option<Option<Energy>>) -> String {
     let decoded = summary.decode.counts.tokens_in(Phase::Decode);
     let mut rows = speed_rows(&summary.prefill, Some((&summary.decode, decoded)));
     let meter = Meter::new(info, &summary.prefill, Some(&summary.decode));
     rows.extend(work_rows(info, &meter));
+    if let Some(energy) = energy {
+        let tokens = (summary.prompt.len() + summary.tokens.len()) as u64;
+        rows.push(("energy", energy::text(energy, tokens, "token read or generated")));
+    }
     if summary.finish == "context" {
         rows.push(("ended", "the context is full".into()));
     }

@@ -19,7 +19,7 @@ pub const RAPL_UPDATE: Duration = Duration::from_millis(1);
 
 /// More than any one socket or memory domain takes: bounds how long a counter may go unread before it could have
 /// wrapped unnoticed.
-const MOST_WATTS: f64 = 2_000.0;
+const MOST_WATTS: f64 = 1_000.0;
 
 /// Where a number of joules comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,9 +239,9 @@ mod tests {
 
     #[test]
     fn a_counter_that_nobody_looked_at_for_too_long_is_not_believed() {
-        // 65 kJ go around in half a minute at 2 kW.
+        // 65 kJ go around in a minute at 1 kW.
         let mut counter = WrappingCounter::new(65_532_610_987, 0).expect("it stands in range");
-        assert_eq!(counter.advance(7, 33 * SECOND), None);
+        assert_eq!(counter.advance(7, 66 * SECOND), None);
         assert_eq!(counter.advance(9, SECOND), Some(2));
     }
 

@@ -304,7 +304,7 @@ mod tests {
         let names = ["package-0", "package-0/dram", "package-1", "package-1/dram"].map(String::from);
         assert_eq!(meter.state(), &CounterState::Readable(names.to_vec()));
         let mark = meter.mark();
-        for (at, id) in [(1, "0"), (10, "0:0"), (100, "0:2"), (1_000, "1"), (10_000, "1:1"), (7, "2")] {
+        for (at, id) in [(1u64, "0"), (10, "0:0"), (100, "0:2"), (1_000, "1"), (10_000, "1:1"), (7, "2")] {
             tree.write(id, "energy_uj", &(1_000 + 1_000_000 * at).to_string());
         }
         let energy = meter.since(&mark).expect("all are there");

@@ -7,7 +7,7 @@ use moebius::{BACKENDS, BackendOptions, OpenOptions};
 
 use super::model::saturate;
 use super::values;
-use super::{CacheArgs, ExpertsArg, FormatArg, LayerArgs};
+use super::{CacheArgs, ExpertsArg, FormatArg, LayerArgs, WattsArg};
 
 const NOTES: &str = "\
 Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
@@ -72,9 +72,14 @@ pub(crate) struct BenchArgs {
     /// Seed of token ids and random weights
     #[arg(short, long, value_name = "N", default_value = "0", value_parser = values::seed)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) watts: WattsArg,
     /// How to print the results
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub(crate) output: OutputFormat,
+    /// Print one JSON array of rows, as -o json does
+    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
@@ -111,6 +116,11 @@ pub(crate) enum OutputFormat {
 }
 
 impl BenchArgs {
+    /// How results are printed.
+    pub(crate) fn output_format(&self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { self.output }
+    }
+
     /// What to measure.
     pub(crate) fn plan(&self) -> Plan {
         Plan {

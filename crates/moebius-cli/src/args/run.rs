@@ -8,7 +8,7 @@ use moebius::SamplingParams;
 
 use super::model::saturate;
 use super::values::{self, Ids};
-use super::{JsonArg, ModelArgs};
+use super::{JsonArg, ModelArgs, WattsArg};
 
 const NOTES: &str = "\
 A single argument is the model if it is a directory or looks like a path or like owner/name; otherwise it is \
@@ -75,6 +75,8 @@ pub(crate) struct ReportArgs {
     /// Do not repeat the prompt before its continuation
     #[arg(long, env = "MOEBIUS_NO_DISPLAY_PROMPT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) no_display_prompt: bool,
+    #[command(flatten)]
+    pub(crate) watts: WattsArg,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

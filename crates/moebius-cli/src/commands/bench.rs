@@ -16,7 +16,7 @@ use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
 use crate::terminal::{printable, remark, say};
-use crate::{keeping, progress};
+use crate::{energy, keeping, progress};
 use record::{Machine, Setting};
 use report::Report;
 
@@ -38,7 +38,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     }
     let subject = subject(args)?;
     let interrupt = Interrupt::install();
-    let mut report = Report::new(args.output, &tests);
+    let mut report = Report::new(args.output_format(), &tests);
     for threads in threads(args) {
         let options = args.open_options(threads);
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -52,6 +52,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         let opened =
             progress::with_bar(output, "loading", |bar| Session::open(&subject, &plan, &options, bar));
         let mut session = opened.map_err(|error| smaller(error, args))?;
+        session.set_energy(energy::opened(args.watts.watts));
         say_where_from(&session, output);
         if output.verbose {
             introduce(&mut session)?;

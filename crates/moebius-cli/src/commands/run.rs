@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use moebius::metering::format::si;
 use moebius::text::Message;
-use moebius::{CacheUse, Error, GenerateOptions, LayerRoute, Model, Prompt};
+use moebius::{CacheUse, EnergyMeter, Error, GenerateOptions, LayerRoute, Model, Prompt};
 use serde::Serialize;
 
 use crate::args::{MeterMode, OutputArgs, RunArgs, SamplingArgs};
 use crate::commands::prompt::{self, Request, Source};
 use crate::commands::show::listed;
 use crate::commands::{chat, model_dir};
+use crate::energy::{self, Joules};
 use crate::errors::{CliError, Result};
 use crate::interrupt::Interrupt;
 use crate::json;
@@ -32,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) interrupt: Interrupt,
     pub(crate) meter: MeterMode,
     pub(crate) output: OutputArgs,
+    /// Counts energy, if somebody will be told.
+    energy: Option<EnergyMeter>,
     load: Duration,
     seed: u64,
 }
@@ -49,6 +52,7 @@ struct Report<'a> {
     meter: Meter,
     #[serde(skip_serializing_if = "Option::is_none")]
     work: Option<FullMeter>,
+    energy: Option<Joules>,
     #[serde(skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<Vec<Route<'a>>>>,
 }
@@ -89,6 +93,9 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     let opened = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;
     let meter = args.report.meter().unwrap_or_else(|| unless_told(!output.quiet && !json));
     let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
+    if json || meter != MeterMode::Off {
+        session.energy = Some(energy::opened(args.report.watts.watts));
+    }
     session.options.record_routes = args.report.route;
     session.options.logprobs = json;
     if args.system.is_some() && session.model.chat_template().is_none() {
@@ -161,12 +168,15 @@ impl Session {
             record_routes: false,
             logprobs: false,
         };
-        Session { model, options, interrupt, meter, output, load, seed }
+        Session { model, options, interrupt, meter, output, energy: None, load, seed }
     }
 
     /// Generates after `prompt`.
     pub(crate) fn generate(&mut self, prompt: Prompt<'_>, outlet: &mut Outlet) -> Result<Reply> {
-        reply::generate(&mut self.model, prompt, &self.options, outlet, &self.interrupt)
+        let mark = self.energy.as_mut().map(EnergyMeter::mark);
+        let mut reply = reply::generate(&mut self.model, prompt, &self.options, outlet, &self.interrupt)?;
+        reply.energy = self.energy.as_mut().zip(mark).and_then(|(meter, mark)| meter.since(&mark));
+        Ok(reply)
     }
 
     /// Continues text or ids; `echo` shows the text first.
@@ -222,7 +232,9 @@ impl Session {
     /// Ends with the meter, if it is wanted.
     fn conclude(&self, reply: &Reply) {
         if self.meter != MeterMode::Off {
-            say(format!("\n{}", meter::block(self.model.info(), &reply.summary)).trim_end());
+            let block =
+                meter::block(self.model.info(), &reply.summary, self.energy.as_ref().map(|_| reply.energy));
+            say(format!("\n{block}").trim_end());
         }
         if self.meter == MeterMode::Full {
             say(format!("\n{}", meter::tables(&reply.summary)).trim_end());
@@ -242,6 +254,7 @@ impl Session {
             timings: Timings::new(self.load, summary),
             meter,
             work: (self.meter == MeterMode::Full).then(|| FullMeter::new(summary)),
+            energy: reply.energy.map(Joules::from),
             routes: self.options.record_routes.then(|| reply.routes.iter().map(|r| routes(r)).collect()),
         };
         json::print(&report)

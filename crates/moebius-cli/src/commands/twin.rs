@@ -3,7 +3,6 @@
 mod rows;
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use moebius::bench::{Progress, Shape, Subject};
 use moebius::text::Tokenizer;
@@ -13,18 +12,15 @@ use crate::args::{OutputArgs, TwinArgs};
 use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
-use crate::progress;
 use crate::rows::RowPrinter;
 use crate::terminal::print;
+use crate::{energy, progress};
 use rows::{Setting, Table};
 
 /// What is read where nothing else is asked for.
 const PROMPT: &str = "Once upon a time, there was a little robot who lived in a garden.";
 /// What a shape reads, which has no tokenizer.
 const RANDOM_PROMPT: usize = 16;
-/// Long enough to know what idling takes.
-const IDLE: Duration = Duration::from_millis(500);
-
 /// Runs the forms beside each other.
 pub(crate) fn twin(args: &TwinArgs, output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
@@ -37,8 +33,7 @@ pub(crate) fn twin(args: &TwinArgs, output: &OutputArgs) -> Result<()> {
         Subject::Shape { .. } => prompt_tokens.saturating_add(args.generate).saturating_add(chunks),
     };
     let options = args.open_options();
-    let mut energy = EnergyMeter::open(args.watts.watts);
-    energy.measure_idle(IDLE);
+    let mut energy = energy::opened(args.watts.watts);
     let opened =
         progress::with_bar(output, "loading", |bar| TwinSession::open(&subject, context, &options, bar));
     let mut session = opened.map_err(smaller)?;

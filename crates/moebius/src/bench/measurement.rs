@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use moebius_metering::{Part, Reading, Stage, StageTimes};
+use moebius_metering::{Energy, Part, Reading, Stage, StageTimes};
 
 use super::statistics::{Statistics, expected_distinct};
 use super::{Kind, Test};
@@ -27,6 +27,8 @@ pub struct Measurement {
     pub stages: Option<StageTimes>,
     /// The most memory that the process held since the model was opened, if the system tells.
     pub peak_bytes: Option<u64>,
+    /// Energy of all samples, if it is counted or estimated.
+    pub energy: Option<Energy>,
     /// Experts of a layer, and how many of them a token goes through; `None` for a dense model.
     pub routing: Option<(usize, usize)>,
 }
@@ -73,6 +75,11 @@ impl Measurement {
     /// Weights and cache read, as a share of what the machine reads per second.
     pub fn bandwidth_share(&self, read_bytes_per_second: f64) -> Option<f64> {
         self.reading.bytes_per_second().map(|rate| rate / read_bytes_per_second)
+    }
+
+    /// Net joules of a token, if known.
+    pub fn joules_per_token(&self) -> Option<f64> {
+        self.energy?.joules_per(self.test.tokens() as u64 * self.samples.len() as u64)
     }
 
     /// Tokens of an average step.
@@ -174,6 +181,7 @@ mod tests {
             steps: 1,
             stages: None,
             peak_bytes: None,
+            energy: None,
             routing: Some((64, 8)),
         }
     }

@@ -4,7 +4,6 @@ mod chart;
 mod rows;
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use moebius::bench::{LayerPlan, LayerRow, LayerSession, Progress};
 use moebius::{BackendOptions, EnergyMeter};
@@ -12,13 +11,10 @@ use moebius::{BackendOptions, EnergyMeter};
 use crate::args::{LayerArgs, OutputArgs};
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
-use crate::progress;
 use crate::rows::RowPrinter;
 use crate::terminal::{print, remark};
+use crate::{energy, progress};
 use rows::{Setting, Table};
-
-/// Long enough to know what idling takes.
-const IDLE: Duration = Duration::from_millis(500);
 
 /// What was measured of one layer.
 pub(super) struct Measured {
@@ -35,8 +31,7 @@ pub(super) fn layer(args: &LayerArgs, output: &OutputArgs) -> Result<()> {
     let mut tokens = args.tokens.clone();
     tokens.sort_unstable();
     tokens.dedup();
-    let mut energy = EnergyMeter::open(args.watts.watts);
-    energy.measure_idle(IDLE);
+    let mut energy = energy::opened(args.watts.watts);
     let mut printer = RowPrinter::new(args.output_format());
     let table = Table::new(&plans);
     if printer.is_for_people() {
@@ -46,8 +41,7 @@ pub(super) fn layer(args: &LayerArgs, output: &OutputArgs) -> Result<()> {
     let generating = interrupt.generating();
     for (plan, options) in &plans {
         let most = tokens.last().copied().unwrap_or(1);
-        remark(output, &format!("making {} experts of {} x {} ...", plan.n_experts, plan.hidden, plan.ffn));
-        let session = LayerSession::open(plan, most, options).map_err(smaller)?;
+        let session = opened(plan, most, options, output)?;
         let setting = setting(&session, options)?;
         let mut rows = Vec::new();
         for &tokens in &tokens {
@@ -75,6 +69,21 @@ pub(super) fn layer(args: &LayerArgs, output: &OutputArgs) -> Result<()> {
         remark(output, &format!("drawn into {}", path.display()));
     }
     if stopped { Err(CliError::Interrupted) } else { Ok(()) }
+}
+
+/// Makes and loads a layer, with a line on the terminal.
+fn opened(
+    plan: &LayerPlan,
+    most_tokens: usize,
+    options: &BackendOptions,
+    output: &OutputArgs,
+) -> Result<LayerSession> {
+    let line = progress::line(output);
+    line.set_message(format!("making {} experts of {} x {} ...", plan.n_experts, plan.hidden, plan.ffn));
+    line.tick();
+    let session = LayerSession::open(plan, most_tokens, options).map_err(smaller);
+    line.finish_and_clear();
+    session
 }
 
 fn setting(session: &LayerSession, options: &BackendOptions) -> Result<Setting> {

@@ -4,6 +4,7 @@ use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
 use moebius::metering::Stage;
 use serde_json::json;
 
+use crate::energy;
 use crate::errors::Result;
 use crate::rows::Record;
 use crate::version;
@@ -137,6 +138,8 @@ impl Record {
         self.add("batching_speedup_bound", measured.batching_bound());
         self.add("peak_memory_bytes", measured.peak_bytes);
         self.add("load_ms", setting.load_ms);
+        self.add("joules_per_token", measured.joules_per_token());
+        energy::add(self, "all_samples", measured.energy);
     }
 
     /// Every stage, so that all rows have the same names.

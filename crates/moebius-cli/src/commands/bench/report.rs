@@ -56,7 +56,8 @@ impl Report {
     /// Prints what is said of all rows together.
     pub(crate) fn finish(&self) -> Result<()> {
         if self.rows.is_for_people() {
-            let tables = [tables::batches(&self.measured), tables::profiles(&self.measured)];
+            let measured = &self.measured;
+            let tables = [tables::batches(measured), tables::profiles(measured), tables::energies(measured)];
             let tables = tables.into_iter().flatten().map(|table| format!("\n{table}")).collect::<String>();
             print(&format!("{tables}\n{}\n", self.notes.join("\n")))?;
         }

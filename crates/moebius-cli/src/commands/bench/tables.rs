@@ -5,6 +5,7 @@ use moebius::metering::Stage;
 use moebius::metering::format::{UNKNOWN, percent, si};
 
 use super::record::Setting;
+use crate::energy;
 use crate::markdown::{Markdown, aligned};
 use crate::table::Align;
 
@@ -120,6 +121,17 @@ pub(crate) fn batches(measured: &[(usize, Measurement)]) -> Option<String> {
     Some(text)
 }
 
+/// Energy of every test that has some; `None` if none has.
+pub(crate) fn energies(measured: &[(usize, Measurement)]) -> Option<String> {
+    let line = |(threads, measured): &(usize, Measurement)| {
+        let tokens = measured.test.tokens() as u64 * measured.samples.len() as u64;
+        let text = energy::text(Some(measured.energy?), tokens, "token");
+        Some(format!("energy of {} with -t {threads}: {text}\n", measured.test))
+    };
+    let lines: String = measured.iter().filter_map(line).collect();
+    (!lines.is_empty()).then_some(lines)
+}
+
 /// Where a step spent its time, several tests abreast; `None` if that was not asked for.
 pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
     let profiled: Vec<_> = measured.iter().filter_map(|(t, m)| Some((t, m, m.profile()?))).collect();
@@ -148,7 +160,7 @@ pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
             format!("{:.3}  100 %", 1e3 * measured.reading.seconds() / measured.steps.max(1) as f64)
         });
         rows.push(std::iter::once("all".to_owned()).chain(whole).collect());
-        text += &aligned(&rows);
+        text += &aligned(&rows, 1);
     }
     (!text.is_empty()).then_some(text)
 }
@@ -210,6 +222,7 @@ mod tests {
             steps: 256,
             stages: None,
             peak_bytes: Some(14_000_000_000),
+            energy: None,
             routing: Some((64, 8)),
         }
     }

@@ -108,7 +108,7 @@ impl Table {
                 ]);
             }
         }
-        aligned(&lines)
+        aligned(&lines, 2)
     }
 
     /// What sparse saves against each twin.
@@ -144,7 +144,7 @@ impl Table {
                 ]);
             }
         }
-        format!("\n{}", aligned(&lines))
+        format!("\n{}", aligned(&lines, 2))
     }
 
     /// Generating in batches: what is touched, and sparse beside both twins.
@@ -181,7 +181,7 @@ impl Table {
                 si(sparse.tokens_per_second(), ""),
             ]);
         }
-        format!("\n{}", aligned(&lines))
+        format!("\n{}", aligned(&lines, 1))
     }
 }
 
@@ -206,10 +206,15 @@ pub(super) fn notes(
         let steps = sparse.steps as f64 / sparse.whole.samples.len().max(1) as f64;
         if let Some(extra) = beyond(sparse.experts_millis(), total.experts_millis()) {
             let step_us = 1e3 * extra / steps.max(1.0);
-            let share = sparse.experts_millis().map(|all| extra / all.median);
+            let share = sparse.experts_millis().map(|all| extra.abs() / all.median);
+            let (more, why) = match extra > 0.0 {
+                true => ("more", "what every call costs shows in small experts"),
+                false => ("less", "fewer weights stay in caches"),
+            };
             lines.push(format!(
-                "overhead: the experts of a decode step take {step_us:.1} us more than k/E of iso-total's ({} of their \
-                 time): small experts are bound by what every call costs",
+                "overhead: the experts of a decode step take {:.1} us {more} than k/E of iso-total's, {} of their time: \
+                 {why}",
+                step_us.abs(),
                 percent(share)
             ));
         }

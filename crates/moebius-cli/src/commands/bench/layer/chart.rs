@@ -1,10 +1,13 @@
 //! Time against the experts of a token, and against the batch, beside what operations and bytes allow.
 
-use moebius::bench::{LayerRow, Quartiles, Timed};
+use moebius::bench::{LayerRow, Quartiles, Timed, expected_distinct};
 
 use super::Measured;
 use super::rows::ideal;
 use crate::plot::{Axis, Chart, Figure, Mark, Point, Scale, Series};
+
+/// Points of a curve that is known everywhere.
+const CURVE_STEPS: u32 = 48;
 
 /// Two charts for every layer.
 pub(super) fn figure(all: &[Measured]) -> Figure {
@@ -75,15 +78,16 @@ fn against_batch(measured: &Measured) -> Chart {
         let top_k = rows[0].cells[color].top_k;
         let expert = median(&rows[0].iso_total).map(|all| all / rows[0].n_experts as f64);
         let name = |name: &str| if color == 0 { name.to_owned() } else { String::new() };
-        let by_chance = |row: &LayerRow| {
-            let distinct = row.cells[color].expected_distinct(row.n_experts, row.tokens);
-            Some(Point::new(row.tokens as f64, distinct * expert?))
-        };
+        let ends = [rows.first(), rows.last()].map(|row| row.map_or(1.0, |row| row.tokens as f64));
+        let by_chance = (0..=CURVE_STEPS).filter_map(|step| {
+            let tokens = ends[0] * (ends[1] / ends[0]).powf(f64::from(step) / f64::from(CURVE_STEPS));
+            Some(Point::new(tokens, expected_distinct(rows[0].n_experts, top_k, tokens) * expert?))
+        });
         series.push(Series {
             name: name("N(1-(1-k/N)^B) experts"),
             color,
             mark: Mark::Theory,
-            points: at(&by_chance),
+            points: by_chance.collect(),
         });
         series.push(Series {
             name: format!("k {top_k}"),

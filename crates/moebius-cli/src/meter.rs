@@ -190,8 +190,9 @@ fn work_rows(info: &ModelInfo, meter: &Meter) -> Vec<(&'static str, String)> {
         format!("{per_token} of {} per token and layer (distinct: {distinct})", moe.n_experts),
     ));
     let (done, total) = (flop(meter.expert_flops), flop(meter.iso_total_expert_flops));
-    let twins = "all experts (iso-total twin), as many by a dense layer of the active width (iso-active)";
-    rows.push(("expert work", format!("{done} done, {total} by {twins}")));
+    let active = flop(meter.iso_active_expert_flops);
+    let twins = format!("{total} with all experts (iso-total), {active} with the active width (iso-active)");
+    rows.push(("expert work", format!("{done} done; dense twins: {twins}")));
     let (experts, model) = (percent(meter.expert_saved_share), percent(meter.model_saved_share));
     rows.push((
         "saved",

@@ -64,7 +64,8 @@ fn people_read_of_equal_outputs_savings_and_batches() {
 
 #[test]
 fn a_shape_with_shared_experts_has_twins_too() {
-    let shape = ["--shape", "qwen1.5-moe-a2.7b", "--layers", "1", "-n", "1", "-b", "1", "-r", "1", "-t1"];
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/goldens/qwen2_moe");
+    let shape = ["--shape", golden, "--layers", "1", "-n", "1", "-b", "1", "-r", "1", "-t1"];
     let lines = succeed(&[&["twin"], &shape[..], &["-o", "csv"]].concat());
     assert_eq!(lines.lines().count(), 1 + 6, "{lines}");
     let names: Vec<&str> = lines.lines().next().unwrap_or_default().split(',').collect();

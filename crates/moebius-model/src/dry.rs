@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use moebius_backend::{ExpertBank, ExpertSpec, HeadLinear, Linear, LinearSpec, Result};
 use moebius_metering::Meter;
 use moebius_router::Routing;
@@ -15,15 +15,20 @@ use crate::info::Place;
 /// A projection.
 pub(crate) struct DryLinear {
     spec: LinearSpec,
-    /// Rows of noise that were given out, for a router.
+    device: Device,
+    /// Numbers of noise that were given out, for a router.
     noise: Option<AtomicU64>,
 }
 
 impl DryLinear {
-    /// A projection that works at `place`.
-    pub(crate) fn new(spec: LinearSpec, place: Place) -> Self {
+    /// A projection that works at `place`, with activations on `device`.
+    pub(crate) fn new(spec: LinearSpec, place: Place, device: &Device) -> Self {
         let seed = spec.name.bytes().fold(0u64, |seed, byte| mixed(seed ^ u64::from(byte)));
-        DryLinear { spec, noise: (place == Place::Router).then(|| AtomicU64::new(seed)) }
+        DryLinear {
+            spec,
+            device: device.clone(),
+            noise: (place == Place::Router).then(|| AtomicU64::new(seed)),
+        }
     }
 }
 
@@ -43,8 +48,7 @@ impl Linear for DryLinear {
     }
 
     fn rows(&self, ids: &[u32]) -> Result<Tensor> {
-        let device = candle_core::Device::Cpu;
-        Ok(Tensor::zeros((ids.len(), self.spec.inputs), DType::F32, &device)?)
+        Ok(Tensor::zeros((ids.len(), self.spec.inputs), DType::F32, &self.device)?)
     }
 }
 

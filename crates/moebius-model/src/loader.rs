@@ -144,7 +144,7 @@ impl<'a> Loader<'a> {
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Linear(&spec)).map_err(moebius_backend::Error::from)?;
             return Ok(match self.dry {
-                true => Arc::new(DryLinear::new(spec, place)),
+                true => Arc::new(DryLinear::new(spec, place, &self.backend.info().device)),
                 false => Arc::new(PlannedLinear(spec)),
             });
         }

@@ -1,3 +1,5 @@
+//! Pictures as text: what is in them, and what must not be.
+
 use super::*;
 
 fn chart(x: Scale, y: Scale, points: &[(f64, f64)]) -> Chart {

@@ -191,61 +191,11 @@ pub(super) fn notes(
     measured: &[TwinRow],
     (too_many, energy): (&[usize], &EnergyMeter),
 ) -> String {
-    let (k, n) = (setting.top_k, setting.n_experts);
     let mut lines = Vec::new();
-    if let Some([Some(sparse), Some(total), active]) = measured.first().map(|row| &row.decode) {
-        let macs = |times: &FormTimes| times.whole.counts.experts().executed_macs as f64;
-        lines.push(format!(
-            "experts' operations, sparse over iso-total: {} counted, k/E = {k}/{n} = {}",
-            macs(sparse) / macs(total),
-            k as f64 / n as f64
-        ));
-        let beyond = |sparse: Option<Quartiles>, all: Option<Quartiles>| {
-            Some(sparse?.median - k as f64 / n as f64 * all?.median)
-        };
-        let steps = sparse.steps as f64 / sparse.whole.samples.len().max(1) as f64;
-        if let Some(extra) = beyond(sparse.experts_millis(), total.experts_millis()) {
-            let step_us = 1e3 * extra / steps.max(1.0);
-            let share = sparse.experts_millis().map(|all| extra.abs() / all.median);
-            let (more, why) = match extra > 0.0 {
-                true => ("more", "what every call costs shows in small experts"),
-                false => ("less", "fewer weights stay in caches"),
-            };
-            lines.push(format!(
-                "overhead: the experts of a decode step take {:.1} us {more} than k/E of iso-total's, {} of their time: \
-                 {why}",
-                step_us.abs(),
-                percent(share)
-            ));
-        }
-        if let Some(active) = active {
-            let routed = sparse.whole.millis().zip(active.whole.millis());
-            if let Some((sparse, active)) = routed {
-                let more = 1e3 * (sparse.median - active.median) / steps.max(1.0);
-                lines.push(format!(
-                    "routing: a sparse decode step takes {more:+.1} us beside a dense model of the active width"
-                ));
-            }
-        }
+    if let Some(row) = measured.first() {
+        lines.extend(one_sequence(setting, row));
     }
-    let whole: Vec<String> = measured
-        .iter()
-        .filter(|row| row.decode[0].as_ref().and_then(FormTimes::distinct_experts) >= Some(0.99 * n as f64))
-        .map(|row| row.batch.to_string())
-        .collect();
-    if !whole.is_empty() && k < n {
-        let batches = whole.join(", ");
-        lines.push(format!("no bytes of experts are saved in batches of {batches}: all {n} are touched"));
-    }
-    let loses = measured.iter().filter_map(|row| {
-        let [Some(sparse), _, Some(active)] = &row.decode else { return None };
-        let ratio = sparse.over(active).filter(|ratio| ratio.low > 1.0)?;
-        Some(format!("{} (x{:.2})", row.batch, ratio.median))
-    });
-    let loses = loses.collect::<Vec<_>>().join(", ");
-    if !loses.is_empty() {
-        lines.push(format!("slower than iso-active in batches of {loses}"));
-    }
+    lines.extend(losing_batches(setting, measured));
     if let Some(reason) = &setting.no_iso_active {
         lines.push(format!("iso-active is n/a: {}", printable(reason)));
     }
@@ -258,6 +208,62 @@ pub(super) fn notes(
         lines.push(format!("energy is n/a{why}"));
     }
     format!("\n{}\n", lines.join("\n"))
+}
+
+/// Operations as counted beside k/E, and what a step takes beyond them.
+fn one_sequence(setting: &Setting, row: &TwinRow) -> Vec<String> {
+    let [Some(sparse), Some(total), active] = &row.decode else { return Vec::new() };
+    let (k, n) = (setting.top_k, setting.n_experts);
+    let (ideal, macs) =
+        (k as f64 / n as f64, |times: &FormTimes| times.whole.counts.experts().executed_macs as f64);
+    let counted = macs(sparse) / macs(total);
+    let mut lines = vec![format!(
+        "experts' operations, sparse over iso-total: {counted} counted, k/E = {k}/{n} = {ideal}"
+    )];
+    let steps = (sparse.steps as f64 / sparse.whole.samples.len().max(1) as f64).max(1.0);
+    let median = |quartiles: Option<Quartiles>| quartiles.map(|q| q.median);
+    if let Some((mine, all)) = median(sparse.experts_millis()).zip(median(total.experts_millis())) {
+        let extra = mine - ideal * all;
+        let (more, why) = match extra > 0.0 {
+            true => ("more", "what every call costs shows in small experts"),
+            false => ("less", "fewer weights stay in caches"),
+        };
+        let (step_us, share) = (1e3 * extra.abs() / steps, percent(Some(extra.abs() / mine)));
+        lines.push(format!(
+            "overhead: the experts of a decode step take {step_us:.1} us {more} than k/E of iso-total's, {share} of their \
+             time: {why}"
+        ));
+    }
+    let whole = |times: &FormTimes| median(times.whole.millis());
+    if let Some((mine, dense)) = whole(sparse).zip(active.as_ref().and_then(whole)) {
+        let step_us = 1e3 * (mine - dense) / steps;
+        lines.push(format!(
+            "routing: a sparse decode step takes {step_us:+.1} us beside a dense model of the active width"
+        ));
+    }
+    lines
+}
+
+/// Batches that save no bytes, and those that are slower than a dense model of the active width.
+fn losing_batches(setting: &Setting, measured: &[TwinRow]) -> Vec<String> {
+    let (n, mut lines) = (setting.n_experts, Vec::new());
+    let touched = |row: &&TwinRow| row.decode[0].as_ref().and_then(FormTimes::distinct_experts);
+    let whole = measured.iter().filter(|row| touched(row) >= Some(0.99 * n as f64));
+    let whole: Vec<String> = whole.map(|row| row.batch.to_string()).collect();
+    if !whole.is_empty() && setting.top_k < n {
+        let batches = whole.join(", ");
+        lines.push(format!("no bytes of experts are saved in batches of {batches}: all {n} are touched"));
+    }
+    let slower = measured.iter().filter_map(|row| {
+        let [Some(sparse), _, Some(active)] = &row.decode else { return None };
+        let ratio = sparse.over(active).filter(|ratio| ratio.low > 1.0)?;
+        Some(format!("{} (x{:.2})", row.batch, ratio.median))
+    });
+    let slower = slower.collect::<Vec<_>>().join(", ");
+    if !slower.is_empty() {
+        lines.push(format!("slower than iso-active in batches of {slower}"));
+    }
+    lines
 }
 
 /// A row for each phase and form.

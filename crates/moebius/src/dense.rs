@@ -29,6 +29,9 @@ impl ExpertSource for SideBySide<'_> {
         let first = views.first().ok_or_else(|| unusable("no experts", "there is nothing to join"))?;
         let (rows, cols, format) = (first.rows, first.cols, first.format);
         let row_bytes = format.bytes_for(1, cols).unwrap_or(usize::MAX);
+        if views.iter().any(|view| view.panels().is_some()) {
+            return Err(unusable(&first.name, "weights that lie packed cannot be joined side by side"));
+        }
         for view in &views {
             let alike = (view.rows, view.cols, view.format) == (rows, cols, format);
             if !alike || row_bytes.checked_mul(rows) != Some(view.bytes.len()) {

@@ -226,7 +226,7 @@ fn one_sequence(setting: &Setting, row: &TwinRow) -> Vec<String> {
         let extra = mine - ideal * all;
         let (more, why) = match extra > 0.0 {
             true => ("more", "what every call costs shows in small experts"),
-            false => ("less", "fewer weights stay in caches"),
+            false => ("less", "what they touch stays in caches, all experts together do not"),
         };
         let (step_us, share) = (1e3 * extra.abs() / steps, percent(Some(extra.abs() / mine)));
         lines.push(format!(

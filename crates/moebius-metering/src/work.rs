@@ -24,7 +24,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// Every part, in the order of [`crate::Counts::parts`].
+    /// Every part, in the order of [`crate::PartWork`].
     pub const ALL: [Part; 7] = [
         Part::Router,
         Part::Experts,

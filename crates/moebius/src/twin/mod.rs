@@ -117,14 +117,8 @@ impl Sample {
             counts = counts.without(Part::Router);
             elapsed = elapsed.saturating_sub(router);
         }
-        let whole = &mut times.whole;
-        whole.energy = match whole.samples.is_empty() {
-            true => self.energy,
-            false => whole.energy.zip(self.energy).map(|(sum, one)| sum + one),
-        };
         times.tokens += counts.all_tokens();
-        whole.counts = &whole.counts + &counts;
-        whole.samples.push(elapsed);
+        times.whole.add(elapsed, &counts, self.energy);
         times.experts.push(self.experts);
         times.steps += self.steps;
     }

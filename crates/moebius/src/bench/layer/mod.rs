@@ -118,6 +118,16 @@ pub struct Timed {
 }
 
 impl Timed {
+    /// Adds a sample. Energy that is unknown for one of them is unknown for all.
+    pub(crate) fn add(&mut self, time: Duration, counts: &Counts, energy: Option<Energy>) {
+        self.energy = match self.samples.is_empty() {
+            true => energy,
+            false => self.energy.zip(energy).map(|(sum, one)| sum + one),
+        };
+        self.samples.push(time);
+        self.counts = &self.counts + counts;
+    }
+
     /// Milliseconds of a sample.
     pub fn millis(&self) -> Option<Quartiles> {
         let millis: Vec<f64> = self.samples.iter().map(|time| 1e3 * time.as_secs_f64()).collect();

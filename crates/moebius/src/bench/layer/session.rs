@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use moebius_backend::{
     Backend, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
     WeightView,
 };
-use moebius_metering::{Energy, Meter};
+use moebius_metering::{Counts, Energy, Meter};
 use moebius_router::{Routing, WeightTarget};
 
 use super::{LayerCell, LayerPlan, LayerRow, Timed};
@@ -109,9 +109,9 @@ impl LayerSession {
                 }
                 let form = (turn + sample) % forms;
                 let (bank, routing) = self.form(form, &routings, tokens)?;
-                let run = self.run(bank, &x, &routing, energy)?;
+                let (time, counts, energy) = self.run(bank, &x, &routing, energy)?;
                 if sample > 0 {
-                    run.add_to(&mut timed[form]);
+                    timed[form].add(time, &counts, energy);
                 }
             }
             if sample == 0 {
@@ -147,20 +147,21 @@ impl LayerSession {
         })
     }
 
+    /// One run: its time, what it counted, and its energy.
     fn run(
         &self,
         bank: &dyn ExpertBank,
         x: &Tensor,
         routing: &Routing,
         energy: &mut EnergyMeter,
-    ) -> Result<Run> {
+    ) -> Result<(Duration, Counts, Option<Energy>)> {
         let one = tensor(x.narrow(0, 0, 1))?;
         self.others.forward(&one)?;
         let (meter, mark) = (Meter::new(), energy.mark());
         let started = Instant::now();
         bank.forward(x, routing, &meter)?;
         let time = started.elapsed();
-        Ok(Run { time, energy: energy.since(&mark), meter })
+        Ok((time, meter.snapshot(), energy.since(&mark)))
     }
 
     /// The largest difference between the chosen experts and all of them with weights of zero.
@@ -176,24 +177,6 @@ impl LayerSession {
     fn inputs(&self, tokens: usize, random: &mut Random) -> Result<Tensor> {
         let values: Vec<f32> = (0..tokens * self.plan.hidden).map(|_| random.signed()).collect();
         tensor(Tensor::from_vec(values, (tokens, self.plan.hidden), &self.backend.info().device))
-    }
-}
-
-/// One run of one form.
-struct Run {
-    time: std::time::Duration,
-    energy: Option<Energy>,
-    meter: Meter,
-}
-
-impl Run {
-    fn add_to(self, timed: &mut Timed) {
-        timed.energy = match timed.samples.is_empty() {
-            true => self.energy,
-            false => timed.energy.zip(self.energy).map(|(sum, one)| sum + one),
-        };
-        timed.samples.push(self.time);
-        timed.counts = &timed.counts + &self.meter.snapshot();
     }
 }
 

@@ -143,7 +143,7 @@ impl ExpertBank for Experts {
                 out[token as usize].iter_mut().zip(down.times(&inner)).for_each(|(out, y)| *out += after * y);
             }
         }
-        meter.experts(self.spec.work(routing, dispatch.n_active()));
+        meter.experts(self.spec.work(routing));
         tensor(out, hidden)
     }
 }

@@ -44,7 +44,7 @@ fn lesson(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
             out,
             "{k:>3} {:>10} {:>10} {:>8} {:>14} {:>14} {logprob:>16.3} {perplexity:>12.2}   {}",
             flops(reading.expert_flops()),
-            flops(reading.dense_twin_expert_flops()),
+            flops(reading.iso_total_expert_flops()),
             format::percent(reading.expert_saved_share()),
             format::percent(reading.model_saved_share()),
             format::si(Some(reading.experts().weight_bytes as f64), "B"),

@@ -112,7 +112,7 @@ impl ExpertBank for CpuExperts {
                 kernels.experts(pool, values, &self.packed, &rows, out).map_err(kernel)
             })
         })?;
-        meter.experts(self.spec.work(routing, dispatch.n_active()));
+        meter.experts(self.spec.work(routing));
         Ok(out)
     }
 }

@@ -91,6 +91,11 @@ impl LinearSpec {
         self.inputs as u64 * self.outputs as u64
     }
 
+    /// Bytes of one row of the weight: what looking up one token of an embedding table touches.
+    pub fn row_bytes(&self) -> u64 {
+        self.format.bytes_for(1, self.inputs).unwrap_or(usize::MAX) as u64
+    }
+
     /// Bytes of the weight that one pass over it touches.
     pub fn weight_bytes(&self) -> u64 {
         self.format.bytes_for(self.outputs, self.inputs).unwrap_or(usize::MAX) as u64
@@ -157,14 +162,13 @@ impl ExpertSpec {
         })
     }
 
-    /// What running `routing` over these experts counts for, when `active_experts` of them got a token.
-    pub fn work(&self, routing: &Routing, active_experts: usize) -> ExpertWork {
+    /// What running `routing` over these experts counts for.
+    pub fn work<'r>(&self, routing: &'r Routing) -> ExpertWork<'r> {
         ExpertWork {
             layer: self.layer,
-            tokens: routing.tokens(),
             n_experts: self.n_experts,
             top_k: routing.top_k(),
-            active_experts,
+            experts: routing.all_experts(),
             macs_per_token_expert: self.macs_per_token_expert(),
             bytes_per_expert: self.bytes_per_expert(),
         }

@@ -6,9 +6,11 @@
 mod bench;
 mod cache;
 mod convert;
+mod layer;
 mod model;
 mod run;
 mod score;
+mod twin;
 mod values;
 
 use std::ffi::OsString;
@@ -17,12 +19,14 @@ use clap::builder::FalseyValueParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use bench::{BenchArgs, OutputFormat};
+pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
+pub(crate) use layer::LayerArgs;
 pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, saturate};
-pub(crate) use run::{RunArgs, SamplingArgs};
+pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
+pub(crate) use twin::TwinArgs;
 
 use crate::version;
 
@@ -45,6 +49,8 @@ Examples:
   moebius convert ./OLMoE-1B-7B ./small --format q4_k_m
                                              write it so that it starts at once
   moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
+  moebius twin                               the bundled model beside a dense one, executed
+  moebius bench layer                        one layer: sparse against dense, by k and by batch
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -116,6 +122,8 @@ pub(crate) enum Command {
     Cache(CacheListArgs),
     /// Measure speed: prompts, generation, batches, depth
     Bench(Box<BenchArgs>),
+    /// Run a model beside its dense twins, and say what sparsity saves and where it loses
+    Twin(Box<TwinArgs>),
     /// List the model families that can be run, and published models with their sizes
     Families(FamiliesArgs),
     /// Look at this machine: processor, kernels, memory, default model
@@ -186,6 +194,15 @@ pub(crate) struct DoctorRouterArgs {
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) json: JsonArg,
+}
+
+/// The power that energy is estimated from.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct WattsArg {
+    /// Where no energy counter can be read, estimate energy from this power in watts
+    #[arg(long, env = "MOEBIUS_WATTS", hide_env_values = true, value_name = "W", value_parser = values::watts)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) watts: Option<f64>,
 }
 
 /// Results for programs.

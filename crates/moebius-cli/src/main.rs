@@ -6,14 +6,18 @@
 
 mod args;
 mod commands;
+mod energy;
 mod errors;
 mod interrupt;
 mod json;
 mod keeping;
+mod markdown;
 mod meter;
+mod plot;
 mod progress;
 mod reply;
 mod route_strip;
+mod rows;
 mod table;
 mod terminal;
 mod version;

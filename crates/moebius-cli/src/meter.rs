@@ -1,18 +1,24 @@
 //! What a run took and what sparsity saved, for people and for programs.
 //!
-//! The dense twin has the same parameters and runs every expert for every token.
+//! Two dense twins: iso-total has the same parameters and runs every expert for every token; iso-active is a dense layer
+//! as wide as the experts of one token.
 //!
 //! Invariants: what was not counted is `None`, prints as n/a and is null; never 0.
+
+mod full;
 
 use std::time::Duration;
 
 use moebius::metering::format::{UNKNOWN, percent, si};
-use moebius::metering::{Phase, Reading};
+use moebius::metering::{Energy, Phase, Reading};
 use moebius::{ModelInfo, Summary};
 use serde::Serialize;
 
+use crate::energy;
 use crate::table::facts;
 use crate::terminal::GOOD;
+
+pub(crate) use full::{FullMeter, tables};
 
 /// The speed of both phases, under the names that llama.cpp's server uses.
 #[derive(Debug, Serialize)]
@@ -36,7 +42,8 @@ pub(crate) struct Meter {
     bytes_per_token: Option<f64>,
     flops: Option<u64>,
     expert_flops: Option<u64>,
-    dense_twin_expert_flops: Option<u64>,
+    iso_total_expert_flops: Option<u64>,
+    iso_active_expert_flops: Option<u64>,
     expert_saved_share: Option<f64>,
     model_saved_share: Option<f64>,
     experts_per_token_layer: Option<f64>,
@@ -73,7 +80,8 @@ impl Meter {
             bytes_per_token: whole.bytes_per_token(),
             flops: counted(whole.flops()),
             expert_flops: counted(whole.expert_flops()),
-            dense_twin_expert_flops: counted(whole.dense_twin_expert_flops()),
+            iso_total_expert_flops: counted(whole.iso_total_expert_flops()),
+            iso_active_expert_flops: counted(whole.iso_active_expert_flops()),
             expert_saved_share: whole.expert_saved_share(),
             model_saved_share: whole.model_saved_share().filter(|_| whole.flops() > 0),
             experts_per_token_layer: whole.experts_per_token_layer(),
@@ -85,11 +93,16 @@ impl Meter {
 }
 
 /// The block that ends a generation.
-pub(crate) fn block(info: &ModelInfo, summary: &Summary) -> String {
+/// `energy` is `None` where nobody looked.
+pub(crate) fn block(info: &ModelInfo, summary: &Summary, energy: Option<Option<Energy>>) -> String {
     let decoded = summary.decode.counts.tokens_in(Phase::Decode);
     let mut rows = speed_rows(&summary.prefill, Some((&summary.decode, decoded)));
     let meter = Meter::new(info, &summary.prefill, Some(&summary.decode));
     rows.extend(work_rows(info, &meter));
+    if let Some(energy) = energy {
+        let tokens = (summary.prompt.len() + summary.tokens.len()) as u64;
+        rows.push(("energy", energy::text(energy, tokens, "token read or generated")));
+    }
     if summary.finish == "context" {
         rows.push(("ended", "the context is full".into()));
     }
@@ -176,8 +189,10 @@ fn work_rows(info: &ModelInfo, meter: &Meter) -> Vec<(&'static str, String)> {
         "experts",
         format!("{per_token} of {} per token and layer (distinct: {distinct})", moe.n_experts),
     ));
-    let (done, twin) = (flop(meter.expert_flops), flop(meter.dense_twin_expert_flops));
-    rows.push(("expert work", format!("{done} done, {twin} for a dense twin that runs all experts")));
+    let (done, total) = (flop(meter.expert_flops), flop(meter.iso_total_expert_flops));
+    let active = flop(meter.iso_active_expert_flops);
+    let twins = format!("{total} with all experts (iso-total), {active} with the active width (iso-active)");
+    rows.push(("expert work", format!("{done} done; dense twins: {twins}")));
     let (experts, model) = (percent(meter.expert_saved_share), percent(meter.model_saved_share));
     rows.push((
         "saved",

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use moebius::metering::Energy;
 use moebius::{GenerateOptions, LayerRoute, Model, Piece, Prompt, Summary};
 
 use crate::errors::{CliError, Result};
@@ -44,6 +45,8 @@ pub(crate) struct Reply {
     pub(crate) routes: Vec<Vec<LayerRoute>>,
     /// Counts and times.
     pub(crate) summary: Summary,
+    /// Energy, if whoever asked counts it.
+    pub(crate) energy: Option<Energy>,
 }
 
 impl Outlet {
@@ -154,6 +157,6 @@ pub(crate) fn generate(
     outlet.finish()?;
     match failure {
         Some(error) => Err(error.into()),
-        None => Ok(Reply { text, logprobs, routes, summary: generation.finish() }),
+        None => Ok(Reply { text, logprobs, routes, summary: generation.finish(), energy: None }),
     }
 }

@@ -145,7 +145,7 @@ impl ExpertBank for Experts {
             }
             out = out.index_add(&rows, &y, 0)?;
         }
-        meter.experts(self.spec.work(routing, dispatch.n_active()));
+        meter.experts(self.spec.work(routing));
         Ok(out)
     }
 }

@@ -1,32 +1,21 @@
 //! The meter: counters that a forward pass adds to and anyone may read.
 //!
-//! Parts and tokens are relaxed atomics, since layers may add to them from any thread. Routed experts report once
-//! per layer and step, so a lock that nobody contends keeps them by layer without fixing their number in advance.
+//! Layers report once or a few times per step, so a lock that nobody contends keeps their work by layer and part without
+//! fixing the number of layers in advance.
 //!
 //! Invariants: adding never fails, never blocks on I/O and saturates; totals do not depend on who adds when.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::counts::{Counts, ExpertCounts};
+use crate::counts::Counts;
 use crate::laps::Stopwatch;
-use crate::work::{ExpertWork, Part, Phase, Work, widen};
+use crate::work::{ExpertWork, Phase, Site, Work, widen};
 
 /// Counts work since it was made. It only grows: what happened in between is the difference of two snapshots.
 #[derive(Debug, Default)]
 pub struct Meter {
-    parts: [WorkCell; Part::ALL.len()],
-    tokens: [AtomicU64; Phase::ALL.len()],
-    layers: Mutex<BTreeMap<usize, ExpertCounts>>,
+    counts: Mutex<Counts>,
     pub(crate) stopwatch: Stopwatch,
-}
-
-#[derive(Debug, Default)]
-struct WorkCell {
-    macs: AtomicU64,
-    weight_bytes: AtomicU64,
-    cache_bytes: AtomicU64,
 }
 
 impl Meter {
@@ -35,69 +24,42 @@ impl Meter {
         Meter::default()
     }
 
-    /// Adds the work of one part. Routed experts go through [`Meter::experts`], which knows their twin.
-    pub fn add(&self, part: Part, work: Work) {
-        let cell = &self.parts[part.index()];
-        saturating_add(&cell.macs, work.macs);
-        saturating_add(&cell.weight_bytes, work.weight_bytes);
-        saturating_add(&cell.cache_bytes, work.cache_bytes);
-    }
-
-    /// Adds one step of the routed experts of one layer: to its layer, and as work of [`Part::Experts`].
-    pub fn experts(&self, work: ExpertWork) {
-        let counted = ExpertCounts::from(work);
-        if counted == ExpertCounts::default() {
+    /// Adds the work of one part. Routed experts go through [`Meter::experts`], which knows their twins.
+    pub fn add(&self, site: impl Into<Site>, work: Work) {
+        if work == Work::default() {
             return;
         }
-        {
-            let mut layers = self.lock_layers();
-            let layer = layers.entry(work.layer).or_default();
-            *layer = *layer + counted;
+        let Site { layer, part } = site.into();
+        let mut counts = self.lock();
+        let parts = match layer {
+            None => &mut counts.outside,
+            Some(layer) => &mut counts.layers.entry(layer).or_default().parts,
+        };
+        parts[part.index()] = parts[part.index()] + work;
+    }
+
+    /// Adds one step of the routed experts of one layer, also as work of [`Part::Experts`](crate::Part::Experts).
+    pub fn experts(&self, work: ExpertWork<'_>) {
+        if work.experts.is_empty() {
+            return;
         }
-        self.add(
-            Part::Experts,
-            Work { macs: counted.executed_macs, weight_bytes: counted.weight_bytes, cache_bytes: 0 },
-        );
+        self.lock().layers.entry(work.layer).or_default().add_experts(work);
     }
 
     /// Adds tokens that went through the model.
     pub fn tokens(&self, phase: Phase, n_tokens: usize) {
-        saturating_add(&self.tokens[phase.index()], widen(n_tokens));
+        let tokens = &mut self.lock().tokens[phase.index()];
+        *tokens = tokens.saturating_add(widen(n_tokens));
     }
 
     /// The totals so far. Exact between two steps; during one, some of its work may be in and some not.
     pub fn snapshot(&self) -> Counts {
-        Counts {
-            parts: std::array::from_fn(|part| self.parts[part].load()),
-            layers: self.lock_layers().clone(),
-            tokens: std::array::from_fn(|phase| self.tokens[phase].load(Relaxed)),
-        }
+        self.lock().clone()
     }
 
     /// Counts stay whole whatever another thread did while it held the lock, so a poisoned one serves as well.
-    fn lock_layers(&self) -> MutexGuard<'_, BTreeMap<usize, ExpertCounts>> {
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl WorkCell {
-    fn load(&self) -> Work {
-        Work {
-            macs: self.macs.load(Relaxed),
-            weight_bytes: self.weight_bytes.load(Relaxed),
-            cache_bytes: self.cache_bytes.load(Relaxed),
-        }
-    }
-}
-
-/// Most work touches no cache, and adding nothing need not take the cache line from other cores.
-fn saturating_add(counter: &AtomicU64, amount: u64) {
-    if amount == 0 {
-        return;
-    }
-    let mut seen = counter.load(Relaxed);
-    while let Err(now) = counter.compare_exchange_weak(seen, seen.saturating_add(amount), Relaxed, Relaxed) {
-        seen = now;
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,14 +68,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::work::Part;
 
     /// 2 of 4 experts for each of 3 tokens, all of them touched.
-    const LAYER: ExpertWork = ExpertWork {
+    const LAYER: ExpertWork<'_> = ExpertWork {
         layer: 1,
-        tokens: 3,
         n_experts: 4,
         top_k: 2,
-        active_experts: 4,
+        experts: &[0, 1, 2, 3, 0, 3],
         macs_per_token_expert: 10,
         bytes_per_expert: 100,
     };
@@ -121,15 +83,18 @@ mod tests {
     #[test]
     fn parts_do_not_mix() {
         let meter = Meter::new();
+        let work = |factor| Work { macs: factor, weight_bytes: 10 * factor, cache_bytes: 100 * factor };
         for (factor, part) in (1..).zip(Part::ALL) {
-            meter.add(part, Work { macs: factor, weight_bytes: 10 * factor, cache_bytes: 100 * factor });
+            meter.add(part, work(factor));
+            meter.add(part.in_layer(2), work(10 * factor));
         }
         let counts = meter.snapshot();
         for (factor, part) in (1..).zip(Part::ALL) {
-            let expected = Work { macs: factor, weight_bytes: 10 * factor, cache_bytes: 100 * factor };
-            assert_eq!(counts.part(part), expected, "{part:?}");
+            assert_eq!(counts.part(part), work(11 * factor), "{part:?}");
+            assert_eq!(counts.outside[part.index()], work(factor), "{part:?}");
+            assert_eq!(counts.layers[&2].parts[part.index()], work(10 * factor), "{part:?}");
         }
-        assert_eq!(counts.total(), Work { macs: 28, weight_bytes: 280, cache_bytes: 2_800 });
+        assert_eq!(counts.total(), work(11 * 28));
     }
 
     #[test]
@@ -149,21 +114,23 @@ mod tests {
         let meter = Meter::new();
         meter.experts(LAYER);
         meter.experts(LAYER);
-        meter.experts(ExpertWork { layer: 5, tokens: 1, active_experts: 2, ..LAYER });
+        meter.experts(ExpertWork { layer: 5, experts: &[1, 2], ..LAYER });
         let counts = meter.snapshot();
         assert_eq!(counts.layers.keys().copied().collect::<Vec<_>>(), [1, 5]);
-        assert_eq!(counts.layers[&1].pairs, 12);
-        assert_eq!(counts.layers[&5].pairs, 2);
+        assert_eq!(counts.layers[&1].experts.pairs, 12);
+        assert_eq!(counts.layers[&1].tokens_per_expert, [4, 2, 2, 4]);
+        assert_eq!(counts.layers[&5].experts.pairs, 2);
         let experts = counts.experts();
         assert_eq!((experts.tokens, experts.distinct), (7, 10));
-        assert_eq!((experts.executed_macs, experts.dense_twin_macs), (140, 280));
+        assert_eq!((experts.executed_macs, experts.iso_total_macs), (140, 280));
         assert_eq!(counts.part(Part::Experts), Work { macs: 140, weight_bytes: 1_000, cache_bytes: 0 });
     }
 
     #[test]
     fn a_step_without_tokens_leaves_no_trace() {
         let meter = Meter::new();
-        meter.experts(ExpertWork { tokens: 0, ..LAYER });
+        meter.experts(ExpertWork { experts: &[], ..LAYER });
+        meter.add(Part::Router.in_layer(0), Work::default());
         assert_eq!(meter.snapshot(), Counts::default());
     }
 
@@ -206,7 +173,7 @@ mod tests {
                 Part::ALL[part],
                 Work { macs: amount, weight_bytes: amount / 2, cache_bytes: amount / 3 },
             );
-            meter.experts(ExpertWork { layer: part, tokens, ..LAYER });
+            meter.experts(ExpertWork { layer: part, experts: &[1, 2].repeat(tokens), ..LAYER });
             meter.tokens(Phase::ALL[part % 2], tokens);
         }
     }

@@ -1,7 +1,7 @@
 //! A stretch of time over a meter, and what can be said of it.
 //!
-//! Maths: rate = amount / seconds; flops = 2 · multiply-adds; saved = 1 - executed / twin, where the twin runs every
-//! routed expert for every token and leaves all else as it is.
+//! Maths: rate = amount / seconds; flops = 2 · multiply-adds; saved = 1 - executed / twin, where the iso-total twin runs
+//! every routed expert for every token and leaves all else as it is.
 //!
 //! Invariants: a ratio whose denominator is zero, or whose numerator nobody counted, is `None`.
 
@@ -90,9 +90,15 @@ impl Reading {
         flops(self.experts().executed_macs)
     }
 
-    /// Floating point operations of the experts' iso-total dense twin.
-    pub fn dense_twin_expert_flops(&self) -> u64 {
-        flops(self.experts().dense_twin_macs)
+    /// Floating point operations of the experts' iso-total dense twin: every expert runs for every token.
+    pub fn iso_total_expert_flops(&self) -> u64 {
+        flops(self.experts().iso_total_macs)
+    }
+
+    /// Floating point operations of the experts' iso-active dense twin, a dense layer as wide as k experts: as many as
+    /// were executed.
+    pub fn iso_active_expert_flops(&self) -> u64 {
+        self.expert_flops()
     }
 
     /// The share of the experts' operations that sparsity saved against the iso-total dense twin.
@@ -100,9 +106,10 @@ impl Reading {
         self.experts().saved_share()
     }
 
-    /// The share of the whole model's operations that sparsity saved, every counted part included.
+    /// The share of the whole model's operations that sparsity saved against the iso-total twin, every counted part
+    /// included.
     pub fn model_saved_share(&self) -> Option<f64> {
-        saved_share(self.counts.total().macs, self.counts.dense_twin_macs())
+        saved_share(self.counts.total().macs, self.counts.iso_total().macs)
     }
 
     /// Experts that each token went through in each layer, on average.
@@ -149,14 +156,16 @@ mod tests {
         let meter = Meter::new();
         meter.add(Part::Attention, Work { macs: 999, weight_bytes: 999, cache_bytes: 999 });
         let reading = close_after(&meter, Duration::from_millis(500), || {
-            meter.add(Part::Attention, Work { macs: 1_000, weight_bytes: 4_000, cache_bytes: 200 });
+            meter.add(
+                Part::Attention.in_layer(1),
+                Work { macs: 1_000, weight_bytes: 4_000, cache_bytes: 200 },
+            );
             for layer in 0..2 {
                 meter.experts(ExpertWork {
                     layer,
-                    tokens: 4,
                     n_experts: 8,
                     top_k: 2,
-                    active_experts: 5,
+                    experts: &[0, 1, 0, 2, 0, 3, 1, 4], // 5 of them
                     macs_per_token_expert: 100,
                     bytes_per_expert: 400,
                 });
@@ -169,7 +178,7 @@ mod tests {
         assert_eq!(reading.flops(), 5_200); // 2 · (1_000 + 2 layers · 8 pairs · 100)
         assert_eq!(reading.flops_per_second(), Some(10_400.0));
         assert_eq!(reading.expert_flops(), 3_200);
-        assert_eq!(reading.dense_twin_expert_flops(), 12_800);
+        assert_eq!(reading.iso_total_expert_flops(), 12_800);
         assert_eq!(reading.expert_saved_share(), Some(0.75));
         assert_eq!(reading.model_saved_share(), Some(1.0 - 2_600.0 / 7_400.0));
         assert_eq!(reading.experts_per_token_layer(), Some(2.0));

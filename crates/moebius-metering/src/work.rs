@@ -19,12 +19,12 @@ pub enum Part {
     Dense,
     /// The projection of the final hidden state to the vocabulary.
     LmHead,
-    /// Everything else: embeddings, norms, rotary positions.
+    /// Everything else: the rows of the embedding table that were looked up.
     Other,
 }
 
 impl Part {
-    /// Every part, in the order of [`crate::Counts::parts`].
+    /// Every part, in the order of [`crate::PartWork`].
     pub const ALL: [Part; 7] = [
         Part::Router,
         Part::Experts,
@@ -48,9 +48,30 @@ impl Part {
         }
     }
 
+    /// This part of one decoder layer.
+    pub const fn in_layer(self, layer: usize) -> Site {
+        Site { layer: Some(layer), part: self }
+    }
+
     /// The position in [`Part::ALL`].
-    pub(crate) const fn index(self) -> usize {
+    pub const fn index(self) -> usize {
         self as usize
+    }
+}
+
+/// Where in a model work is done: a part of a decoder layer, or of what lies around the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Site {
+    /// Index of the decoder layer; `None` before the first and after the last.
+    pub layer: Option<usize>,
+    /// The part.
+    pub part: Part,
+}
+
+/// The part outside the layers.
+impl From<Part> for Site {
+    fn from(part: Part) -> Site {
+        Site { layer: None, part }
     }
 }
 
@@ -82,13 +103,17 @@ impl Phase {
 }
 
 /// An amount of work: operations, and the bytes that had to be touched for them.
+///
+/// Multiply-adds are those of matrices, of attention's scores and sums, and of recurrences; what is done element by
+/// element (norms, activations, rotary positions, softmax) is not. Bytes are those of matrices and of the cache; vectors
+/// such as norms and biases are not, which are below a hundredth of any model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
     /// Multiply-adds; one is two floating point operations.
     pub macs: u64,
     /// Bytes of weights touched, in the format they are stored in, once per step however many rows use them.
     pub weight_bytes: u64,
-    /// Bytes of key-value cache read and written.
+    /// Bytes of key-value cache touched: the rows that attention looked at, those just written included.
     pub cache_bytes: u64,
 }
 
@@ -123,22 +148,20 @@ impl Sub for Work {
     }
 }
 
-/// What the routed experts of one layer did in one step.
+/// What the routed experts of one layer did in one step: which token went where, and what one of these pairs is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertWork {
+pub struct ExpertWork<'a> {
     /// Index of the decoder layer.
     pub layer: usize,
-    /// Rows that were routed, over all sequences of the batch.
-    pub tokens: usize,
     /// Routed experts of the layer, chosen or not.
     pub n_experts: usize,
     /// Experts that each token went through.
     pub top_k: usize,
-    /// Distinct experts that at least one token went through.
-    pub active_experts: usize,
+    /// The experts of every row of the batch, `[tokens, top_k]`, each below `n_experts`.
+    pub experts: &'a [u32],
     /// Multiply-adds of one expert for one token.
     pub macs_per_token_expert: u64,
-    /// Bytes of the weights of one expert, as stored.
+    /// Bytes of the weights of one expert, as held.
     pub bytes_per_expert: u64,
 }
 

@@ -222,6 +222,16 @@ impl ModelFiles {
         self.architecture.load(&Loader::real(backend, checkpoint, self.held()?, progress))
     }
 
+    /// A model that counts what it does as the real one would, and computes nothing: no weight is read, so that any size
+    /// will do. Projections give zeros, and routers choose by chance.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::info`].
+    pub fn dry(&self, backend: &Arc<dyn Backend>) -> Result<Box<dyn Model>> {
+        self.plan(backend)?;
+        self.architecture.load(&Loader::dry(backend, self.weights(), self.held()?))
+    }
+
     /// Writes the weights as `backend` would hold them, as a model.safetensors that is loaded without being copied; and
     /// says how many bytes were read for it. `progress` is told how many were read so far and will be in all, after
     /// every matrix; `None` when it said to stop, and what was written then is no checkpoint.

@@ -12,6 +12,7 @@ mod batch;
 mod cache;
 mod checkpoint;
 mod config;
+mod dry;
 mod error;
 mod families;
 mod files;

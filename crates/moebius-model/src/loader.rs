@@ -8,6 +8,8 @@
 //! Invariants: what a weight is held in is decided here, from its place, its stored format and its columns, and is
 //! the same in the plan; bytes are counted as held.
 
+mod problems;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,15 +22,15 @@ use moebius_backend::{
     WeightSpec, WeightView,
 };
 
-use safetensors::Dtype;
-
-use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, FP8_SCALES, TensorEntry};
+use crate::checkpoint::{Asked, AskedPart, Checkpoint, TensorEntry};
+use crate::dry::{DryExperts, DryHeads, DryLinear};
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
 use crate::layout::{ExpertLayout, Stored, StoredValues};
 use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
 use crate::{Error, Result};
+use problems::{other_matrices, problem_of};
 
 /// Told how many bytes of the checkpoint were loaded so far.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -51,6 +53,8 @@ pub(crate) struct Loader<'a> {
     held: HeldFormats,
     /// `None` while planning.
     progress: Option<Progress<'a>>,
+    /// Whether weights of a plan run, without values.
+    dry: bool,
     loaded_bytes: AtomicU64,
     tally: RefCell<BTreeMap<Place, Tally>>,
     /// What was asked for and found, and how.
@@ -74,6 +78,7 @@ impl<'a> Loader<'a> {
             checkpoint,
             held,
             progress: None,
+            dry: false,
             loaded_bytes: AtomicU64::new(0),
             tally: RefCell::default(),
             asked: RefCell::default(),
@@ -81,6 +86,15 @@ impl<'a> Loader<'a> {
             problems: RefCell::default(),
             routers: RefCell::default(),
         }
+    }
+
+    /// A plan whose weights run and count without having values: vectors are ones, what is projected is zero.
+    pub(crate) fn dry(
+        backend: &'a Arc<dyn Backend>,
+        checkpoint: Option<&'a Checkpoint>,
+        held: HeldFormats,
+    ) -> Self {
+        Loader { dry: true, ..Loader::plan(backend, checkpoint, held) }
     }
 
     /// A plan from the configuration alone that lists all tensors.
@@ -129,7 +143,10 @@ impl<'a> Loader<'a> {
         self.count_held(place, format, spec.weight_bytes());
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Linear(&spec)).map_err(moebius_backend::Error::from)?;
-            return Ok(Arc::new(PlannedLinear(spec)));
+            return Ok(match self.dry {
+                true => Arc::new(DryLinear::new(spec, place, &self.backend.info().device)),
+                false => Arc::new(PlannedLinear(spec)),
+            });
         }
         let view = self.shared().view(stored, (outputs, inputs), format)?;
         Ok(self.backend.load_linear(&spec, view, bias)?.into())
@@ -144,17 +161,20 @@ impl<'a> Loader<'a> {
         format
     }
 
-    /// A vector as plain numbers; empty while planning.
+    /// A vector as plain numbers; empty while planning, unless the plan runs dry.
     pub(crate) fn values(&self, place: Place, name: &str, len: usize) -> Result<Vec<f32>> {
         self.values_of(place, name, &[len])
     }
 
-    /// All elements of a tensor of `shape` as plain numbers; empty while planning.
+    /// All elements of a tensor of `shape` as plain numbers; empty while planning, unless the plan runs dry.
     pub(crate) fn values_of(&self, place: Place, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let elements = shape.iter().map(|&n| n as u64).product();
         self.count(place, elements, elements);
         self.find(name, shape);
         self.count_held(place, WeightFormat::F32, elements.saturating_mul(size_of::<f32>() as u64));
+        if self.dry {
+            return Ok(vec![1.0; shape.iter().product()]);
+        }
         if self.progress.is_none() {
             return Ok(Vec::new());
         }
@@ -199,7 +219,10 @@ impl<'a> Loader<'a> {
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
-            return Ok(Box::new(PlannedExperts(spec)));
+            return Ok(match self.dry {
+                true => Box::new(DryExperts(spec)),
+                false => Box::new(PlannedExperts(spec)),
+            });
         }
         let source = CheckpointExperts { loader: self.shared(), layout, spec: &spec };
         Ok(self.backend.load_experts(&spec, &source)?)
@@ -252,7 +275,10 @@ impl<'a> Loader<'a> {
         self.count_held(place, format, spec.weight_bytes().saturating_mul(heads as u64));
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Heads(&spec, heads)).map_err(moebius_backend::Error::from)?;
-            return Ok(Box::new(PlannedHeads { spec, heads }));
+            return Ok(match self.dry {
+                true => Box::new(DryHeads { spec, heads }),
+                false => Box::new(PlannedHeads { spec, heads }),
+            });
         }
         let shared = self.shared();
         let view = |head: usize| shared.view(&stored(head), (outputs, inputs), format);
@@ -460,39 +486,4 @@ impl ExpertSource for CheckpointExperts<'_, '_> {
         let last = first + (self.spec.shape(projection).0 - 1) * step;
         Ok(self.loader.values(&name, first..last + 1)?.into_iter().step_by(step).collect())
     }
-}
-
-/// What is wrong with a tensor that was asked for, as plain numbers or in any format.
-fn problem_of(
-    entry: Option<&TensorEntry>,
-    name: &str,
-    shape: &[usize],
-    plain: bool,
-) -> Option<TensorProblem> {
-    let name = name.to_owned();
-    let Some(entry) = entry else {
-        return Some(TensorProblem::Missing { name, shape: shape.to_vec() });
-    };
-    let expected = match entry.dtype {
-        Dtype::F8_E4M3 if !plain => format!("F32, F16 or BF16, or scales in `{name}{FP8_SCALES}`"),
-        _ => "F32, F16 or BF16".into(),
-    };
-    if entry.shape != shape {
-        return Some(TensorProblem::Shape { name, expected: shape.to_vec(), got: entry.shape.clone() });
-    }
-    if let (Some(packed), true) = (&entry.packed, plain) {
-        let got = format!("{} in panels", packed.format);
-        return Some(TensorProblem::Dtype { name, expected, got });
-    }
-    if entry.format().is_none() || (plain && entry.encoding != Encoding::Plain) {
-        return Some(TensorProblem::Dtype { name, expected, got: format!("{:?}", entry.dtype) });
-    }
-    None
-}
-
-/// What is wrong with a tensor whose packed matrices are not of the shape that was asked for.
-fn other_matrices(entry: &TensorEntry, name: &str, matrix: (usize, usize)) -> Option<TensorProblem> {
-    let packed = entry.packed.as_ref().filter(|packed| packed.matrix != matrix)?;
-    let [expected, got] = [matrix, packed.matrix].map(|(rows, cols)| format!("matrices [{rows}, {cols}]"));
-    Some(TensorProblem::Dtype { name: name.into(), expected, got })
 }

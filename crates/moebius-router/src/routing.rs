@@ -118,6 +118,22 @@ impl Routing {
         self.experts.chunks_exact(self.top_k).zip(self.weights.chunks_exact(self.top_k))
     }
 
+    /// The same choice with every expert named, those that were not chosen with weight zero: what the iso-total dense twin
+    /// runs. Experts add up in ascending id, so the sum is the same.
+    ///
+    /// # Errors
+    /// [`RouterError::TooManyPairs`] beyond 32-bit indices.
+    pub fn over_all_experts(&self) -> Result<Self, RouterError> {
+        let pairs = self.tokens().saturating_mul(self.n_experts);
+        check_pairs(pairs)?;
+        let mut weights = vec![0.0; pairs];
+        for ((ids, chosen), all) in self.iter().zip(weights.chunks_exact_mut(self.n_experts)) {
+            ids.iter().zip(chosen).for_each(|(&id, &weight)| all[id as usize] = weight);
+        }
+        let experts = (0..self.tokens()).flat_map(|_| 0..self.n_experts as u32).collect();
+        Ok(Self::from_valid(self.n_experts, self.n_experts, experts, weights, self.applies_to))
+    }
+
     /// The same pairs grouped by expert: what expert kernels want.
     pub fn dispatch(&self) -> Dispatch {
         Dispatch::new(self)

@@ -29,6 +29,22 @@ fn routing(n_experts: usize, top_k: usize, experts: &[u32]) -> Result<Routing, R
 }
 
 #[test]
+fn a_choice_over_all_experts_keeps_its_weights_and_adds_zeros() {
+    let weights = vec![0.75, 0.25, 0.5, 0.5];
+    let routing = Routing::from_parts(4, 2, vec![0, 2, 1, 3], weights, WeightTarget::Input).unwrap();
+    let all = routing.over_all_experts().unwrap();
+    assert_eq!(all.all_experts(), [0, 1, 2, 3, 0, 1, 2, 3]);
+    assert_eq!(all.all_weights(), [0.75, 0.0, 0.25, 0.0, 0.0, 0.5, 0.0, 0.5]);
+    assert_eq!((all.top_k(), all.tokens(), all.applies_to()), (4, 2, WeightTarget::Input));
+    assert_eq!(all.over_all_experts().unwrap(), all);
+    let none = Routing::from_parts(4, 2, vec![], vec![], WeightTarget::Output).unwrap();
+    assert_eq!(none.over_all_experts().unwrap().tokens(), 0);
+    let many = 1 << 17;
+    let wide = Routing::from_parts(1 << 16, 1, vec![0; many], vec![1.0; many], WeightTarget::Output).unwrap();
+    assert!(wide.over_all_experts().is_err());
+}
+
+#[test]
 fn ties_go_to_the_lower_expert() {
     let row = [1.0; 6];
     check(RouterConfig::softmax_top_k(6, 2), &row, &[0, 1], &[0.5, 0.5]);

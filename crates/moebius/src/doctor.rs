@@ -5,6 +5,7 @@ mod router;
 use moebius_backend_cpu::{Isa, Kernels, Pool};
 
 use crate::cache::{Cache, CacheEntry, EntryState};
+use crate::energy::{CounterState, EnergyMeter};
 use crate::{Result, cpu, locate, memory};
 
 pub use router::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource, doctor_router};
@@ -35,6 +36,8 @@ pub struct Health {
     pub available_bytes: Option<u64>,
     /// Bytes per second that all threads together read from memory; `None` when there is no room to measure.
     pub read_bytes_per_second: Option<f64>,
+    /// Whether the energy that this machine takes can be counted.
+    pub energy: CounterState,
     /// The default model, if it is there.
     pub default_model: Option<std::path::PathBuf>,
     /// The cache of packed models and its entries, if there is a place for it that can be read.
@@ -89,6 +92,11 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
             hint: format!("use -t {cores}"),
         });
     }
+    let energy = EnergyMeter::open(None).state().clone();
+    if let (CounterState::Unreadable { path, reason, .. }, Some(hint)) = (&energy, energy.hint()) {
+        let what = format!("energy is not counted: `{}`: {reason}", path.display());
+        findings.push(Finding { what, hint });
+    }
     if default_model.is_none() {
         findings.push(Finding {
             what: match named {
@@ -104,6 +112,7 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
         threads,
         available_bytes,
         read_bytes_per_second,
+        energy,
         default_model,
         cache,
         findings,

@@ -97,6 +97,9 @@ pub enum Error {
         /// Its value.
         got: usize,
     },
+    /// A model without routed experts, where there must be some.
+    #[error("the model has no routed experts")]
+    NoExperts,
     /// A text is too short to be scored.
     #[error("nothing to score: expected at least two tokens, got {0}")]
     NothingToScore(usize),
@@ -152,6 +155,7 @@ impl Error {
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
             | Error::InvalidOption { .. }
+            | Error::NoExperts
             | Error::OutputExists(_)
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
@@ -172,6 +176,7 @@ impl Error {
             Error::ModelNotFound(_) => {
                 "give a directory with config.json, model.safetensors and tokenizer.json"
             }
+            Error::NoExperts => "`moebius show` says what a model is; this needs a Mixture-of-Experts model",
             Error::NotLocal(_) => "download the repository first and give its directory",
             Error::NoBundledModel => "give a model directory, or set MOEBIUS_MODEL to one",
             Error::NoWeights(_) => {

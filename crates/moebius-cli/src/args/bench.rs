@@ -1,13 +1,13 @@
 //! `moebius bench`.
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
 use moebius::{BACKENDS, BackendOptions, OpenOptions};
 
 use super::model::saturate;
 use super::values;
-use super::{CacheArgs, ExpertsArg, FormatArg};
+use super::{CacheArgs, ExpertsArg, FormatArg, LayerArgs, WattsArg};
 
 const NOTES: &str = "\
 Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
@@ -25,8 +25,11 @@ Ctrl-C ends with the rows that are finished, a second one at once.";
 
 /// Measure speed: prompts, generation, batches, depth
 #[derive(Args, Debug)]
-#[command(after_help = NOTES)]
+#[command(after_help = NOTES, args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    /// What to measure; nothing is a model.
+    #[command(subcommand)]
+    pub(crate) command: Option<BenchCommand>,
     /// Model directory; default: the bundled model
     #[arg(conflicts_with = "shape")]
     pub(crate) model: Option<String>,
@@ -69,9 +72,14 @@ pub(crate) struct BenchArgs {
     /// Seed of token ids and random weights
     #[arg(short, long, value_name = "N", default_value = "0", value_parser = values::seed)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) watts: WattsArg,
     /// How to print the results
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub(crate) output: OutputFormat,
+    /// Print one JSON array of rows, as -o json does
+    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
@@ -85,6 +93,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
     #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
     pub(crate) backend: Option<String>,
+}
+
+/// What to measure other than a model.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Measure one layer of experts: sparse against its two dense twins
+    Layer(LayerArgs),
 }
 
 /// How results are printed.
@@ -101,6 +116,11 @@ pub(crate) enum OutputFormat {
 }
 
 impl BenchArgs {
+    /// How results are printed.
+    pub(crate) fn output_format(&self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { self.output }
+    }
+
     /// What to measure.
     pub(crate) fn plan(&self) -> Plan {
         Plan {

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{BoolishValueParser, FalseyValueParser};
+use clap::builder::FalseyValueParser;
 use moebius::SamplingParams;
 
 use super::model::saturate;
 use super::values::{self, Ids};
-use super::{JsonArg, ModelArgs};
+use super::{JsonArg, ModelArgs, WattsArg};
 
 const NOTES: &str = "\
 A single argument is the model if it is a directory or looks like a path or like owner/name; otherwise it is \
@@ -65,10 +65,10 @@ pub(crate) struct ReportArgs {
     /// Show for each token which experts every layer chose; with -v all of them, with their weights
     #[arg(long, env = "MOEBIUS_ROUTE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) route: bool,
-    /// End with speed, parameters used and work saved, on stderr [default: on a terminal]
-    #[arg(long, env = "MOEBIUS_METER", hide_env_values = true, value_name = "BOOL", value_parser = BoolishValueParser::new())]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
-    pub(crate) meter: Option<bool>,
+    /// End with speed, parameters used and work saved, on stderr [default: on a terminal]; =full adds every part and layer
+    #[arg(long, env = "MOEBIUS_METER", hide_env_values = true, value_name = "BOOL|full", value_parser = values::meter)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) meter: Option<MeterMode>,
     /// Do not end with them
     #[arg(long, overrides_with = "meter")]
     pub(crate) no_meter: bool,
@@ -76,14 +76,27 @@ pub(crate) struct ReportArgs {
     #[arg(long, env = "MOEBIUS_NO_DISPLAY_PROMPT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) no_display_prompt: bool,
     #[command(flatten)]
+    pub(crate) watts: WattsArg,
+    #[command(flatten)]
     pub(crate) json: JsonArg,
 }
 
 impl ReportArgs {
     /// Whether the meter is shown, if that was said.
-    pub(crate) fn meter(&self) -> Option<bool> {
-        if self.no_meter { Some(false) } else { self.meter }
+    pub(crate) fn meter(&self) -> Option<MeterMode> {
+        if self.no_meter { Some(MeterMode::Off) } else { self.meter }
     }
+}
+
+/// How much the meter says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MeterMode {
+    /// Nothing
+    Off,
+    /// Speed and what was saved
+    Short,
+    /// That, and the work of every part and layer
+    Full,
 }
 
 /// How tokens are chosen, and how many.

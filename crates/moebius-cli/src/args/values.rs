@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use super::MeterMode;
+
 /// Threads beyond this are a mistake, and may exhaust the system.
 const MAX_THREADS: u64 = 1024;
 /// Longer than any context that a cache has room for.
@@ -10,6 +12,8 @@ const MAX_BENCH_TOKENS: usize = 1 << 24;
 const MAX_BATCH: usize = 1 << 16;
 /// Samples beyond these say nothing new.
 const MAX_REPETITIONS: usize = 10_000;
+/// More than a hall of machines.
+const MAX_WATTS: f64 = 1e6;
 /// Deeper than any model.
 const MAX_LAYERS: usize = 512;
 
@@ -26,6 +30,16 @@ impl FromStr for Ids {
             part.parse().map_err(|_| format!("expected token ids such as 1,2,3, got `{part}`"))
         };
         text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+    }
+}
+
+/// How much the meter says: a truth value as in other flags, or `full`.
+pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "full" => Ok(MeterMode::Full),
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(MeterMode::Short),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(MeterMode::Off),
+        _ => Err("expected true, false or full".into()),
     }
 }
 
@@ -49,6 +63,12 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
 pub(crate) fn tokens(text: &str) -> Result<usize, String> {
     let expected = format!("a whole number from 0 to {MAX_BENCH_TOKENS}");
     number(text, &expected, |value| (0..=MAX_BENCH_TOKENS).contains(value))
+}
+
+/// At least one token to generate.
+pub(crate) fn some_tokens(text: &str) -> Result<usize, String> {
+    let expected = format!("a whole number from 1 to {MAX_BENCH_TOKENS}");
+    number(text, &expected, |value| (1..=MAX_BENCH_TOKENS).contains(value))
 }
 
 /// Sequences that run together.
@@ -94,6 +114,12 @@ pub(crate) fn penalty(text: &str) -> Result<f32, String> {
     number(text, "a finite number above 0", |value: &f32| value.is_finite() && *value > 0.0)
 }
 
+/// A power in watts.
+pub(crate) fn watts(text: &str) -> Result<f64, String> {
+    let valid = |value: &f64| value.is_finite() && *value > 0.0 && *value <= MAX_WATTS;
+    number(text, &format!("a number above 0 and up to {MAX_WATTS}"), valid)
+}
+
 /// A text of at least one character.
 pub(crate) fn stop_string(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected at least one character".into()) } else { Ok(text.into()) }
@@ -119,6 +145,14 @@ mod tests {
     }
 
     #[test]
+    fn the_meter_is_off_on_or_full() {
+        let modes = ["full", "1", "TRUE", "off"].map(meter);
+        let expected = [MeterMode::Full, MeterMode::Short, MeterMode::Short, MeterMode::Off].map(Ok);
+        assert_eq!(modes, expected);
+        assert!(meter("").is_err() && meter("all").is_err());
+    }
+
+    #[test]
     fn numbers_out_of_range_are_refused() {
         for text in ["nan", "inf", "-0.1", "", "warm"] {
             assert!(temperature(text).is_err(), "{text}");
@@ -126,6 +160,10 @@ mod tests {
         for text in ["nan", "-0.1", "1.1"] {
             assert!(share(text).is_err(), "{text}");
         }
+        for text in ["nan", "0", "-5", "1e7", "many"] {
+            assert!(watts(text).is_err(), "{text}");
+        }
+        assert_eq!(watts("65.5"), Ok(65.5));
         assert!(penalty("0").is_err());
         for text in ["0", "1025", "-1", "1.5", "", "99999999999999999999"] {
             assert!(threads(text).is_err(), "{text}");

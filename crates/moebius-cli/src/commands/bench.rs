@@ -1,6 +1,6 @@
 //! `moebius bench`.
 
-mod export;
+mod layer;
 mod record;
 mod report;
 mod tables;
@@ -11,12 +11,12 @@ use moebius::bench::{Measurement, Progress, Session, Shape, Subject, Test};
 use moebius::router::LoadStats;
 use moebius::{CacheUse, Error};
 
-use crate::args::{BenchArgs, OutputArgs};
+use crate::args::{BenchArgs, BenchCommand, OutputArgs};
 use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
 use crate::terminal::{printable, remark, say};
-use crate::{keeping, progress};
+use crate::{energy, keeping, progress};
 use record::{Machine, Setting};
 use report::Report;
 
@@ -25,6 +25,9 @@ const LOAD_TOKENS: usize = 512;
 
 /// Measures every combination that was asked for.
 pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
+    if let Some(BenchCommand::Layer(args)) = &args.command {
+        return layer::layer(args, output);
+    }
     let plan = args.plan();
     let tests = plan.tests();
     if tests.is_empty() {
@@ -35,7 +38,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     }
     let subject = subject(args)?;
     let interrupt = Interrupt::install();
-    let mut report = Report::new(args.output, &tests);
+    let mut report = Report::new(args.output_format(), &tests);
     for threads in threads(args) {
         let options = args.open_options(threads);
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -49,6 +52,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         let opened =
             progress::with_bar(output, "loading", |bar| Session::open(&subject, &plan, &options, bar));
         let mut session = opened.map_err(|error| smaller(error, args))?;
+        session.set_energy(energy::opened(args.watts.watts));
         say_where_from(&session, output);
         if output.verbose {
             introduce(&mut session)?;

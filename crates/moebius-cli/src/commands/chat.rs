@@ -5,11 +5,12 @@ use std::io::{self, BufRead, Write};
 use moebius::text::{ChatInput, ChatTemplate, Message};
 use moebius::{ErrorKind, Prompt};
 
+use crate::args::MeterMode;
 use crate::commands::run::Session;
 use crate::errors::{self, CliError, Result};
 use crate::meter;
 use crate::reply::{Outlet, Reply};
-use crate::terminal::{GOOD, remark};
+use crate::terminal::{GOOD, remark, say};
 
 const COMMANDS: &str =
     "/reset forgets what was said, /exit or Ctrl-D ends, Ctrl-C stops a reply, /help shows this";
@@ -87,8 +88,11 @@ fn turn(session: &mut Session, memory: &mut Memory, line: &str, outlet: &mut Out
     };
     match answered {
         Ok(reply) => {
-            if session.meter {
+            if session.meter != MeterMode::Off {
                 remark(&session.output, &meter::line(&reply.summary));
+            }
+            if session.meter == MeterMode::Full {
+                say(&meter::tables(&reply.summary));
             }
             if reply.summary.finish == "context" {
                 memory.reset();

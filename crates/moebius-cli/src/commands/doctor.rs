@@ -2,8 +2,8 @@
 
 mod router;
 
-use moebius::metering::format::si;
-use moebius::{Finding, Health};
+use moebius::metering::format::{UNKNOWN, si};
+use moebius::{CounterState, Finding, Health};
 use serde::Serialize;
 
 use crate::args::{DoctorArgs, DoctorCommand, OutputArgs};
@@ -24,6 +24,7 @@ struct Report<'a> {
     threads: usize,
     available_bytes: Option<u64>,
     read_bytes_per_second: Option<f64>,
+    energy_counters: Option<&'a [String]>,
     default_model: Option<String>,
     cache_dir: Option<String>,
     cache_entries: Option<usize>,
@@ -63,6 +64,10 @@ fn report(health: &Health) -> Report<'_> {
         threads: health.threads,
         available_bytes: health.available_bytes,
         read_bytes_per_second: health.read_bytes_per_second,
+        energy_counters: match &health.energy {
+            CounterState::Readable(zones) => Some(zones),
+            CounterState::Unreadable { .. } | CounterState::Absent => None,
+        },
         default_model: health.default_model.as_ref().map(|dir| dir.display().to_string()),
         cache_dir: cache.map(|(cache, _)| cache.dir().display().to_string()),
         cache_entries: cache.map(|(_, entries)| entries.len()),
@@ -105,6 +110,7 @@ fn text(health: &Health) -> String {
         ("threads", report.threads.to_string()),
         ("memory", format!("{} available", si(bytes, "B"))),
         ("bandwidth", format!("{} read by all threads together", si(report.read_bytes_per_second, "B/s"))),
+        ("energy", report.energy_counters.map_or(UNKNOWN.into(), |zones| zones.join(" + "))),
         ("model", report.default_model.unwrap_or_else(|| "none".into())),
         ("cache", report.cache_dir.map_or("none".into(), |dir| format!("{dir} ({kept})"))),
     ]);

@@ -12,6 +12,7 @@ mod prompt;
 mod run;
 mod score;
 mod show;
+mod twin;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Convert(args)) => convert::convert(args, &cli.output),
         Some(Command::Cache(args)) => cache::cache(args),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
+        Some(Command::Twin(args)) => twin::twin(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),
         Some(Command::Doctor(args)) => doctor::doctor(args, &cli.output),
         Some(Command::Knobs(args)) => knobs::knobs(args),

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use moebius::metering::format::si;
 use moebius::text::Message;
-use moebius::{CacheUse, Error, GenerateOptions, LayerRoute, Model, Prompt};
+use moebius::{CacheUse, EnergyMeter, Error, GenerateOptions, LayerRoute, Model, Prompt};
 use serde::Serialize;
 
-use crate::args::{OutputArgs, RunArgs, SamplingArgs};
+use crate::args::{MeterMode, OutputArgs, RunArgs, SamplingArgs};
 use crate::commands::prompt::{self, Request, Source};
 use crate::commands::show::listed;
 use crate::commands::{chat, model_dir};
+use crate::energy::{self, Joules};
 use crate::errors::{CliError, Result};
 use crate::interrupt::Interrupt;
 use crate::json;
-use crate::meter::{self, Meter, Timings};
+use crate::meter::{self, FullMeter, Meter, Timings};
 use crate::progress::Opening;
 use crate::reply::{self, Outlet, Reply};
 use crate::route_strip::RouteStrip;
@@ -30,8 +31,10 @@ pub(crate) struct Session {
     pub(crate) model: Model,
     pub(crate) options: GenerateOptions,
     pub(crate) interrupt: Interrupt,
-    pub(crate) meter: bool,
+    pub(crate) meter: MeterMode,
     pub(crate) output: OutputArgs,
+    /// Counts energy, if somebody will be told.
+    energy: Option<EnergyMeter>,
     load: Duration,
     seed: u64,
 }
@@ -48,6 +51,9 @@ struct Report<'a> {
     timings: Timings,
     meter: Meter,
     #[serde(skip_serializing_if = "Option::is_none")]
+    work: Option<FullMeter>,
+    energy: Option<Joules>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<Vec<Route<'a>>>>,
 }
 
@@ -63,7 +69,7 @@ struct Route<'a> {
 pub(crate) fn story(output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
     let (model, load) = Opening::default().open(&model_dir(None)?, &interrupt, output)?;
-    let meter = io::stderr().is_terminal() && !output.quiet;
+    let meter = unless_told(!output.quiet);
     let mut session = Session::new((model, load), &SamplingArgs::default(), interrupt, meter, *output);
     let told = session.answer(&Source::Text(STORY.into()), &mut Outlet::new(true, None), true)?;
     session.conclude(&told);
@@ -85,8 +91,11 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     }
     let interrupt = Interrupt::install();
     let opened = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;
-    let meter = args.report.meter().unwrap_or(io::stderr().is_terminal() && !output.quiet && !json);
+    let meter = args.report.meter().unwrap_or_else(|| unless_told(!output.quiet && !json));
     let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
+    if json || meter != MeterMode::Off {
+        session.energy = Some(energy::opened(args.report.watts.watts));
+    }
     session.options.record_routes = args.report.route;
     session.options.logprobs = json;
     if args.system.is_some() && session.model.chat_template().is_none() {
@@ -132,6 +141,11 @@ fn interrupted(reply: &Reply) -> Result<()> {
     if reply.summary.finish == "cancelled" { Err(CliError::Interrupted) } else { Ok(()) }
 }
 
+/// What the meter says unless told otherwise: something on a terminal, if it is wanted at all.
+fn unless_told(wanted: bool) -> MeterMode {
+    if wanted && io::stderr().is_terminal() { MeterMode::Short } else { MeterMode::Off }
+}
+
 /// A seed that nobody can foresee, short enough to type and exact in every JSON reader.
 fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish() >> 32
@@ -142,7 +156,7 @@ impl Session {
         (model, load): (Model, Duration),
         sampling: &SamplingArgs,
         interrupt: Interrupt,
-        meter: bool,
+        meter: MeterMode,
         output: OutputArgs,
     ) -> Self {
         let seed = sampling.seed.unwrap_or_else(random_seed);
@@ -154,12 +168,15 @@ impl Session {
             record_routes: false,
             logprobs: false,
         };
-        Session { model, options, interrupt, meter, output, load, seed }
+        Session { model, options, interrupt, meter, output, energy: None, load, seed }
     }
 
     /// Generates after `prompt`.
     pub(crate) fn generate(&mut self, prompt: Prompt<'_>, outlet: &mut Outlet) -> Result<Reply> {
-        reply::generate(&mut self.model, prompt, &self.options, outlet, &self.interrupt)
+        let mark = self.energy.as_mut().map(EnergyMeter::mark);
+        let mut reply = reply::generate(&mut self.model, prompt, &self.options, outlet, &self.interrupt)?;
+        reply.energy = self.energy.as_mut().zip(mark).and_then(|(meter, mark)| meter.since(&mark));
+        Ok(reply)
     }
 
     /// Continues text or ids; `echo` shows the text first.
@@ -214,8 +231,13 @@ impl Session {
 
     /// Ends with the meter, if it is wanted.
     fn conclude(&self, reply: &Reply) {
-        if self.meter {
-            say(format!("\n{}", meter::block(self.model.info(), &reply.summary)).trim_end());
+        if self.meter != MeterMode::Off {
+            let block =
+                meter::block(self.model.info(), &reply.summary, self.energy.as_ref().map(|_| reply.energy));
+            say(format!("\n{block}").trim_end());
+        }
+        if self.meter == MeterMode::Full {
+            say(format!("\n{}", meter::tables(&reply.summary)).trim_end());
         }
     }
 
@@ -231,6 +253,8 @@ impl Session {
             seed: self.seed,
             timings: Timings::new(self.load, summary),
             meter,
+            work: (self.meter == MeterMode::Full).then(|| FullMeter::new(summary)),
+            energy: reply.energy.map(Joules::from),
             routes: self.options.record_routes.then(|| reply.routes.iter().map(|r| routes(r)).collect()),
         };
         json::print(&report)

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Activation, Backend, ExpertBank, ExpertSpec, WeightFormat, WeightSpec};
-use moebius_metering::{Counts, ExpertCounts, Meter, Part, Work};
+use moebius_metering::{Counts, ExpertCounts, LayerCounts, Meter, Part, Work};
 use moebius_router::{Routing, WeightTarget};
 
 use super::linear::for_each_format;
@@ -76,8 +76,8 @@ pub fn down_may_have_a_format_of_its_own(backend: &dyn Backend) -> Result<(), Fa
         agreed.map_err(|failure| failure.at(format!("{format}, down in {down_format}")))?;
         let meter = Meter::new();
         loaded.experts.forward(&loaded.tensor(&loaded.inputs(&mut samples, 7))?, &routing, &meter)?;
-        let (expected, got) = (count(&loaded.bank, &routing), meter.snapshot().layers);
-        ensure(got.get(&loaded.bank.spec.layer) == Some(&expected), || {
+        let (expected, got) = (count(&loaded.bank, &routing), meter.snapshot().experts());
+        ensure(got == expected, || {
             format!("{format}, down in {down_format}: expected {expected:?}, got {got:?}")
         })?;
     }
@@ -131,23 +131,18 @@ pub fn the_meter_counts_exactly_what_was_routed(backend: &dyn Backend) -> Result
 }
 
 fn counts_exactly(loaded: &Loaded, samples: &mut Samples) -> Result<(), Failure> {
-    let meter = Meter::new();
-    let mut expected = ExpertCounts::default();
+    let (meter, spec) = (Meter::new(), &loaded.bank.spec);
+    let mut expected = LayerCounts { tokens_per_expert: vec![0; spec.n_experts], ..LayerCounts::default() };
     for (tokens, top_k) in [(1, 1), (7, 2), (33, 9)] {
         let routing = samples.routing(tokens, (9, top_k), WeightTarget::Output);
         let x = loaded.tensor(&loaded.inputs(samples, tokens))?;
         loaded.experts.forward(&x, &routing, &meter)?;
-        expected = expected + count(&loaded.bank, &routing);
+        expected.experts = expected.experts + count(&loaded.bank, &routing);
+        routing.all_experts().iter().for_each(|&id| expected.tokens_per_expert[id as usize] += 1);
     }
-    let layer = loaded.bank.spec.layer;
-    let mut counts = Counts::default();
-    counts.layers.insert(layer, expected);
-    for (part, work) in Part::ALL.into_iter().zip(&mut counts.parts) {
-        if part == Part::Experts {
-            let (macs, weight_bytes) = (expected.executed_macs, expected.weight_bytes);
-            *work = Work { macs, weight_bytes, cache_bytes: 0 };
-        }
-    }
+    let (macs, weight_bytes) = (expected.experts.executed_macs, expected.experts.weight_bytes);
+    expected.parts[Part::Experts.index()] = Work { macs, weight_bytes, cache_bytes: 0 };
+    let counts = Counts { layers: [(spec.layer, expected)].into(), ..Counts::default() };
     let got = meter.snapshot();
     ensure(got == counts, || format!("expected {counts:?}, got {got:?}"))
 }
@@ -165,9 +160,10 @@ fn count(bank: &Bank, routing: &Routing) -> ExpertCounts {
         pairs,
         distinct,
         executed_macs: pairs * macs,
-        dense_twin_macs: tokens * n_experts * macs,
+        iso_total_macs: tokens * n_experts * macs,
         weight_bytes: distinct * bytes,
-        dense_twin_weight_bytes: n_experts * bytes,
+        iso_total_weight_bytes: n_experts * bytes,
+        iso_active_weight_bytes: routing.top_k() as u64 * bytes,
     }
 }
 

@@ -378,7 +378,7 @@ pub(crate) fn count_attention(pass: &Pass<'_, '_>, spec: &AttentionSpec, macs: u
     let pairs: u64 = pass.batch.positions().map(seen).sum();
     let last_rows = pass.batch.spans().iter().filter(|s| !s.rows.is_empty());
     let cached: u64 = last_rows.map(|s| seen(s.first_position + s.rows.len() - 1)).sum();
-    pass.watch.meter.add(
+    pass.count(
         Part::Attention,
         Work {
             macs: pairs * macs as u64,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use moebius_backend::{Backend, Linear, Ops, RopeTable};
-use moebius_metering::{Part, Stage};
+use moebius_metering::{Part, Stage, Work};
 
 use super::{Attention, AttentionConfig, FeedForward, Mixer, Norm, NormConfig, Pass, RopeConfig, project};
 use crate::batch::{Outputs, TokenBatch};
@@ -270,6 +270,8 @@ impl Decoder {
     /// A pass without its end: the lengths of sequences stay as they are.
     fn compute(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<Tensor> {
         let x = self.embed(batch)?;
+        let weight_bytes = batch.len() as u64 * self.embedding.spec().row_bytes();
+        watch.meter.add(Part::Other, Work { weight_bytes, ..Work::default() });
         watch.meter.lap(Stage::Embedding);
         for span in batch.spans() {
             cache.reserve(span.sequence, span.first_position + span.rows.len())?;
@@ -277,7 +279,7 @@ impl Decoder {
         let ops = self.backend.ops();
         let ropes = self.ropes(batch)?;
         watch.meter.lap(Stage::Positions);
-        let x = self.run(&mut Pass { ops, batch, ropes: &ropes, watch }, x, cache)?;
+        let x = self.run(&mut Pass { ops, batch, ropes: &ropes, watch, layer: None }, x, cache)?;
         self.logits(ops, &x, watch)
     }
 
@@ -286,6 +288,7 @@ impl Decoder {
         let mut wanted_only = false;
         for (idx, layer) in self.layers.iter().enumerate() {
             pass.watch.hidden(idx, &x)?;
+            pass.layer = Some(idx);
             let prunable = idx + 1 == self.layers.len() && pass.watch.probe.is_none();
             for (nth, branch) in layer.branches.iter().enumerate() {
                 let rest = &layer.branches[nth..];
@@ -327,7 +330,7 @@ impl Decoder {
         }
         let x = self.norm.forward(ops, x)?;
         watch.meter.lap(Stage::Norms);
-        let logits = project(watch.meter, Part::LmHead, self.head.as_ref(), &x)?;
+        let logits = project(watch.meter, Part::LmHead.into(), self.head.as_ref(), &x)?;
         let logits = match &self.tied_bias {
             None => logits,
             Some(bias) => logits.broadcast_add(bias)?,

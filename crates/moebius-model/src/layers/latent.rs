@@ -186,7 +186,7 @@ impl LatentAttention {
             weight_bytes: spec.weight_bytes() * count,
             cache_bytes: 0,
         };
-        pass.watch.meter.add(Share::Attention, work);
+        pass.count(Share::Attention, work);
         let y = heads.forward(x)?;
         pass.watch.meter.lap(Share::Attention.into());
         Ok(y)

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_backend::{Linear, Ops, RopeTable};
-use moebius_metering::{Meter, Part, Work};
+use moebius_metering::{Meter, Part, Site, Work};
 
 pub(crate) use attention::{
     Attention, AttentionConfig, AttentionNames, InputNames, OutputGate, QkNorm, Values, count_attention,
@@ -56,12 +56,23 @@ pub(crate) struct Pass<'a, 'w> {
     pub(crate) ropes: &'a [RopeTable],
     /// Counters, and who else looks on.
     pub(crate) watch: &'a mut Watch<'w>,
+    /// The decoder layer under way.
+    pub(crate) layer: Option<usize>,
 }
 
 impl Pass<'_, '_> {
     /// `linear(x)`, counted for `part`.
     pub(crate) fn project(&self, part: Part, linear: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
-        project(self.watch.meter, part, linear.as_ref(), x)
+        project(self.watch.meter, self.site(part), linear.as_ref(), x)
+    }
+
+    /// Counts work of a part of the layer under way.
+    pub(crate) fn count(&self, part: Part, work: Work) {
+        self.watch.meter.add(self.site(part), work);
+    }
+
+    fn site(&self, part: Part) -> Site {
+        Site { layer: self.layer, part }
     }
 
     /// Each of `linears` that is there of the same `x`, counted for `part`.
@@ -73,7 +84,7 @@ impl Pass<'_, '_> {
     ) -> Result<[Option<Tensor>; N]> {
         let there: Vec<&dyn Linear> = linears.iter().flatten().map(|linear| linear.as_ref()).collect();
         for linear in &there {
-            count(self.watch.meter, part, *linear, x)?;
+            count(self.watch.meter, self.site(part), *linear, x)?;
         }
         let mut outputs = self.ops.project(&there, x)?.into_iter();
         self.watch.meter.lap(part.into());
@@ -114,17 +125,17 @@ impl Mixer for Box<dyn Mixer> {
     }
 }
 
-fn project(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<Tensor> {
-    count(meter, part, linear, x)?;
+fn project(meter: &Meter, site: Site, linear: &dyn Linear, x: &Tensor) -> Result<Tensor> {
+    count(meter, site, linear, x)?;
     let y = linear.forward(x)?;
-    meter.lap(part.into());
+    meter.lap(site.part.into());
     Ok(y)
 }
 
-fn count(meter: &Meter, part: Part, linear: &dyn Linear, x: &Tensor) -> Result<()> {
+fn count(meter: &Meter, site: Site, linear: &dyn Linear, x: &Tensor) -> Result<()> {
     let spec = linear.spec();
     meter.add(
-        part,
+        site,
         Work {
             macs: x.dim(0)? as u64 * spec.macs_per_token(),
             weight_bytes: spec.weight_bytes(),

@@ -55,7 +55,7 @@ pub(crate) fn count_steps(pass: &Pass<'_, '_>, macs: usize, numbers: usize) {
         weight_bytes: 0,
         cache_bytes: (sequences * numbers * size_of::<f32>()) as u64,
     };
-    pass.watch.meter.add(Part::Attention, work);
+    pass.count(Part::Attention, work);
 }
 
 /// A causal convolution over the tokens.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use moebius_metering::{Part, Reading, Stage, StageTimes};
+use moebius_metering::{Energy, Part, Reading, Stage, StageTimes};
 
 use super::statistics::{Statistics, expected_distinct};
 use super::{Kind, Test};
@@ -27,6 +27,8 @@ pub struct Measurement {
     pub stages: Option<StageTimes>,
     /// The most memory that the process held since the model was opened, if the system tells.
     pub peak_bytes: Option<u64>,
+    /// Energy of all samples, if it is counted or estimated.
+    pub energy: Option<Energy>,
     /// Experts of a layer, and how many of them a token goes through; `None` for a dense model.
     pub routing: Option<(usize, usize)>,
 }
@@ -75,6 +77,11 @@ impl Measurement {
         self.reading.bytes_per_second().map(|rate| rate / read_bytes_per_second)
     }
 
+    /// Net joules of a token, if known.
+    pub fn joules_per_token(&self) -> Option<f64> {
+        self.energy?.joules_per(self.test.tokens() as u64 * self.samples.len() as u64)
+    }
+
     /// Tokens of an average step.
     pub fn rows_per_step(&self) -> Option<f64> {
         let tokens = self.test.tokens() as f64 * self.samples.len() as f64;
@@ -83,7 +90,7 @@ impl Measurement {
 
     /// Distinct experts of a layer whose weights a step read, on average.
     pub fn distinct_experts(&self) -> Option<f64> {
-        let layers = self.reading.counts.layers.len() as u64;
+        let layers = self.reading.counts.routed_layers().count() as u64;
         let layer_steps = layers.saturating_mul(self.steps);
         (layer_steps > 0).then(|| self.reading.experts().distinct as f64 / layer_steps as f64)
     }
@@ -106,7 +113,7 @@ impl Measurement {
         let routed = counts.part(Part::Experts).weight_bytes;
         let others = counts.total().weight_bytes.saturating_sub(routed) as f64 / self.steps as f64;
         let expert_bytes = experts.weight_bytes as f64 / experts.distinct as f64;
-        let layers = counts.layers.len() as f64;
+        let layers = counts.routed_layers().count() as f64;
         let read = |rows: f64| others + layers * expert_bytes * expected_distinct(n_experts, top_k, rows);
         let batch = self.test.batch as f64;
         Some(batch * read(1.0) / read(batch))
@@ -152,13 +159,13 @@ mod tests {
     fn olmoe(batch: usize, distinct: usize) -> Measurement {
         let meter = Meter::new();
         let window = Window::open(&meter);
+        let experts: Vec<u32> = (0..8 * batch).map(|pair| (pair % distinct) as u32).collect();
         for layer in 0..16 {
             meter.experts(ExpertWork {
                 layer,
-                tokens: batch,
                 n_experts: 64,
                 top_k: 8,
-                active_experts: distinct,
+                experts: &experts,
                 macs_per_token_expert: 3 * 2048 * 1024,
                 bytes_per_expert: 3 * 2048 * 1024,
             });
@@ -174,6 +181,7 @@ mod tests {
             steps: 1,
             stages: None,
             peak_bytes: None,
+            energy: None,
             routing: Some((64, 8)),
         }
     }

@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod layer;
 mod measurement;
 mod plan;
 mod random;
@@ -29,8 +30,12 @@ mod session;
 mod shape;
 mod statistics;
 
+pub(crate) use layer::largest_difference;
+pub use layer::{LayerCell, LayerPlan, LayerRow, LayerSession, RoutingPattern, Timed};
 pub use measurement::{Measurement, StageShare};
 pub use plan::{Kind, Plan, Test};
+pub(crate) use random::Random;
+pub(crate) use session::subject_files;
 pub use session::{Progress, Session};
 pub use shape::{SHAPES, Shape, Subject};
-pub use statistics::{Statistics, expected_distinct};
+pub use statistics::{Quartiles, Statistics, expected_distinct};

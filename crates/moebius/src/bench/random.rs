@@ -1,9 +1,9 @@
 //! Numbers for prompts and caches: splitmix64, whose quality is far beyond what they need.
 
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Random(seed)
     }
 
@@ -15,13 +15,18 @@ impl Random {
     }
 
     /// `count` token ids of a vocabulary.
-    pub(super) fn tokens(&mut self, count: usize, vocab_size: usize) -> Vec<u32> {
+    pub(crate) fn tokens(&mut self, count: usize, vocab_size: usize) -> Vec<u32> {
         let id = |n: u64| u32::try_from(n % vocab_size.max(1) as u64).unwrap_or(0);
         (0..count).map(|_| id(self.next())).collect()
     }
 
+    /// A number between 0 and 1, neither of them.
+    pub(crate) fn unit(&mut self) -> f64 {
+        ((self.next() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+    }
+
     /// A number from -1 to 1.
-    pub(super) fn signed(&mut self) -> f32 {
+    pub(crate) fn signed(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
@@ -38,6 +43,7 @@ mod tests {
         let numbers: Vec<f32> = (0..1000).map(|_| random.signed()).collect();
         assert!(numbers.iter().all(|n| (-1.0..=1.0).contains(n)));
         assert!(numbers.iter().any(|&n| n > 0.9) && numbers.iter().any(|&n| n < -0.9));
+        assert!((0..1000).map(|_| random.unit()).all(|n| 0.0 < n && n < 1.0));
         assert_eq!(Random::new(3).tokens(1000, 7), tokens);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use moebius_backend::Backend;
 use moebius_engine::{Engine, Request, RequestId};
-use moebius_metering::{Reading, StageTimes, Window};
+use moebius_metering::{Energy, Reading, StageTimes, Window};
 use moebius_model::{Error as ModelError, ModelFiles, ModelInfo, Probe, RandomWeights, TokenBatch};
 use moebius_router::{ExpertLoad, LoadStats, Routing};
 
@@ -16,7 +16,7 @@ use super::{Kind, Measurement, Plan, Subject, Test};
 use crate::backend::open_backend;
 use crate::cache::CacheUse;
 use crate::model::{Loaded, load, open_files};
-use crate::{OpenOptions, Result, memory};
+use crate::{EnergyMeter, OpenOptions, Result, memory};
 
 /// How far a measurement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,16 @@ pub struct Session {
     plan: Plan,
     chunk: usize,
     load: Duration,
+    energy: EnergyMeter,
 }
 
 /// One pass over a test.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Sample {
     reading: Reading,
     steps: u64,
     stages: StageTimes,
+    energy: Option<Energy>,
 }
 
 /// Asked before each step whether to go on.
@@ -66,13 +68,7 @@ impl Session {
         let backend = open_backend(&options.backend)?;
         let chunk = options.chunk();
         let context = plan.context(chunk);
-        let mut files = match subject {
-            Subject::Model(dir) => open_files(dir, options)?,
-            Subject::Shape { shape, layers } => {
-                let weights = RandomWeights { layers: *layers, context, seed: plan.seed };
-                ModelFiles::random(shape.config(), &weights, options.experts, &backend)?.hold(options.format)
-            }
-        };
+        let mut files = subject_files(subject, options, (context, plan.seed), &backend)?;
         let info = files.info(&backend)?;
         if context > info.context {
             return Err(ModelError::Context { position: context - 1, context: info.context }.into());
@@ -90,7 +86,8 @@ impl Session {
         engine.meter().time_stages(plan.profile);
         let load = started.elapsed();
         let plan = plan.clone();
-        Ok(Session { engine, info, cache_use, backend, plan, chunk, load })
+        let energy = EnergyMeter::open(None);
+        Ok(Session { engine, info, cache_use, backend, plan, chunk, load, energy })
     }
 
     /// What the model is.
@@ -101,6 +98,11 @@ impl Session {
     /// What the cache had for it.
     pub fn cache_use(&self) -> &CacheUse {
         &self.cache_use
+    }
+
+    /// Measures energy by `meter` from now on, whose idle power may have been measured.
+    pub fn set_energy(&mut self, meter: EnergyMeter) {
+        self.energy = meter;
     }
 
     /// Where it runs.
@@ -125,15 +127,16 @@ impl Session {
     ) -> Result<Option<Measurement>> {
         let samples = self.plan.repetitions.max(1);
         let mut times = Vec::new();
-        let mut total = Sample::default();
+        let mut total: Option<Sample> = None;
         for sample in 0..=samples {
             let mut go = || watch(Progress { sample, samples });
             let Some(measured) = self.sample(test, sample, &mut go)? else { return Ok(None) };
             if sample > 0 {
                 times.push(measured.reading.elapsed);
-                total = total.join(&measured);
+                total = Some(total.map_or_else(|| measured.clone(), |total| total.join(&measured)));
             }
         }
+        let total = total.unwrap_or_default();
         Ok(Some(Measurement {
             test,
             samples: times,
@@ -141,6 +144,7 @@ impl Session {
             steps: total.steps,
             stages: self.plan.profile.then_some(total.stages),
             peak_bytes: memory::peak_bytes(),
+            energy: total.energy,
             routing: self.info.moe.as_ref().map(|moe| (moe.n_experts, moe.top_k)),
         }))
     }
@@ -199,7 +203,7 @@ impl Session {
             }
             self.engine.step(None)?;
         }
-        let before = self.engine.meter().stage_times();
+        let (before, mark) = (self.engine.meter().stage_times(), self.energy.mark());
         let window = Window::open(self.engine.meter());
         for _ in 0..timed {
             if go().is_break() {
@@ -209,7 +213,24 @@ impl Session {
         }
         let reading = window.close(self.engine.meter());
         let stages = self.engine.meter().stage_times() - before;
-        Ok(Some(Sample { reading, steps: timed as u64, stages }))
+        Ok(Some(Sample { reading, steps: timed as u64, stages, energy: self.energy.since(&mark) }))
+    }
+}
+
+/// The files of a model, or random weights that leave room for `context` positions.
+pub(crate) fn subject_files(
+    subject: &Subject,
+    options: &OpenOptions,
+    (context, seed): (usize, u64),
+    backend: &Arc<dyn Backend>,
+) -> Result<ModelFiles> {
+    match subject {
+        Subject::Model(dir) => open_files(dir, options),
+        Subject::Shape { shape, layers } => {
+            let weights = RandomWeights { layers: *layers, context, seed };
+            let files = ModelFiles::random(shape.config(), &weights, options.experts, backend)?;
+            Ok(files.hold(options.format))
+        }
     }
 }
 
@@ -222,6 +243,7 @@ impl Sample {
             },
             steps: self.steps + other.steps,
             stages: self.stages + other.stages,
+            energy: self.energy.zip(other.energy).map(|(one, other)| one + other),
         }
     }
 }

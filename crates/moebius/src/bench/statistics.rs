@@ -19,6 +19,32 @@ impl Statistics {
     }
 }
 
+/// The middle of some samples, and what lies around it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quartiles {
+    /// A quarter of the samples is below.
+    pub low: f64,
+    /// Half of them.
+    pub median: f64,
+    /// Three quarters.
+    pub high: f64,
+}
+
+impl Quartiles {
+    /// Of `samples`, between neighbours by their distance; `None` without any.
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().checked_sub(1)?;
+        let at = |share: f64| {
+            let place = share * last as f64;
+            let (below, above) = (place.floor() as usize, place.ceil() as usize);
+            sorted[below] + (sorted[above] - sorted[below]) * place.fract()
+        };
+        Some(Quartiles { low: at(0.25), median: at(0.5), high: at(0.75) })
+    }
+}
+
 /// Distinct experts that `rows` tokens touch in one layer on average if each chooses `top_k` of `n_experts` by
 /// chance: `N (1 - (1 - k/N)^B)`.
 pub fn expected_distinct(n_experts: usize, top_k: usize, rows: f64) -> f64 {
@@ -36,6 +62,15 @@ mod tests {
         assert_eq!(stats.mean, 5.0);
         let deviation = stats.deviation.expect("eight samples");
         assert!((deviation - (32.0f64 / 7.0).sqrt()).abs() < 1e-12, "{deviation}");
+    }
+
+    #[test]
+    fn quartiles_lie_between_samples() {
+        let quartiles = |samples: &[f64]| Quartiles::of(samples).map(|q| (q.low, q.median, q.high));
+        assert_eq!(quartiles(&[]), None);
+        assert_eq!(quartiles(&[3.0]), Some((3.0, 3.0, 3.0)));
+        assert_eq!(quartiles(&[5.0, 1.0, 3.0, 2.0, 4.0]), Some((2.0, 3.0, 4.0)));
+        assert_eq!(quartiles(&[4.0, 1.0]), Some((1.75, 2.5, 3.25)));
     }
 
     #[test]

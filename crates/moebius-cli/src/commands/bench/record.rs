@@ -1,13 +1,12 @@
-//! One row of results in every detail: names with units, values as JSON has them.
-//!
-//! Invariants: all rows of a run have the same names in the same order; what is unknown is null.
+//! One row of results in every detail.
 
 use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
 use moebius::metering::Stage;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::energy;
 use crate::errors::Result;
+use crate::rows::Record;
 use crate::version;
 
 /// The machine, and what it reads per second.
@@ -70,29 +69,15 @@ impl Setting {
     }
 }
 
-/// One row.
-#[derive(Clone, Debug)]
-pub(crate) struct Record(pub(crate) Vec<(String, Value)>);
-
-impl Serialize for Record {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
 impl Record {
     /// The row of `measured`; `single` is the same test of one sequence, if it was measured before.
     pub(crate) fn new(setting: &Setting, measured: &Measurement, single: Option<&Measurement>) -> Self {
-        let mut record = Record(Vec::new());
+        let mut record = Record::default();
         record.add_setting(setting);
         record.add_test(setting, measured);
         record.add_figures(setting, measured, single);
         record.add_profile(measured);
         record
-    }
-
-    fn add(&mut self, name: &str, value: impl Into<Value>) {
-        self.0.push((name.into(), value.into()));
     }
 
     fn add_setting(&mut self, setting: &Setting) {
@@ -153,6 +138,8 @@ impl Record {
         self.add("batching_speedup_bound", measured.batching_bound());
         self.add("peak_memory_bytes", measured.peak_bytes);
         self.add("load_ms", setting.load_ms);
+        self.add("joules_per_token", measured.joules_per_token());
+        energy::add(self, "all_samples", measured.energy);
     }
 
     /// Every stage, so that all rows have the same names.

@@ -2,37 +2,35 @@
 
 use moebius::bench::{Measurement, Test};
 
-use super::export;
-use super::record::{Record, Setting};
+use super::record::Setting;
 use super::tables::{self, SpeedTable};
 use crate::args::OutputFormat;
 use crate::errors::Result;
-use crate::json;
+use crate::rows::{Record, RowPrinter};
 use crate::terminal::print;
 
 /// What was measured so far.
 pub(crate) struct Report {
-    format: OutputFormat,
+    rows: RowPrinter,
     tests: Vec<Test>,
     /// For people: the table that rows are added to.
     table: Option<SpeedTable>,
     /// Threads of each measurement.
     measured: Vec<(usize, Measurement)>,
-    records: Vec<Record>,
     notes: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(format: OutputFormat, tests: &[Test]) -> Self {
         let tests = tests.to_vec();
-        let (measured, records, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Report { format, tests, table: None, measured, records, notes }
+        let (measured, notes) = (Vec::new(), Vec::new());
+        Report { rows: RowPrinter::new(format), tests, table: None, measured, notes }
     }
 
     /// A model was opened.
     pub(crate) fn begin(&mut self, setting: &Setting) -> Result<()> {
         self.notes.push(tables::bandwidth_note(setting));
-        if self.format != OutputFormat::Md || self.table.is_some() {
+        if !self.rows.is_for_people() || self.table.is_some() {
             return Ok(());
         }
         let table = SpeedTable::new(setting, &self.tests);
@@ -47,32 +45,22 @@ impl Report {
         let single = Test { batch: 1, ..measured.test };
         let single = self.measured.iter().find(|(t, m)| *t == threads && m.test == single).map(|(_, m)| m);
         let record = Record::new(setting, &measured, single);
-        match (self.format, &self.table) {
-            (OutputFormat::Md, Some(table)) => print(&table.row(setting, &measured))?,
-            (OutputFormat::Csv, _) => {
-                let header =
-                    if self.records.is_empty() { export::csv_header(&record) } else { String::new() };
-                print(&(header + &export::csv_row(&record)))?;
-            }
-            (OutputFormat::Jsonl, _) => json::print(&record)?,
-            _ => {}
+        if let Some(table) = &self.table {
+            print(&table.row(setting, &measured))?;
         }
-        self.records.push(record);
+        self.rows.row(record)?;
         self.measured.push((threads, measured));
         Ok(())
     }
 
     /// Prints what is said of all rows together.
     pub(crate) fn finish(&self) -> Result<()> {
-        match self.format {
-            OutputFormat::Md => {
-                let tables = [tables::batches(&self.measured), tables::profiles(&self.measured)];
-                let tables =
-                    tables.into_iter().flatten().map(|table| format!("\n{table}")).collect::<String>();
-                print(&format!("{tables}\n{}\n", self.notes.join("\n")))
-            }
-            OutputFormat::Json => json::print(&self.records),
-            OutputFormat::Csv | OutputFormat::Jsonl => Ok(()),
+        if self.rows.is_for_people() {
+            let measured = &self.measured;
+            let tables = [tables::batches(measured), tables::profiles(measured), tables::energies(measured)];
+            let tables = tables.into_iter().flatten().map(|table| format!("\n{table}")).collect::<String>();
+            print(&format!("{tables}\n{}\n", self.notes.join("\n")))?;
         }
+        self.rows.finish()
     }
 }

@@ -5,46 +5,12 @@ use moebius::metering::Stage;
 use moebius::metering::format::{UNKNOWN, percent, si};
 
 use super::record::Setting;
+use crate::energy;
+use crate::markdown::{Markdown, aligned};
 use crate::table::Align;
 
 /// Tests side by side in a profile: as many as fit on a line.
 const PROFILES_ABREAST: usize = 6;
-
-/// A table whose rows are printed one by one, with columns that are wide enough from the start.
-struct Markdown {
-    columns: Vec<(&'static str, Align, usize)>,
-}
-
-impl Markdown {
-    /// Columns at least as wide as their names.
-    fn new(columns: &[(&'static str, Align, usize)]) -> Self {
-        let widen = |&(name, align, width): &(&'static str, Align, usize)| {
-            (name, align, width.max(name.chars().count()))
-        };
-        Markdown { columns: columns.iter().map(widen).collect() }
-    }
-
-    fn header(&self) -> String {
-        let names: Vec<String> = self.columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
-        let rule = self.columns.iter().map(|(_, align, width)| match align {
-            Align::Left => "-".repeat(width + 2),
-            Align::Right => "-".repeat(width + 1) + ":",
-        });
-        format!("{}|{}|\n", self.row(&names), rule.collect::<Vec<_>>().join("|"))
-    }
-
-    fn row(&self, cells: &[String]) -> String {
-        let cell = |((_, align, width), text): (&(&str, Align, usize), &String)| {
-            let text = text.replace('|', "\\|");
-            let space = " ".repeat(width.saturating_sub(text.chars().count()));
-            match align {
-                Align::Left => format!("| {text}{space} "),
-                Align::Right => format!("| {space}{text} "),
-            }
-        };
-        self.columns.iter().zip(cells).map(cell).collect::<String>() + "|\n"
-    }
-}
 
 /// The table of speeds.
 pub(crate) struct SpeedTable(Markdown);
@@ -155,6 +121,17 @@ pub(crate) fn batches(measured: &[(usize, Measurement)]) -> Option<String> {
     Some(text)
 }
 
+/// Energy of every test that has some; `None` if none has.
+pub(crate) fn energies(measured: &[(usize, Measurement)]) -> Option<String> {
+    let line = |(threads, measured): &(usize, Measurement)| {
+        let tokens = measured.test.tokens() as u64 * measured.samples.len() as u64;
+        let text = energy::text(Some(measured.energy?), tokens, "token");
+        Some(format!("energy of {} with -t {threads}: {text}\n", measured.test))
+    };
+    let lines: String = measured.iter().filter_map(line).collect();
+    (!lines.is_empty()).then_some(lines)
+}
+
 /// Where a step spent its time, several tests abreast; `None` if that was not asked for.
 pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
     let profiled: Vec<_> = measured.iter().filter_map(|(t, m)| Some((t, m, m.profile()?))).collect();
@@ -183,23 +160,9 @@ pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
             format!("{:.3}  100 %", 1e3 * measured.reading.seconds() / measured.steps.max(1) as f64)
         });
         rows.push(std::iter::once("all".to_owned()).chain(whole).collect());
-        text += &aligned(&rows);
+        text += &aligned(&rows, 1);
     }
     (!text.is_empty()).then_some(text)
-}
-
-/// A Markdown table from rows whose first one is the heading: words left, numbers right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let columns = (0..rows[0].len()).map(|column| {
-        let align = if column == 0 { Align::Left } else { Align::Right };
-        ("", align, width(column))
-    });
-    let table = Markdown::new(&columns.collect::<Vec<_>>());
-    let rule = table.header().lines().nth(1).unwrap_or_default().to_owned() + "\n";
-    let mut text = table.row(&rows[0]) + &rule;
-    rows[1..].iter().for_each(|row| text += &table.row(row));
-    text
 }
 
 fn rate(rate: Statistics) -> String {
@@ -259,6 +222,7 @@ mod tests {
             steps: 256,
             stages: None,
             peak_bytes: Some(14_000_000_000),
+            energy: None,
             routing: Some((64, 8)),
         }
     }
@@ -291,12 +255,5 @@ mod tests {
     #[test]
     fn without_stages_there_is_no_profile() {
         assert_eq!(profiles(&[(2, measured(1, [1000, 1000]))]), None);
-    }
-
-    #[test]
-    fn a_line_of_markdown_cannot_be_broken_by_a_name() {
-        let table = Markdown::new(&[("a", Align::Left, 4), ("b", Align::Right, 3)]);
-        assert_eq!(table.header(), "| a    |   b |\n|------|----:|\n");
-        assert_eq!(table.row(&["x|y".into(), "1".into()]), "| x\\|y |   1 |\n");
     }
 }

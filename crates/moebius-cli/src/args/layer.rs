@@ -1,0 +1,130 @@
+//! `moebius bench layer`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use moebius::bench::{LayerPlan, RoutingPattern};
+use moebius::{BACKENDS, BackendOptions, WeightFormat};
+
+use super::model::saturate;
+use super::{OutputFormat, WattsArg, values};
+
+const NOTES: &str = "\
+Sparse runs k of the experts for each token. Two dense layers stand beside it: iso-total has the same weights and runs \
+every expert for every token, those that were not chosen with weight zero, so its output is the same (max |diff| says how \
+exactly); iso-active is one layer as wide as k experts. The forms take turns, each on caches that hold other weights; \
+times are medians with quartiles, ratios are those of runs side by side.
+
+Few tokens are bound by reading weights: sparse over iso-total then goes with the experts that the batch touches, \
+N(1-(1-k/N)^B) by chance. Many tokens are bound by arithmetic: it goes with k/E.
+
+Ctrl-C ends with the rows that are finished, a second one at once.";
+
+/// Measure one layer of experts: sparse against its two dense twins
+#[derive(Args, Debug)]
+#[command(after_help = NOTES)]
+pub(crate) struct LayerArgs {
+    /// Width of the residual stream
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = values::count)]
+    pub(crate) hidden: usize,
+    /// Width of an expert
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = values::count)]
+    pub(crate) ffn: usize,
+    /// Experts of the layer
+    #[arg(long, value_name = "N", default_value = "64", value_parser = values::count)]
+    pub(crate) experts: usize,
+    /// Experts of a token
+    #[arg(short = 'k', long, value_name = "LIST", value_delimiter = ',', default_value = "1,2,4,8", value_parser = values::count)]
+    pub(crate) experts_per_token: Vec<usize>,
+    /// Tokens of a batch
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8,64,512", value_parser = values::batch)]
+    pub(crate) tokens: Vec<usize>,
+    /// What weights are held in
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "bf16", value_parser = formats())]
+    pub(crate) format: Vec<WeightFormat>,
+    /// How tokens choose: uniform, or zipf:S, where the share of the r-th expert goes with r^-S
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "uniform")]
+    pub(crate) routing: Vec<RoutingPattern>,
+    /// CPU threads; default: all cores
+    #[arg(
+        short,
+        long,
+        env = "MOEBIUS_THREADS",
+        hide_env_values = true,
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = values::threads)]
+    pub(crate) threads: Vec<u64>,
+    /// Where the layer runs
+    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "LIST", value_delimiter = ',')]
+    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
+    pub(crate) backend: Vec<String>,
+    /// Samples of each form
+    #[arg(short, long, value_name = "N", default_value = "9", value_parser = values::repetitions)]
+    pub(crate) repetitions: usize,
+    /// Seed of weights, inputs and choices
+    #[arg(short, long, value_name = "N", default_value = "0", value_parser = values::seed)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) watts: WattsArg,
+    /// Draw time against k and against the batch into this SVG file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// How to print the results
+    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
+    pub(crate) output: OutputFormat,
+    /// Print one JSON array of rows, as -o json does
+    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+fn formats() -> impl TypedValueParser<Value = WeightFormat> {
+    PossibleValuesParser::new(WeightFormat::ALL.map(WeightFormat::name))
+        .try_map(|name| name.parse::<WeightFormat>())
+}
+
+impl LayerArgs {
+    /// Every layer that was asked for, and where it runs.
+    pub(crate) fn plans(&self) -> Vec<(LayerPlan, BackendOptions)> {
+        let mut plans = Vec::new();
+        for backend in each_or_default(&self.backend) {
+            for threads in each_or_default(&self.threads) {
+                for &format in &self.format {
+                    for &routing in &self.routing {
+                        let options = BackendOptions {
+                            name: backend.cloned(),
+                            threads: threads.copied().map(saturate),
+                        };
+                        plans.push((self.plan(format, routing), options));
+                    }
+                }
+            }
+        }
+        plans
+    }
+
+    fn plan(&self, format: WeightFormat, routing: RoutingPattern) -> LayerPlan {
+        LayerPlan {
+            hidden: self.hidden,
+            ffn: self.ffn,
+            n_experts: self.experts,
+            experts_per_token: self.experts_per_token.clone(),
+            format,
+            routing,
+            repetitions: self.repetitions,
+            seed: self.seed,
+        }
+    }
+
+    /// How results are printed.
+    pub(crate) fn output_format(&self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { self.output }
+    }
+}
+
+/// Each of a list, or once nothing.
+fn each_or_default<T>(list: &[T]) -> Vec<Option<&T>> {
+    if list.is_empty() { vec![None] } else { list.iter().map(Some).collect() }
+}

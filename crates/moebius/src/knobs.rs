@@ -11,7 +11,7 @@ pub struct Knob {
 
 /// Instruction set of the CPU kernels.
 pub(crate) const ISA: Knob =
-    Knob { name: "MOEBIUS_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512, neon" };
+    Knob { name: "MOEBIUS_ISA", help: "instruction set of the CPU kernels, as `moebius doctor` lists them" };
 /// Where the default model is.
 pub(crate) const MODEL: Knob =
     Knob { name: "MOEBIUS_MODEL", help: "directory of the model that is used when none is named" };

@@ -107,7 +107,7 @@ fn names_are_read_back() {
     let error = "avx3".parse::<Isa>().expect_err("no such instruction set");
     assert_eq!(
         error.to_string(),
-        "unknown instruction set `avx3`: expected one of `scalar`, `avx2`, `avx512`, `neon`"
+        "unknown instruction set `avx3`: expected one of `scalar`, `avx2`, `avxvnni`, `avx512`, `neon`, `neondot`"
     );
 }
 

@@ -163,7 +163,7 @@ impl ExpertSpec {
             layer: self.layer,
             tokens: routing.tokens(),
             n_experts: self.n_experts,
-            top_k: routing.top_k(),
+            pairs: routing.pairs(),
             active_experts,
             macs_per_token_expert: self.macs_per_token_expert(),
             bytes_per_expert: self.bytes_per_expert(),

@@ -143,7 +143,7 @@ impl From<ExpertWork> for ExpertCounts {
         }
         let tokens = widen(work.tokens);
         let n_experts = widen(work.n_experts);
-        let pairs = tokens.saturating_mul(widen(work.top_k));
+        let pairs = widen(work.pairs);
         let distinct = widen(work.active_experts);
         ExpertCounts {
             tokens,
@@ -173,7 +173,7 @@ mod tests {
         layer: 3,
         tokens: 10,
         n_experts: 64,
-        top_k: 8,
+        pairs: 80,
         active_experts: 40,
         macs_per_token_expert: 6_291_456,
         bytes_per_expert: 12_582_912,
@@ -209,6 +209,7 @@ mod tests {
         let counted = ExpertCounts::from(ExpertWork {
             tokens: usize::MAX,
             n_experts: usize::MAX,
+            pairs: usize::MAX,
             macs_per_token_expert: u64::MAX,
             bytes_per_expert: u64::MAX,
             ..OLMOE
@@ -255,7 +256,7 @@ mod tests {
                 layer,
                 tokens,
                 n_experts,
-                top_k,
+                pairs: tokens * top_k,
                 active_experts: active,
                 macs_per_token_expert: macs,
                 bytes_per_expert: bytes,
@@ -275,7 +276,7 @@ mod tests {
         fn k_of_n_experts_save_one_minus_k_over_n(work in arb_work()) {
             prop_assume!(work.tokens > 0);
             let saved = ExpertCounts::from(work).saved_share().expect("tokens were routed");
-            let ideal = 1.0 - work.top_k as f64 / work.n_experts as f64;
+            let ideal = 1.0 - (work.pairs / work.tokens) as f64 / work.n_experts as f64;
             prop_assert!((saved - ideal).abs() < 1e-12, "{} against {}", saved, ideal);
         }
     }

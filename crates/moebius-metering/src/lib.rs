@@ -21,7 +21,7 @@
 //!     layer: 0,
 //!     tokens: 1,
 //!     n_experts: 8,
-//!     top_k: 2,
+//!     pairs: 2,
 //!     active_experts: 2,
 //!     macs_per_token_expert: 3 * 4 * 16,
 //!     bytes_per_expert: 3 * 4 * 16 * 4,

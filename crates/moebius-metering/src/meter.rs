@@ -112,7 +112,7 @@ mod tests {
         layer: 1,
         tokens: 3,
         n_experts: 4,
-        top_k: 2,
+        pairs: 6,
         active_experts: 4,
         macs_per_token_expert: 10,
         bytes_per_expert: 100,
@@ -149,7 +149,7 @@ mod tests {
         let meter = Meter::new();
         meter.experts(LAYER);
         meter.experts(LAYER);
-        meter.experts(ExpertWork { layer: 5, tokens: 1, active_experts: 2, ..LAYER });
+        meter.experts(ExpertWork { layer: 5, tokens: 1, pairs: 2, active_experts: 2, ..LAYER });
         let counts = meter.snapshot();
         assert_eq!(counts.layers.keys().copied().collect::<Vec<_>>(), [1, 5]);
         assert_eq!(counts.layers[&1].pairs, 12);

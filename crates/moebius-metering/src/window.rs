@@ -155,7 +155,7 @@ mod tests {
                     layer,
                     tokens: 4,
                     n_experts: 8,
-                    top_k: 2,
+                    pairs: 8,
                     active_experts: 5,
                     macs_per_token_expert: 100,
                     bytes_per_expert: 400,

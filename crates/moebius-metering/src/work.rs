@@ -132,8 +132,8 @@ pub struct ExpertWork {
     pub tokens: usize,
     /// Routed experts of the layer, chosen or not.
     pub n_experts: usize,
-    /// Experts that each token went through.
-    pub top_k: usize,
+    /// Token-expert pairs: tokens times experts per token, where each has as many.
+    pub pairs: usize,
     /// Distinct experts that at least one token went through.
     pub active_experts: usize,
     /// Multiply-adds of one expert for one token.

@@ -19,7 +19,6 @@ use moebius_backend::{
     Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat,
     WeightSpec, WeightView,
 };
-
 use safetensors::Dtype;
 
 use crate::checkpoint::{Asked, AskedPart, Checkpoint, Encoding, FP8_SCALES, TensorEntry};
@@ -28,6 +27,7 @@ use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
 use crate::layout::{ExpertLayout, Stored, StoredValues};
 use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
+use crate::rules::Rerouting;
 use crate::{Error, Result};
 
 /// Told how many bytes of the checkpoint were loaded so far.
@@ -60,6 +60,7 @@ pub(crate) struct Loader<'a> {
     problems: RefCell<Vec<TensorProblem>>,
     /// Routers that were planned, in the order of their layers.
     routers: RefCell<Vec<PlannedRouter>>,
+    pub(crate) rerouting: Rerouting<'a>,
 }
 
 impl<'a> Loader<'a> {
@@ -80,6 +81,7 @@ impl<'a> Loader<'a> {
             inventory: None,
             problems: RefCell::default(),
             routers: RefCell::default(),
+            rerouting: Rerouting::default(),
         }
     }
 

@@ -157,7 +157,7 @@ mod tests {
                 layer,
                 tokens: batch,
                 n_experts: 64,
-                top_k: 8,
+                pairs: 8 * batch,
                 active_experts: distinct,
                 macs_per_token_expert: 3 * 2048 * 1024,
                 bytes_per_expert: 3 * 2048 * 1024,

@@ -9,6 +9,8 @@ mod convert;
 mod model;
 mod run;
 mod score;
+mod sweep;
+mod trace;
 mod values;
 
 use std::ffi::OsString;
@@ -20,9 +22,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use bench::{BenchArgs, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
-pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, saturate};
+pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, RulesArgs, saturate};
 pub(crate) use run::{RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
+pub(crate) use sweep::SweepArgs;
+pub(crate) use trace::{
+    ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs, TraceCommand,
+};
 
 use crate::version;
 
@@ -45,6 +51,8 @@ Examples:
   moebius convert ./OLMoE-1B-7B ./small --format q4_k_m
                                              write it so that it starts at once
   moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
+  moebius run --trace a.trace \"Hello\"        write down what every router chooses; moebius trace show a.trace
+  moebius sweep --text a.txt --experts 1,2,4 what fewer experts per token cost and save
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -110,6 +118,10 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Log-probability and perplexity of texts or token ids
     Score(ScoreArgs),
+    /// Show, compare, export or import traces: what the routers of a model chose, token by token
+    Trace(TraceArgs),
+    /// Measure quality against compute: perplexity and speed by experts per token and by weight format
+    Sweep(Box<SweepArgs>),
     /// Write a model with its weights rounded and packed, to start at once
     Convert(ConvertArgs),
     /// List the packed models that --cache keeps, or remove them

@@ -7,15 +7,19 @@
 mod args;
 mod commands;
 mod errors;
+mod heat;
 mod interrupt;
 mod json;
 mod keeping;
 mod meter;
+#[allow(dead_code, reason = "a kit of charts of which each command draws with a part")]
+mod plot;
 mod progress;
 mod reply;
 mod route_strip;
 mod table;
 mod terminal;
+mod tracing;
 mod version;
 
 use std::process::ExitCode;

@@ -46,8 +46,10 @@ pub(crate) fn sweep(args: &SweepArgs, output: &OutputArgs) -> Result<()> {
         rows: Vec::new(),
     };
     let shown = bench.doing("the reference");
+    // Before the logits are written: the system goes on writing them for a while.
+    let decode = model.time_decode(&sequences[0], args.generate, args.repetitions)?;
     let (mut baseline, mut outcome) = model.baseline(&sequences)?;
-    outcome.decode = model.time_decode(&sequences[0], args.generate, args.repetitions)?;
+    outcome.decode = decode;
     drop(shown);
     sweep.rows.push(Row::new(Setting::default(), (trained, None), outcome, args.watts));
     drop(model);
@@ -106,9 +108,8 @@ impl Bench<'_> {
         let mut model = self.open(setting)?;
         let k = model.info().moe.as_ref().map(|moe| moe.top_k);
         let _shown = self.doing(&rows::name(setting, k));
-        let mut outcome = model.compare(sequences, baseline)?;
-        outcome.decode = model.time_decode(&sequences[0], self.args.generate, self.args.repetitions)?;
-        Ok((k, outcome))
+        let decode = model.time_decode(&sequences[0], self.args.generate, self.args.repetitions)?;
+        Ok((k, Outcome { decode, ..model.compare(sequences, baseline)? }))
     }
 
     /// A line on the terminal for as long as it lives.

@@ -12,7 +12,8 @@ const GREY: usize = 7;
 /// A number of a row, where it was measured.
 type Value = fn(&Row) -> Option<f64>;
 
-/// Writes three charts: perplexity and divergence against bytes, and speed against experts.
+/// Writes three charts: perplexity and divergence against bytes, and speed against experts. A broken line joins the
+/// settings that no other one beats in perplexity and bytes.
 pub(super) fn write(sweep: &Sweep, path: &Path) -> Result<()> {
     const MEGA: f64 = 1e-6;
     let megabytes: Value = |row| row.bytes_per_token.map(|bytes| MEGA * bytes);
@@ -41,6 +42,11 @@ pub(super) fn write(sweep: &Sweep, path: &Path) -> Result<()> {
         drawn.push(Chart { title: title.into(), x, y, series });
         notes.push(labels);
     }
+    let best = sweep.rows.iter().filter(|row| row.best);
+    let mut points: Vec<Point> =
+        best.filter_map(|row| Some(Point::new(megabytes(row)?, above(row)?))).collect();
+    points.sort_by(|a, b| a.x.total_cmp(&b.x));
+    drawn[0].series.insert(0, Series { name: "best".into(), color: GREY, mark: Mark::Theory, points });
     let scored = sweep.rows.first().map_or(0, Row::scored);
     let names: Vec<String> = sweep.texts.iter().map(|text| file_name(text)).collect();
     let figure = Figure {
@@ -57,8 +63,7 @@ fn file_name(path: &str) -> String {
     Path::new(path).file_name().map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// A line through the numbers of experts for each format and threshold, the names of its points, and a broken line
-/// through those that no other one beats.
+/// A line through the numbers of experts for each format and threshold, and the names of its points.
 fn series(sweep: &Sweep, (x, y): (Value, Value)) -> (Vec<Series>, Vec<Note>) {
     let mut names: Vec<String> = Vec::new();
     for row in &sweep.rows {
@@ -86,8 +91,5 @@ fn series(sweep: &Sweep, (x, y): (Value, Value)) -> (Vec<Series>, Vec<Note>) {
         let points = points.into_iter().map(|(point, _)| point).collect();
         all.push(Series { name, color, mark: Mark::Measured, points });
     }
-    let best = in_order(sweep.rows.iter().filter(|row| row.best).collect());
-    let points = best.into_iter().map(|(point, _)| point).collect();
-    all.insert(0, Series { name: "best".into(), color: GREY, mark: Mark::Theory, points });
     (all, notes)
 }

@@ -46,7 +46,7 @@ fn load_map(trace: &Read) -> String {
     };
     let caption = format!("load of each expert in {}, times an even one", trace.name);
     let grid = Grid { rows: trace.stats.layers.iter().map(row).collect() };
-    format!("\n{FAINT}{caption}: {}{FAINT:#}\n{}", Ramp::LEGEND, grid.render())
+    format!("\n{FAINT}{caption}\n{}{FAINT:#}\n{}", Ramp::LEGEND, grid.render())
 }
 
 /// Experts by experts of a layer: how much more often than by chance they go together.
@@ -67,7 +67,7 @@ fn pair_map(trace: &Read, layer: usize) -> Result<String> {
     let row = |a: usize| (format!("e{a}"), (0..n_experts).map(|b| cell(a, b)).collect());
     let grid = Grid { rows: (0..n_experts).map(row).collect() };
     let caption = format!("pairs of experts in layer {layer} of {}, times chance", trace.name);
-    Ok(format!("\n{FAINT}{caption}: {}{FAINT:#}\n{}", Ramp::LEGEND, grid.render()))
+    Ok(format!("\n{FAINT}{caption}\n{}{FAINT:#}\n{}", Ramp::LEGEND, grid.render()))
 }
 
 /// The routes of some tokens.

@@ -177,7 +177,9 @@ fn table(layers: &[LayerTraceStats]) -> String {
     let names =
         ["layer", "experts", "k", "used", "entropy", "max/mean", "unused", "weights", "largest", "reuse"];
     let columns: Vec<(&str, Align)> = names.map(|name| (name, Align::Right)).into_iter().collect();
-    let mut table = Table::new(&[&columns[..], &[("go together", Align::Left)]].concat());
+    let mut table = Table::new(&columns);
+    let pair_columns = [("layer", Align::Right), ("experts that go together, times chance", Align::Left)];
+    let mut together = Table::new(&pair_columns);
     let number = |value: Option<f64>, decimals: usize| {
         value.map_or(UNKNOWN.into(), |value| format!("{value:.decimals$}"))
     };
@@ -194,12 +196,12 @@ fn table(layers: &[LayerTraceStats]) -> String {
             number(layer.weight_entropy, 3),
             percent(layer.largest_weight_share),
             percent(layer.reuse),
-            pairs(layer),
         ]);
+        together.row([layer.layer.layer.to_string(), pairs(layer)]);
     }
     let caption =
-        "entropy of load and of a token's weights, 1 is even; reuse: experts that the token before had too";
-    format!("{FAINT}{caption}{FAINT:#}\n{}", table.render())
+        "entropy of load and of a token's weights, 1 is even\nreuse: experts that the token before had too";
+    format!("{FAINT}{caption}{FAINT:#}\n{}\n{}", table.render(), together.render())
 }
 
 /// The strongest pairs, such as `3+17 x4.1`.

@@ -10,8 +10,13 @@ use support::{fail, json, model, succeed, tiny};
 
 /// A text of the bundled model's own.
 fn text(dir: &Path) -> String {
-    let story = std::fs::read_to_string(model("moebius-tiny/eval/stories.txt")).expect("a text");
-    let path = dir.join("story.txt");
+    start_of("stories", dir)
+}
+
+/// The first page of a text that the bundled model was not trained on.
+fn start_of(name: &str, dir: &Path) -> String {
+    let story = std::fs::read_to_string(model(&format!("moebius-tiny/eval/{name}.txt"))).expect("a text");
+    let path = dir.join(name);
     let end = story.char_indices().nth(1000).map_or(story.len(), |(at, _)| at);
     std::fs::write(&path, &story[..end]).expect("a file");
     path.display().to_string()
@@ -29,7 +34,7 @@ fn rows(report: &Value) -> &Vec<Value> {
 fn the_reference_has_the_perplexity_that_score_prints() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = text(dir.path());
-    let tales = model("moebius-tiny/eval/arithmetic.txt").display().to_string();
+    let tales = start_of("tales", dir.path());
     let scored = json(&["score", &tiny(), &text, &tales, "--json"]);
     let report = json(&["sweep", &tiny(), "--text", &text, &tales, "--experts", "4,2", "-n", "0", "--json"]);
     // The trained number of experts is the reference, and is not run twice.

@@ -167,6 +167,7 @@ impl ExpertSpec {
         ExpertWork {
             layer: self.layer,
             n_experts: self.n_experts,
+            tokens: routing.tokens(),
             top_k: routing.top_k(),
             experts: routing.all_experts(),
             macs_per_token_expert: self.macs_per_token_expert(),

@@ -10,6 +10,8 @@ mod layer;
 mod model;
 mod run;
 mod score;
+mod sweep;
+mod trace;
 mod twin;
 mod values;
 
@@ -23,9 +25,13 @@ pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use layer::LayerArgs;
-pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, saturate};
+pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, RulesArgs, saturate};
 pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
+pub(crate) use sweep::SweepArgs;
+pub(crate) use trace::{
+    ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs, TraceCommand,
+};
 pub(crate) use twin::TwinArgs;
 
 use crate::version;
@@ -51,6 +57,8 @@ Examples:
   moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
   moebius twin                               the bundled model beside a dense one, executed
   moebius bench layer                        one layer: sparse against dense, by k and by batch
+  moebius run --trace a.trace \"Hello\"        write down what every router chooses; moebius trace show a.trace
+  moebius sweep --text a.txt --experts 1,2,4 what fewer experts per token cost and save
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -116,6 +124,10 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Log-probability and perplexity of texts or token ids
     Score(ScoreArgs),
+    /// Show, compare, export or import traces: what the routers of a model chose, token by token
+    Trace(TraceArgs),
+    /// Measure quality against compute: perplexity and speed by experts per token and by weight format
+    Sweep(Box<SweepArgs>),
     /// Write a model with its weights rounded and packed, to start at once
     Convert(ConvertArgs),
     /// List the packed models that --cache keeps, or remove them

@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod energy;
 mod errors;
+mod heat;
 mod interrupt;
 mod json;
 mod keeping;
@@ -20,6 +21,7 @@ mod route_strip;
 mod rows;
 mod table;
 mod terminal;
+mod tracing;
 mod version;
 
 use std::process::ExitCode;

@@ -62,6 +62,15 @@ impl Point {
     }
 }
 
+/// Words beside a point.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    /// The point.
+    pub(crate) at: Point,
+    /// The words.
+    pub(crate) text: String,
+}
+
 /// Points that belong together.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
@@ -102,14 +111,19 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// The page as the text of an SVG file.
-    pub(crate) fn svg(&self) -> Result<String> {
-        draw::svg(self).map_err(|error| CliError::Output(std::io::Error::other(error.to_string())))
+    /// The page as the text of an SVG file, with notes for each chart, in their order.
+    fn svg(&self, notes: &[Vec<Note>]) -> Result<String> {
+        draw::svg(self, notes).map_err(|error| CliError::Output(std::io::Error::other(error.to_string())))
     }
 
     /// Writes the page to a file.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let svg = self.svg()?;
+        self.write_noted(path, &[])
+    }
+
+    /// As [`Figure::write`], with notes for each chart, in their order.
+    pub(crate) fn write_noted(&self, path: &Path, notes: &[Vec<Note>]) -> Result<()> {
+        let svg = self.svg(notes)?;
         std::fs::write(path, svg).map_err(|source| {
             CliError::Library(moebius::Error::Write { path: path.into(), source: source.into() })
         })

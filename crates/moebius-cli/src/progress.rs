@@ -32,6 +32,11 @@ impl Opening {
         Opening { options: args.open_options(), keeps: args.cache.keeps() }
     }
 
+    /// With these options, keeping nothing.
+    pub(crate) fn with(options: OpenOptions) -> Self {
+        Opening { options, keeps: false }
+    }
+
     /// Opens the model in `dir` and says how long it took.
     pub(crate) fn open(
         &self,

@@ -13,7 +13,9 @@ mod paint;
 use console::measure_text_width;
 use moebius::LayerRoute;
 
-use crate::terminal::{FAINT, HEADING, printable, stderr_has_color, stderr_width};
+use crate::terminal::{
+    FAINT, HEADING, printable, stderr_has_color, stderr_width, stdout_has_color, stdout_width,
+};
 use paint::{bar, swatch};
 
 /// Columns for the token's text.
@@ -31,6 +33,10 @@ pub(crate) struct RouteStrip {
     color: bool,
     /// All experts with their weights, over several rows if need be.
     detailed: bool,
+    /// Most experts of a token, if known: cells have room for as many, so that columns stand below each other.
+    entries: usize,
+    /// Whether weights are known.
+    weighted: bool,
     tokens: usize,
 }
 
@@ -47,6 +53,7 @@ enum Detail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     detail: Detail,
+    entries: usize,
     id_width: usize,
     cell_width: usize,
     /// Cells of a row.
@@ -58,7 +65,26 @@ struct Layout {
 impl RouteStrip {
     /// For the terminal behind stderr, or for the file that it is.
     pub(crate) fn for_stderr(detailed: bool) -> Self {
-        RouteStrip { width: stderr_width(), color: stderr_has_color(), detailed, tokens: 0 }
+        RouteStrip::new(stderr_width(), stderr_has_color(), detailed)
+    }
+
+    /// For the terminal behind stdout, or for the file that it is.
+    pub(crate) fn for_stdout(detailed: bool) -> Self {
+        RouteStrip::new(stdout_width(), stdout_has_color(), detailed)
+    }
+
+    fn new(width: Option<usize>, color: bool, detailed: bool) -> Self {
+        RouteStrip { width, color, detailed, entries: 1, weighted: true, tokens: 0 }
+    }
+
+    /// For tokens of at most `entries` experts a layer.
+    pub(crate) fn of_at_most(self, entries: usize) -> Self {
+        RouteStrip { entries, ..self }
+    }
+
+    /// For routes whose weights mean nothing.
+    pub(crate) fn without_weights(self) -> Self {
+        RouteStrip { weighted: false, detailed: false, ..self }
     }
 
     /// The rows of one token, below a legend and a heading where they are due.
@@ -78,7 +104,7 @@ impl RouteStrip {
     fn layout(&self, routes: &[LayerRoute]) -> Layout {
         let room = self.width.unwrap_or(usize::MAX);
         let fits = |detail: &Detail| {
-            let layout = Layout::new(*detail, routes, room);
+            let layout = Layout::new(*detail, routes, (room, self.entries));
             (!layout.wrapped).then_some(layout)
         };
         let last = match (self.detailed, self.color) {
@@ -87,8 +113,12 @@ impl RouteStrip {
             (false, false) => Detail::Strongest,
         };
         let tried = [Detail::Weights, Detail::Experts, Detail::Strongest];
-        let tried = if self.detailed { &tried[..1] } else { &tried[..] };
-        tried.iter().find_map(fits).unwrap_or_else(|| Layout::new(last, routes, room))
+        let tried = match (self.detailed, self.weighted) {
+            (true, _) => &tried[..1],
+            (false, true) => &tried[..],
+            (false, false) => &tried[1..],
+        };
+        tried.iter().find_map(fits).unwrap_or_else(|| Layout::new(last, routes, (room, self.entries)))
     }
 }
 
@@ -104,10 +134,10 @@ impl Detail {
 }
 
 impl Layout {
-    fn new(detail: Detail, routes: &[LayerRoute], room: usize) -> Layout {
+    fn new(detail: Detail, routes: &[LayerRoute], (room, least): (usize, usize)) -> Layout {
         let most = |count: fn(&LayerRoute) -> usize| routes.iter().map(count).max().unwrap_or(0);
         let id_width = most(|r| r.n_experts).saturating_sub(1).to_string().len();
-        let entries = most(|r| r.experts.len()).max(1);
+        let entries = most(|r| r.experts.len()).max(least).max(1);
         let entry_width = id_width + WEIGHT_WIDTH + 1;
         let cell_width = match detail {
             Detail::Weights => entries * (entry_width + 1) - 1,
@@ -121,12 +151,12 @@ impl Layout {
         let wrapped = per_row < routes.len();
         let per_row =
             if wrapped { cells(room.saturating_sub(TOKEN_WIDTH + 1 + LABEL_WIDTH)) } else { per_row };
-        Layout { detail, id_width, cell_width, per_row: per_row.max(1), wrapped }
+        Layout { detail, entries, id_width, cell_width, per_row: per_row.max(1), wrapped }
     }
 
     fn legend(&self, routes: &[LayerRoute], color: bool) -> String {
         let Some(first) = routes.first() else { return "This model has no routers.".into() };
-        let (k, n_experts) = (first.experts.len(), first.n_experts);
+        let (k, n_experts) = (self.entries, first.n_experts);
         let intensity = if color { ", the brighter the heavier" } else { "" };
         match self.detail {
             Detail::Weights => format!("expert·weight by layer ({k} of {n_experts}), heaviest first"),

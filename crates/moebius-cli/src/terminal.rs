@@ -29,6 +29,18 @@ pub(crate) fn set_color(color: Color) {
     choice.write_global();
 }
 
+/// Whether what goes to stdout may be coloured.
+pub(crate) fn stdout_has_color() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != ColorChoice::Never
+}
+
+/// Columns of the terminal behind stdout; `None` when there is none.
+pub(crate) fn stdout_width() -> Option<usize> {
+    let stdout = io::stdout().is_terminal();
+    let (_, columns) = Term::stdout().size_checked().filter(|_| stdout)?;
+    (columns > 0).then_some(columns.into())
+}
+
 /// Whether what goes to stderr may be coloured.
 pub(crate) fn stderr_has_color() -> bool {
     anstream::AutoStream::choice(&io::stderr()) != ColorChoice::Never

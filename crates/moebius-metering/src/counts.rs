@@ -228,9 +228,15 @@ impl Add for ExpertCounts {
 /// One step of one layer, and how many tokens each expert got.
 fn count_experts(work: ExpertWork<'_>) -> (ExpertCounts, Vec<u64>) {
     let ExpertWork {
-        n_experts, top_k, experts, macs_per_token_expert: macs, bytes_per_expert: bytes, ..
+        tokens,
+        n_experts,
+        top_k,
+        experts,
+        macs_per_token_expert: macs,
+        bytes_per_expert: bytes,
+        ..
     } = work;
-    if top_k == 0 || experts.len() < top_k {
+    if tokens == 0 {
         return Default::default();
     }
     let mut tokens_per_expert = vec![0; n_experts];
@@ -240,7 +246,7 @@ fn count_experts(work: ExpertWork<'_>) -> (ExpertCounts, Vec<u64>) {
         }
     }
     let distinct = widen(tokens_per_expert.iter().filter(|&&tokens| tokens > 0).count());
-    let (tokens, pairs) = (widen(experts.len() / top_k), widen(experts.len()));
+    let (tokens, pairs) = (widen(tokens), widen(experts.len()));
     let (n_experts, top_k) = (widen(n_experts), widen(top_k));
     let counted = ExpertCounts {
         tokens,
@@ -280,6 +286,7 @@ mod tests {
     fn olmoe(experts: &[u32]) -> ExpertWork<'_> {
         ExpertWork {
             layer: 3,
+            tokens: experts.len() / 8,
             n_experts: 64,
             top_k: 8,
             experts,
@@ -354,6 +361,7 @@ mod tests {
         layer.parts[Part::Router.index()] = Work { macs: 70, weight_bytes: 7, cache_bytes: 0 };
         layer.add_experts(ExpertWork {
             layer: 0,
+            tokens: 2,
             n_experts: 8,
             top_k: 2,
             experts: &[0, 1, 0, 5],
@@ -406,7 +414,7 @@ mod tests {
             let experts: Vec<u32> =
                 (0..tokens).flat_map(|t| (0..top_k).map(move |j| ((seed * t + j) % n_experts) as u32)).collect();
             let counted = layer(ExpertWork {
-                layer: 0, n_experts, top_k, experts: &experts, macs_per_token_expert: macs, bytes_per_expert: bytes,
+                layer: 0, tokens, n_experts, top_k, experts: &experts, macs_per_token_expert: macs, bytes_per_expert: bytes,
             });
             let experts = counted.experts;
             prop_assert!(experts.executed_macs <= experts.iso_total_macs);

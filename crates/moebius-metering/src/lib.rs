@@ -21,6 +21,7 @@
 //! meter.experts(ExpertWork {
 //!     layer: 0,
 //!     n_experts: 8,
+//!     tokens: 1,
 //!     top_k: 2,
 //!     experts: &[3, 5],
 //!     macs_per_token_expert: 3 * 4 * 16,

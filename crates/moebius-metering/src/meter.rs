@@ -74,6 +74,7 @@ mod tests {
     const LAYER: ExpertWork<'_> = ExpertWork {
         layer: 1,
         n_experts: 4,
+        tokens: 3,
         top_k: 2,
         experts: &[0, 1, 2, 3, 0, 3],
         macs_per_token_expert: 10,
@@ -114,7 +115,7 @@ mod tests {
         let meter = Meter::new();
         meter.experts(LAYER);
         meter.experts(LAYER);
-        meter.experts(ExpertWork { layer: 5, experts: &[1, 2], ..LAYER });
+        meter.experts(ExpertWork { layer: 5, tokens: 1, experts: &[1, 2], ..LAYER });
         let counts = meter.snapshot();
         assert_eq!(counts.layers.keys().copied().collect::<Vec<_>>(), [1, 5]);
         assert_eq!(counts.layers[&1].experts.pairs, 12);

@@ -164,6 +164,7 @@ mod tests {
                 meter.experts(ExpertWork {
                     layer,
                     n_experts: 8,
+                    tokens: 4,
                     top_k: 2,
                     experts: &[0, 1, 0, 2, 0, 3, 1, 4], // 5 of them
                     macs_per_token_expert: 100,

@@ -155,9 +155,11 @@ pub struct ExpertWork<'a> {
     pub layer: usize,
     /// Routed experts of the layer, chosen or not.
     pub n_experts: usize,
-    /// Experts that each token went through.
+    /// Rows that were routed, over all sequences of the batch.
+    pub tokens: usize,
+    /// Experts that each token goes through, or fewer where the router drops light ones.
     pub top_k: usize,
-    /// The experts of every row of the batch, `[tokens, top_k]`, each below `n_experts`.
+    /// The experts of every row of the batch, one row after another, each below `n_experts`.
     pub experts: &'a [u32],
     /// Multiply-adds of one expert for one token.
     pub macs_per_token_expert: u64,

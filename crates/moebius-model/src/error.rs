@@ -59,6 +59,12 @@ pub enum Error {
         /// Experts of a layer.
         n_experts: usize,
     },
+    /// What was asked of the routers is not possible in this model.
+    #[error("{reason}")]
+    Rules {
+        /// What is wrong, with expected and got.
+        reason: String,
+    },
     /// No family of this name is built in.
     #[error("unknown model family `{model_type}`: expected one of {known}")]
     UnknownFamily {

@@ -18,6 +18,8 @@ use crate::formats::HeldFormats;
 use crate::info::{ModelInfo, Setting};
 use crate::loader::{Loader, Progress};
 use crate::model::Model;
+use crate::planned::PlannedRouter;
+use crate::rules::{Rerouting, RoutingRules};
 use crate::{Error, Result};
 
 pub use routers::{LayerRouter, NamedTensor, Routers, StoredTensor};
@@ -32,6 +34,7 @@ pub struct ModelFiles {
     /// The weights of `checkpoint` as they are held, packed.
     copy: Option<Checkpoint>,
     held: HeldFormats,
+    rules: RoutingRules,
     text_part_of: Option<String>,
     settings: Vec<Setting>,
     unknown_keys: Vec<String>,
@@ -80,6 +83,7 @@ impl ModelFiles {
             checkpoint: None,
             copy: None,
             held: HeldFormats::AsStored,
+            rules: RoutingRules::default(),
             text_part_of: config.text_part_of().map(str::to_owned),
             settings: config.settings(),
             unknown_keys: config.unused(),
@@ -123,6 +127,12 @@ impl ModelFiles {
     #[must_use]
     pub fn hold(self, formats: HeldFormats) -> Self {
         ModelFiles { held: formats, copy: None, ..self }
+    }
+
+    /// Changes what the routers do; weights are the same.
+    #[must_use]
+    pub fn reroute(self, rules: RoutingRules) -> Self {
+        ModelFiles { rules, ..self }
     }
 
     /// From now on takes the weights from the packed copy in `dir`, which [`ModelFiles::write_packed`] has written; what
@@ -185,7 +195,14 @@ impl ModelFiles {
     /// that cannot hold it.
     pub fn info(&self, backend: &Arc<dyn Backend>) -> Result<ModelInfo> {
         let (plan, model) = self.plan(backend)?;
-        let outline = self.architecture.outline();
+        let mut outline = self.architecture.outline();
+        let routers = plan.routers();
+        if let (Some(moe), false) = (&mut outline.moe, self.rules.is_empty()) {
+            let most = routers.iter().max_by_key(|router| router.config.top_k);
+            (moe.top_k, moe.formula) = most.map_or((moe.top_k, moe.formula.clone()), |router| {
+                (router.config.top_k, router.config.formula())
+            });
+        }
         let tally = plan.tally();
         let (ignored_tensors, unknown_tensors) = self.leftovers(&plan.into_asked());
         Ok(ModelInfo {
@@ -196,6 +213,7 @@ impl ModelFiles {
             context: outline.base.context,
             attention: outline.attention,
             moe: outline.moe,
+            routed_layers: routers.iter().map(PlannedRouter::routed_layer).collect(),
             mtp_layers: outline.mtp_layers,
             text_part_of: self.text_part_of.clone(),
             cache_bytes_per_token: model.cache_spec().bytes_per_token(),
@@ -219,7 +237,9 @@ impl ModelFiles {
     pub fn load(&self, backend: &Arc<dyn Backend>, progress: Progress<'_>) -> Result<Box<dyn Model>> {
         let Some(checkpoint) = self.weights() else { return Err(no_checkpoint()) };
         self.plan(backend)?;
-        self.architecture.load(&Loader::real(backend, checkpoint, self.held()?, progress))
+        let mut loader = Loader::real(backend, checkpoint, self.held()?, progress);
+        loader.rerouting = Rerouting::new(&self.rules);
+        self.architecture.load(&loader)
     }
 
     /// A model that counts what it does as the real one would, and computes nothing: no weight is read, so that any size
@@ -280,9 +300,11 @@ impl ModelFiles {
         if self.weights().is_some_and(|c| c.packing().is_some()) && backend.packer().is_none() {
             return Err(no_panels(backend));
         }
-        let plan = Loader::plan(backend, self.weights(), self.held()?);
+        let mut plan = Loader::plan(backend, self.weights(), self.held()?);
+        plan.rerouting = Rerouting::new(&self.rules);
         let model = self.architecture.load(&plan)?;
         plan.check()?;
+        self.rules.check(&plan.routers())?;
         Ok((plan, model))
     }
 

@@ -105,7 +105,7 @@ pub struct MoeInfo {
     pub layers: usize,
     /// Experts in each of them.
     pub n_experts: usize,
-    /// Experts that a token goes through.
+    /// Experts that a token goes through; the most that any layer allows.
     pub top_k: usize,
     /// Width of an expert.
     pub intermediate: usize,
@@ -113,6 +113,17 @@ pub struct MoeInfo {
     pub formula: String,
     /// Width of the shared expert, if there is one.
     pub shared_intermediate: Option<usize>,
+}
+
+/// What a layer's router chooses from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutedLayer {
+    /// Index of the decoder layer.
+    pub layer: usize,
+    /// Its experts.
+    pub n_experts: usize,
+    /// Experts that a token goes through, at most.
+    pub top_k: usize,
 }
 
 impl MoeInfo {
@@ -146,6 +157,8 @@ pub struct ModelInfo {
     pub attention: String,
     /// Its experts; `None` for a model whose layers are all dense.
     pub moe: Option<MoeInfo>,
+    /// The layers with a router, ascending.
+    pub routed_layers: Vec<RoutedLayer>,
     /// Layers after the last one that predict further tokens (MTP, arXiv 2412.19437) and are left out.
     pub mtp_layers: usize,
     /// `model_type` of the multimodal model that this is the text part of.

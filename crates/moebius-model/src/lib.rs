@@ -25,6 +25,7 @@ mod layout;
 mod loader;
 mod model;
 mod planned;
+mod rules;
 
 pub use batch::{Outputs, Span, TokenBatch};
 pub use cache::{CacheSpec, KvCache, LayerCacheSpec, SequenceId};
@@ -33,6 +34,7 @@ pub use error::{Error, Result, TensorProblem};
 pub use families::{Checked, FAMILIES, Family};
 pub use files::{LayerRouter, ModelFiles, NamedTensor, RandomWeights, Routers, StoredTensor};
 pub use formats::HeldFormats;
-pub use info::{ModelInfo, MoeInfo, Place, Setting, SettingRole, Tally};
+pub use info::{ModelInfo, MoeInfo, Place, RoutedLayer, Setting, SettingRole, Tally};
 pub use loader::Progress;
 pub use model::{Model, Probe, Watch};
+pub use rules::RoutingRules;

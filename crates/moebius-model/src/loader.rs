@@ -29,6 +29,7 @@ use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
 use crate::layout::{ExpertLayout, Stored, StoredValues};
 use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
+use crate::rules::Rerouting;
 use crate::{Error, Result};
 use problems::{other_matrices, problem_of};
 
@@ -64,6 +65,7 @@ pub(crate) struct Loader<'a> {
     problems: RefCell<Vec<TensorProblem>>,
     /// Routers that were planned, in the order of their layers.
     routers: RefCell<Vec<PlannedRouter>>,
+    pub(crate) rerouting: Rerouting<'a>,
 }
 
 impl<'a> Loader<'a> {
@@ -85,6 +87,7 @@ impl<'a> Loader<'a> {
             inventory: None,
             problems: RefCell::default(),
             routers: RefCell::default(),
+            rerouting: Rerouting::default(),
         }
     }
 

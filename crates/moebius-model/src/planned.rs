@@ -5,6 +5,8 @@ use moebius_backend::{Error, ExpertBank, ExpertSpec, HeadLinear, Linear, LinearS
 use moebius_metering::Meter;
 use moebius_router::{RouterConfig, Routing};
 
+use crate::info::RoutedLayer;
+
 fn no_values<T>(what: &str) -> Result<T> {
     Err(Error::Unsupported(Unsupported {
         backend: "plan",
@@ -30,6 +32,13 @@ pub(crate) struct PlannedRouter {
     pub(crate) expert_scale: Option<(String, Vec<usize>)>,
     /// Experts that the checkpoint has, where they can be counted.
     pub(crate) stored_experts: Option<usize>,
+}
+
+impl PlannedRouter {
+    /// What it chooses from.
+    pub(crate) fn routed_layer(&self) -> RoutedLayer {
+        RoutedLayer { layer: self.layer, n_experts: self.config.n_experts, top_k: self.config.top_k }
+    }
 }
 
 pub(crate) struct PlannedLinear(pub(crate) LinearSpec);

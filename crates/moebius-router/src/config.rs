@@ -1,8 +1,8 @@
 //! A router as data: which score, which selection, which weights.
 //!
-//! With `l` the logits of a token, `s = score(l)` and `c = s + selection_bias`:
-//! chosen = selection of `top_k` experts by `c`; `w = s[chosen]`, then renormalised, times `scale`, times
-//! `expert_scale[chosen]`. The bias selects and never weighs (arXiv 2408.15664).
+//! With `l` the logits of a token without the `masked` experts, `s = score(l)` and `c = s + selection_bias`:
+//! chosen = selection of `top_k` experts by `c`, less those below `drop_below`; `w = s[chosen]`, then renormalised,
+//! times `scale`, times `expert_scale[chosen]`. The bias selects and never weighs (arXiv 2408.15664).
 //!
 //! Shapes: `selection_bias` and `expert_scale` are `[n_experts]`.
 //! Invariants: none until [`Router::new`](crate::Router::new) has checked the fields against each other.
@@ -14,7 +14,7 @@
 pub struct RouterConfig {
     /// Number of routed experts, the width of a row of logits.
     pub n_experts: usize,
-    /// Experts per token.
+    /// Experts per token; with `drop_below` at most that many.
     pub top_k: usize,
     /// From logits to scores.
     pub score: Score,
@@ -30,6 +30,13 @@ pub struct RouterConfig {
     pub expert_scale: Option<Vec<f32>>,
     /// What the weight multiplies.
     pub applies_to: WeightTarget,
+    /// Ids of experts that are never chosen, ascending. The others are routed as if these were not there: a softmax
+    /// runs over the others alone.
+    pub masked: Vec<u32>,
+    /// From 0, which drops nothing, to 1: a chosen expert whose weight is below this share of the token's largest
+    /// weight is dropped, and the others are weighted as if they alone had been chosen. See
+    /// [`with_drop_below`](Self::with_drop_below).
+    pub drop_below: f32,
 }
 
 /// From the logits of a token to its scores.
@@ -142,6 +149,49 @@ impl RouterConfig {
     #[must_use]
     pub fn with_expert_scale(mut self, expert_scale: Vec<f32>) -> Self {
         self.expert_scale = Some(expert_scale);
+        self
+    }
+
+    /// The same router in which the experts `masked`, ascending, cannot be chosen.
+    ///
+    /// ```
+    /// # use moebius_router::{Router, RouterConfig};
+    /// // The odds 4 : 2 : 1 : 1 without the first are 2 : 1 : 1.
+    /// let config = RouterConfig::softmax_probabilities(4, 2).with_masked(vec![0]);
+    /// let routing = Router::new(0, config)?.route(&[4.0_f32, 2.0, 1.0, 1.0].map(f32::ln))?;
+    /// assert_eq!(routing.experts(0), [1, 2]);
+    /// assert!((routing.weights(0)[0] - 2.0 / 4.0).abs() < 1e-6);
+    /// # Ok::<(), moebius_router::RouterError>(())
+    /// ```
+    #[must_use]
+    pub fn with_masked(mut self, masked: Vec<u32>) -> Self {
+        self.masked = masked;
+        self
+    }
+
+    /// The same router with a number of experts that depends on the token: of the `top_k` that were chosen, those whose
+    /// weight is below `share` of the token's largest weight are dropped.
+    ///
+    /// Weights are compared as they multiply the experts, learned scales included, by magnitude. Then the family's own
+    /// rule of renormalisation runs over what is left: where weights sum to 1 they do so again, and where they are
+    /// plain probabilities they stay as they are. Without a bias and scales the result is that of the same router with
+    /// as many `top_k` as are left, to the bit. At least one expert is left.
+    ///
+    /// ```
+    /// # use moebius_router::{Router, RouterConfig};
+    /// let config = RouterConfig::softmax_top_k(4, 3).with_drop_below(0.5);
+    /// let router = Router::new(0, config)?;
+    /// // Odds 5 : 3 : 1 : 1. The third is below half of 5 and dropped; 5 and 3 share 8.
+    /// let routing = router.route(&[5.0_f32, 3.0, 1.0, 1.0].map(f32::ln))?;
+    /// assert_eq!(routing.experts(0), [0, 1]);
+    /// assert!((routing.weights(0)[0] - 5.0 / 8.0).abs() < 1e-6);
+    /// // Even odds drop nothing.
+    /// assert_eq!(router.route(&[0.0; 4])?.experts(0), [0, 1, 2]);
+    /// # Ok::<(), moebius_router::RouterError>(())
+    /// ```
+    #[must_use]
+    pub fn with_drop_below(mut self, share: f32) -> Self {
+        self.drop_below = share;
         self
     }
 

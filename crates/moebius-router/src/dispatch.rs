@@ -32,7 +32,7 @@ pub struct Dispatch {
 
 impl Dispatch {
     pub(crate) fn new(routing: &Routing) -> Self {
-        let (ids, pair_weights) = (routing.all_experts(), routing.all_weights());
+        let ids = routing.all_experts();
         let mut offsets = vec![0; routing.n_experts() + 1];
         for &id in ids {
             offsets[id as usize + 1] += 1;
@@ -44,11 +44,13 @@ impl Dispatch {
         let mut next = offsets.clone();
         let mut rows = vec![0; ids.len()];
         let mut weights = vec![0.0; ids.len()];
-        for (pair, (&id, &weight)) in ids.iter().zip(pair_weights).enumerate() {
-            let place = next[id as usize];
-            next[id as usize] += 1;
-            rows[place] = (pair / routing.top_k()) as u32;
-            weights[place] = weight;
+        for (token, (ids, pair_weights)) in routing.iter().enumerate() {
+            for (&id, &weight) in ids.iter().zip(pair_weights) {
+                let place = next[id as usize];
+                next[id as usize] += 1;
+                rows[place] = token as u32;
+                weights[place] = weight;
+            }
         }
         Self { offsets, rows, weights }
     }

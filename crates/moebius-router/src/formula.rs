@@ -25,7 +25,13 @@ impl RouterConfig {
     /// ```
     pub fn formula(&self) -> String {
         let mut clauses = self.choice_clauses();
+        if self.drop_below > 0.0 {
+            clauses.push(format!("drop those below {} of the token's heaviest", self.drop_below));
+        }
         clauses.extend(self.weight_clauses());
+        if let masked @ 1.. = self.masked.len() {
+            clauses.push(format!("{masked} of {} experts masked", self.n_experts));
+        }
         clauses.join(", ")
     }
 

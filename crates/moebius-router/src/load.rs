@@ -25,6 +25,20 @@ impl ExpertLoad {
         Self { counts: vec![0; n_experts], tokens: 0 }
     }
 
+    /// The load of `tokens` tokens with its `counts` `[n_experts]`.
+    pub fn from_counts(counts: Vec<u64>, tokens: u64) -> Self {
+        Self { counts, tokens }
+    }
+
+    /// Adds one token with the ids of its experts.
+    ///
+    /// # Panics
+    /// If an id is not below the number of experts.
+    pub fn add_token(&mut self, experts: &[u32]) {
+        experts.iter().for_each(|&expert| self.counts[expert as usize] += 1);
+        self.tokens += 1;
+    }
+
     /// Adds the tokens of a routing.
     ///
     /// # Errors
@@ -42,8 +56,7 @@ impl ExpertLoad {
     /// If the rows are not all below the routing's [`tokens`](Routing::tokens).
     pub fn add_rows(&mut self, routing: &Routing, rows: Range<usize>) -> Result<(), RouterError> {
         self.check(routing.n_experts())?;
-        let top_k = routing.top_k();
-        for &expert in &routing.all_experts()[rows.start * top_k..rows.end * top_k] {
+        for &expert in &routing.all_experts()[routing.pairs_of(rows.clone())] {
             self.counts[expert as usize] += 1;
         }
         self.tokens += rows.len() as u64;

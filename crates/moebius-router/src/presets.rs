@@ -272,6 +272,8 @@ impl RouterConfig {
             scale: 1.0,
             expert_scale: None,
             applies_to: WeightTarget::Output,
+            masked: Vec::new(),
+            drop_below: 0.0,
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The one router: a checked configuration applied to rows of logits.
 //!
-//! Per token: scores, ranks (`score + bias`, or the raw logit where a score would lose order), selection,
-//! weights.
+//! Per token: scores of the experts that are not masked, ranks (`score + bias`, or the raw logit where a score would
+//! lose order), selection, dropping, weights.
 //!
-//! Shapes: logits `[tokens, n_experts]` in, [`Routing`] `[tokens, top_k]` out.
+//! Shapes: logits `[tokens, n_experts]` in, [`Routing`] of at most `[tokens, top_k]` out.
 //! Invariants: one scratch for all tokens; a token's result depends on its own row alone.
 
 use crate::config::{RouterConfig, Score};
 use crate::error::RouterError;
 use crate::routing::{Routing, check_pairs};
-use crate::score::{finish_weights, sigmoid, softmax, softmax_in_place, sparse_mixer};
+use crate::score::{drop_light, finish_weights, sigmoid, softmax, softmax_in_place, sparse_mixer};
 use crate::select::Selector;
 
 /// Routes tokens to experts as its [`RouterConfig`] says.
@@ -67,14 +67,28 @@ impl Router {
 
         let mut experts = Vec::with_capacity(pairs);
         let mut weights = Vec::with_capacity(pairs);
+        let mut ends = Vec::new();
         let mut scratch = Scratch::new(&self.config);
+        let mut allowed_row = Vec::new();
         for (token, row) in logits.chunks_exact(n_experts).enumerate() {
+            let row = if self.config.masked.is_empty() {
+                row
+            } else {
+                allowed_row.clear();
+                allowed_row.extend_from_slice(row);
+                self.config.masked.iter().for_each(|&id| allowed_row[id as usize] = f32::NEG_INFINITY);
+                &allowed_row
+            };
             self.check_row(token, row)?;
             let first = experts.len();
             scratch.choose(&self.config, row, &mut experts, &mut weights);
+            if self.config.drop_below > 0.0 {
+                drop_light(&self.config, row, first, &mut experts, &mut weights);
+                ends.push(experts.len() as u32); // `check_pairs` has bounded it
+            }
             finish_weights(&self.config, &experts[first..], &mut weights[first..]);
         }
-        Ok(Routing::from_valid(n_experts, top_k, experts, weights, applies_to))
+        Ok(Routing::from_valid((n_experts, top_k), experts, weights, ends, applies_to))
     }
 
     fn check_row(&self, token: usize, row: &[f32]) -> Result<(), RouterError> {
@@ -115,7 +129,7 @@ impl Scratch {
     fn choose(&mut self, config: &RouterConfig, row: &[f32], experts: &mut Vec<u32>, weights: &mut Vec<f32>) {
         let first = experts.len();
         if let Score::SparseMixer { jitter_eps } = config.score {
-            let pairs = sparse_mixer(row, jitter_eps);
+            let pairs = sparse_mixer(row, &config.masked, jitter_eps);
             experts.extend(pairs.map(|(id, _)| id));
             weights.extend(pairs.map(|(_, weight)| weight));
             return;

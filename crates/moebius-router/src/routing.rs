@@ -1,8 +1,11 @@
 //! The router's answer: which experts each token visits, and with which weight.
 //!
-//! Shapes: ids and weights are `[tokens, top_k]`, row-major.
+//! Shapes: ids and weights are `[tokens, top_k]`, row-major; where a router drops experts, `[pairs]` with at most `top_k`
+//! of them for a token.
 //! Invariants: the ids of a token ascend strictly and are below `n_experts`; every weight is finite; the
 //! number of pairs fits 32 bits.
+
+use std::ops::Range;
 
 use crate::config::WeightTarget;
 use crate::dispatch::Dispatch;
@@ -13,8 +16,10 @@ use crate::error::RouterError;
 pub struct Routing {
     n_experts: usize,
     top_k: usize,
-    experts: Vec<u32>, // [tokens, top_k]
-    weights: Vec<f32>, // [tokens, top_k]
+    experts: Vec<u32>, // [pairs]
+    weights: Vec<f32>, // [pairs]
+    /// `[tokens]`: where the pairs of each token end; empty where each has `top_k`.
+    ends: Vec<u32>,
     applies_to: WeightTarget,
 }
 
@@ -54,25 +59,35 @@ impl Routing {
         if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
             return fail("weights", "finite numbers".into(), weight.to_string());
         }
-        Ok(Self::from_valid(n_experts, top_k, experts, weights, applies_to))
+        Ok(Self::from_valid((n_experts, top_k), experts, weights, Vec::new(), applies_to))
     }
 
+    /// A routing over `(n_experts, top_k)`; `ends` may be empty where each token has `top_k` pairs.
     pub(crate) fn from_valid(
-        n_experts: usize,
-        top_k: usize,
+        (n_experts, top_k): (usize, usize),
         experts: Vec<u32>,
         weights: Vec<f32>,
+        mut ends: Vec<u32>,
         applies_to: WeightTarget,
     ) -> Self {
-        Self { n_experts, top_k, experts, weights, applies_to }
+        // One form for equal routings: most tokens drop nothing under a low threshold.
+        if ends.len() * top_k == experts.len() {
+            ends.clear();
+        }
+        Self { n_experts, top_k, experts, weights, ends, applies_to }
     }
 
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
-        self.experts.len() / self.top_k
+        if self.ends.is_empty() { self.experts.len() / self.top_k } else { self.ends.len() }
     }
 
-    /// Experts per token.
+    /// Number of (token, expert) pairs: `tokens * top_k`, less those that were dropped.
+    pub fn pairs(&self) -> usize {
+        self.experts.len()
+    }
+
+    /// Experts per token; most of them where experts are dropped.
     pub fn top_k(&self) -> usize {
         self.top_k
     }
@@ -87,35 +102,44 @@ impl Routing {
         self.applies_to
     }
 
-    /// The experts of a token, ascending, `[top_k]`.
+    /// The experts of a token, ascending, `[top_k]` or fewer.
     ///
     /// # Panics
     /// If `token` is not below [`tokens`](Self::tokens).
     pub fn experts(&self, token: usize) -> &[u32] {
-        &self.experts[token * self.top_k..][..self.top_k]
+        &self.experts[self.pairs_of(token..token + 1)]
     }
 
-    /// The weights of a token in the order of its experts, `[top_k]`.
+    /// The weights of a token in the order of its experts, `[top_k]` or fewer.
     ///
     /// # Panics
     /// If `token` is not below [`tokens`](Self::tokens).
     pub fn weights(&self, token: usize) -> &[f32] {
-        &self.weights[token * self.top_k..][..self.top_k]
+        &self.weights[self.pairs_of(token..token + 1)]
     }
 
-    /// The experts of all tokens, `[tokens, top_k]` row-major.
+    /// The experts of all tokens, token by token, `[pairs]`.
     pub fn all_experts(&self) -> &[u32] {
         &self.experts
     }
 
-    /// The weights of all tokens, `[tokens, top_k]` row-major.
+    /// The weights of all tokens, token by token, `[pairs]`.
     pub fn all_weights(&self) -> &[f32] {
         &self.weights
     }
 
     /// Experts and weights, token by token.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u32], &[f32])> {
-        self.experts.chunks_exact(self.top_k).zip(self.weights.chunks_exact(self.top_k))
+        (0..self.tokens()).map(|token| (self.experts(token), self.weights(token)))
+    }
+
+    /// Where the pairs of consecutive `tokens` stand.
+    pub(crate) fn pairs_of(&self, tokens: Range<usize>) -> Range<usize> {
+        if self.ends.is_empty() {
+            return tokens.start * self.top_k..tokens.end * self.top_k;
+        }
+        let end = |tokens: usize| if tokens == 0 { 0 } else { self.ends[tokens - 1] as usize };
+        end(tokens.start)..end(tokens.end)
     }
 
     /// The same choice with every expert named, those that were not chosen with weight zero: what the iso-total dense twin
@@ -131,7 +155,7 @@ impl Routing {
             ids.iter().zip(chosen).for_each(|(&id, &weight)| all[id as usize] = weight);
         }
         let experts = (0..self.tokens()).flat_map(|_| 0..self.n_experts as u32).collect();
-        Ok(Self::from_valid(self.n_experts, self.n_experts, experts, weights, self.applies_to))
+        Ok(Self::from_valid((self.n_experts, self.n_experts), experts, weights, Vec::new(), self.applies_to))
     }
 
     /// The same pairs grouped by expert: what expert kernels want.

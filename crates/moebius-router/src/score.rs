@@ -7,7 +7,7 @@
 //! Shapes: a row of logits is `[n_experts]`; chosen ids and weights are `[top_k]`.
 //! Invariants: logits hold no NaN and no +inf; at least one is finite; sums run in ascending id.
 
-use crate::config::{Renormalize, RouterConfig};
+use crate::config::{Renormalize, RouterConfig, Score};
 
 /// The softmax of a row into `probabilities`.
 pub(crate) fn softmax(logits: &[f32], probabilities: &mut [f32]) {
@@ -34,10 +34,11 @@ pub(crate) fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-/// The two experts of SparseMixer with their weights, in ascending id.
-pub(crate) fn sparse_mixer(logits: &[f32], jitter_eps: f32) -> [(u32, f32); 2] {
-    let first = argmax_without(logits, None);
-    let second = argmax_without(logits, Some(first));
+/// The two experts of SparseMixer with their weights, in ascending id; those that are `masked` have a logit of minus
+/// infinity and are not chosen even where all others have that too.
+pub(crate) fn sparse_mixer(logits: &[f32], masked: &[u32], jitter_eps: f32) -> [(u32, f32); 2] {
+    let first = argmax_without(logits, masked, None);
+    let second = argmax_without(logits, masked, Some(first));
     let mut pairs = [
         (first as u32, sparse_mixer_weight(logits, first, None, jitter_eps)),
         (second as u32, sparse_mixer_weight(logits, second, Some(first), jitter_eps)),
@@ -46,16 +47,12 @@ pub(crate) fn sparse_mixer(logits: &[f32], jitter_eps: f32) -> [(u32, f32); 2] {
     pairs
 }
 
-/// The lowest id of the largest logit; a row has at least two experts.
-fn argmax_without(logits: &[f32], excluded: Option<usize>) -> usize {
-    let start = usize::from(excluded == Some(0));
-    let mut best = start;
-    for (idx, &logit) in logits.iter().enumerate().skip(start + 1) {
-        if Some(idx) != excluded && logit > logits[best] {
-            best = idx;
-        }
-    }
-    best
+/// The lowest id of the largest logit; a row has at least two experts that are not masked.
+fn argmax_without(logits: &[f32], masked: &[u32], excluded: Option<usize>) -> usize {
+    let allowed = |&idx: &usize| Some(idx) != excluded && masked.binary_search(&(idx as u32)).is_err();
+    let mut candidates = (0..logits.len()).filter(allowed);
+    let first = candidates.next().expect("a checked configuration leaves two experts");
+    candidates.fold(first, |best, idx| if logits[idx] > logits[best] { idx } else { best })
 }
 
 /// Probability of the best of the candidates among those close enough to it.
@@ -74,6 +71,38 @@ fn sparse_mixer_weight(logits: &[f32], best: usize, excluded: Option<usize>, jit
         }
     }
     1.0 / sum
+}
+
+/// Drops the chosen experts of a token, from `first` on, that weigh too little beside its heaviest. `weights` are
+/// scores that are neither renormalised nor scaled yet, of which only learned scales change the ratios.
+pub(crate) fn drop_light(
+    config: &RouterConfig,
+    row: &[f32],
+    first: usize,
+    experts: &mut Vec<u32>,
+    weights: &mut Vec<f32>,
+) {
+    let factor = |id: u32| config.expert_scale.as_ref().map_or(1.0, |scale| scale[id as usize]);
+    let magnitude = |(&id, &weight): (&u32, &f32)| (weight * factor(id)).abs();
+    let largest = experts[first..].iter().zip(&weights[first..]).map(magnitude).fold(0.0, f32::max);
+    let least = config.drop_below * largest;
+    let mut kept = first;
+    for idx in first..experts.len() {
+        if magnitude((&experts[idx], &weights[idx])) >= least {
+            experts.swap(kept, idx);
+            weights.swap(kept, idx);
+            kept += 1;
+        }
+    }
+    let dropped = kept < experts.len();
+    experts.truncate(kept);
+    weights.truncate(kept);
+    if dropped && config.score == Score::SoftmaxOverTopK {
+        for (weight, &id) in weights[first..].iter_mut().zip(&experts[first..]) {
+            *weight = row[id as usize];
+        }
+        softmax_in_place(&mut weights[first..]);
+    }
 }
 
 /// Renormalises and scales the weights of a token; `experts` are its ids in the same order.

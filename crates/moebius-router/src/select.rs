@@ -4,7 +4,7 @@
 //! id, and partial selection needs no comparison function. O(n_experts) for any `top_k`.
 //!
 //! Shapes: `ranks` is `[n_experts]`; the ids come out as `[top_k]`.
-//! Invariants: ranks hold no NaN; the ids come out ascending.
+//! Invariants: ranks hold no NaN; the ids come out ascending; masked experts are no candidates.
 
 use crate::config::{GroupRank, RouterConfig, Selection};
 
@@ -12,13 +12,18 @@ use crate::config::{GroupRank, RouterConfig, Selection};
 pub(crate) struct Selector {
     selection: Selection,
     top_k: usize,
+    /// `[n_experts]`, or empty where none is masked.
+    masked: Vec<bool>,
     candidates: Vec<u64>,
     groups: Vec<u64>,
 }
 
 impl Selector {
     pub(crate) fn new(config: &RouterConfig) -> Self {
-        Self { selection: config.selection, top_k: config.top_k, candidates: Vec::new(), groups: Vec::new() }
+        let mut masked = vec![false; if config.masked.is_empty() { 0 } else { config.n_experts }];
+        config.masked.iter().for_each(|&id| masked[id as usize] = true);
+        let (candidates, groups) = (Vec::new(), Vec::new());
+        Self { selection: config.selection, top_k: config.top_k, masked, candidates, groups }
     }
 
     /// Appends the ids of the chosen experts to `chosen`, ascending.
@@ -26,27 +31,33 @@ impl Selector {
         match self.selection {
             Selection::TopK => {
                 self.candidates.clear();
-                self.candidates.extend(candidates(ranks, 0));
+                self.candidates.extend(candidates(ranks, 0, &self.masked));
             }
             Selection::OnePerGroup => {
                 let group_size = ranks.len() / self.top_k;
                 for (group_idx, group) in ranks.chunks_exact(group_size).enumerate() {
-                    let best = candidates(group, group_idx * group_size).min();
-                    chosen.push(id(best.expect("groups are not empty")));
+                    let best = candidates(group, group_idx * group_size, &self.masked).min();
+                    chosen.push(id(best.expect("a checked configuration leaves an expert in every group")));
                 }
                 return;
             }
             Selection::GroupLimited { n_groups, keep, rank } => {
                 let group_size = ranks.len() / n_groups;
-                let groups = (0..).zip(ranks.chunks_exact(group_size));
+                let masked = &self.masked;
+                let groups = ranks.chunks_exact(group_size).enumerate().map(|(group_idx, group)| {
+                    let first = group_idx * group_size;
+                    let allowed =
+                        group.iter().enumerate().filter(|&(idx, _)| !is_masked(masked, first + idx));
+                    candidate(group_rank(allowed.map(|(_, &value)| value), rank), group_idx as u32)
+                });
                 self.groups.clear();
-                self.groups
-                    .extend(groups.map(|(group_idx, group)| candidate(group_rank(group, rank), group_idx)));
+                self.groups.extend(groups);
                 self.groups.select_nth_unstable(keep - 1);
                 self.candidates.clear();
                 for &group in &self.groups[..keep] {
                     let first = id(group) as usize * group_size;
-                    self.candidates.extend(candidates(&ranks[first..first + group_size], first));
+                    let group = candidates(&ranks[first..first + group_size], first, &self.masked);
+                    self.candidates.extend(group);
                 }
             }
         }
@@ -57,21 +68,27 @@ impl Selector {
     }
 }
 
-fn group_rank(group: &[f32], rank: GroupRank) -> f32 {
+/// What a group is compared by; a single expert stands for itself, and a group without any comes last.
+fn group_rank(group: impl Iterator<Item = f32>, rank: GroupRank) -> f32 {
     let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-    for &value in group {
+    for value in group {
         second = second.max(value.min(best));
         best = best.max(value);
     }
     match rank {
-        GroupRank::Max => best,
-        GroupRank::TopTwoSum => best + second,
+        GroupRank::TopTwoSum if second > f32::NEG_INFINITY => best + second,
+        _ => best,
     }
 }
 
 /// The candidates of a run of experts whose first id is `first`.
-fn candidates(ranks: &[f32], first: usize) -> impl Iterator<Item = u64> {
-    (first as u32..).zip(ranks).map(|(id, &rank)| candidate(rank, id))
+fn candidates(ranks: &[f32], first: usize, masked: &[bool]) -> impl Iterator<Item = u64> {
+    let allowed = ranks.iter().enumerate().filter(move |&(idx, _)| !is_masked(masked, first + idx));
+    allowed.map(move |(idx, &rank)| candidate(rank, (first + idx) as u32))
+}
+
+fn is_masked(masked: &[bool], expert: usize) -> bool {
+    !masked.is_empty() && masked[expert]
 }
 
 fn candidate(rank: f32, id: u32) -> u64 {
@@ -117,9 +134,10 @@ mod tests {
 
     #[test]
     fn the_sum_of_two_counts_each_expert_once() {
-        assert_eq!(group_rank(&[1.0, 4.0, 3.0, 4.0], GroupRank::TopTwoSum), 8.0);
-        assert_eq!(group_rank(&[4.0, 1.0, 2.0], GroupRank::TopTwoSum), 6.0);
-        assert_eq!(group_rank(&[-3.0, -1.0, -2.0], GroupRank::TopTwoSum), -3.0);
-        assert_eq!(group_rank(&[-3.0, -1.0, -2.0], GroupRank::Max), -1.0);
+        let rank = |group: &[f32], rank| group_rank(group.iter().copied(), rank);
+        assert_eq!(rank(&[1.0, 4.0, 3.0, 4.0], GroupRank::TopTwoSum), 8.0);
+        assert_eq!(rank(&[4.0, 1.0, 2.0], GroupRank::TopTwoSum), 6.0);
+        assert_eq!(rank(&[-3.0, -1.0, -2.0], GroupRank::TopTwoSum), -3.0);
+        assert_eq!(rank(&[-3.0, -1.0, -2.0], GroupRank::Max), -1.0);
     }
 }

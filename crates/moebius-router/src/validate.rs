@@ -11,6 +11,7 @@ impl RouterConfig {
         check.that("n_experts", (1..=u32::MAX as usize).contains(&n_experts), "1 to 2^32 - 1", n_experts)?;
         check.that("top_k", (1..=n_experts).contains(&top_k), format_args!("1 to {n_experts}"), top_k)?;
         self.validate_selection(check)?;
+        self.validate_masked(check)?;
         self.validate_score(check)?;
         self.validate_numbers(check)
     }
@@ -42,6 +43,44 @@ impl RouterConfig {
         }
     }
 
+    /// Every selection must find `top_k` experts that are not masked.
+    fn validate_masked(&self, check: Check) -> Result<(), RouterError> {
+        let Self { n_experts, top_k, ref masked, .. } = *self;
+        let in_range = masked.last().is_none_or(|&id| (id as usize) < n_experts);
+        let expected = format_args!("ascending ids below {n_experts}");
+        let valid = in_range && masked.is_sorted_by(|a, b| a < b);
+        check.that("masked", valid, expected, format_args!("{masked:?}"))?;
+        let left_in = |group_size: usize| {
+            let mut left = vec![group_size; n_experts / group_size];
+            masked.iter().for_each(|&id| left[id as usize / group_size] -= 1);
+            left
+        };
+        match self.selection {
+            Selection::TopK => {
+                let left = n_experts - masked.len();
+                let expected = format_args!("at most the {left} experts that are not masked");
+                check.that("top_k", top_k <= left, expected, top_k)
+            }
+            Selection::OnePerGroup => {
+                let empty = left_in(n_experts / top_k).iter().position(|&left| left == 0);
+                let expected = format_args!("an expert left in each of {top_k} groups");
+                check.that(
+                    "masked",
+                    empty.is_none(),
+                    expected,
+                    format_args!("none in group {}", empty.unwrap_or(0)),
+                )
+            }
+            Selection::GroupLimited { n_groups, keep, .. } => {
+                let mut left = left_in(n_experts / n_groups);
+                left.sort_unstable();
+                let fewest: usize = left[..keep].iter().sum();
+                let expected = format_args!("at most the {fewest} experts that {keep} groups may have left");
+                check.that("top_k", top_k <= fewest, expected, top_k)
+            }
+        }
+    }
+
     fn validate_score(&self, check: Check) -> Result<(), RouterError> {
         if matches!(self.score, Score::SoftmaxOverTopK | Score::SparseMixer { .. }) {
             let (selection, bias) = (&self.selection, &self.selection_bias);
@@ -69,6 +108,8 @@ impl RouterConfig {
 
     fn validate_numbers(&self, check: Check) -> Result<(), RouterError> {
         check.that("scale", self.scale.is_finite(), "a finite number", self.scale)?;
+        let drop_below = self.drop_below;
+        check.that("drop_below", (0.0..=1.0).contains(&drop_below), "a number from 0 to 1", drop_below)?;
         if let Renormalize::Sum { eps: floor } | Renormalize::SumAtLeast { min: floor } = self.renormalize {
             let valid = floor.is_finite() && floor >= 0.0;
             check.that("renormalize", valid, "a finite number of at least 0", floor)?;

@@ -245,6 +245,76 @@ fn scores_that_rank_logits_take_no_bias_and_no_groups() {
 }
 
 #[test]
+fn masks_and_shares_that_no_token_could_follow_are_refused() {
+    let top_k = RouterConfig::softmax_top_k;
+    let message = "layer 3: router `masked`: expected ascending ids below 4, got";
+    check_refused(top_k(4, 1).with_masked(vec![4]), &format!("{message} [4]"));
+    check_refused(top_k(4, 1).with_masked(vec![1, 1]), &format!("{message} [1, 1]"));
+    let message = "layer 3: router `top_k`: expected at most the 1 experts that are not masked, got 2";
+    check_refused(top_k(4, 2).with_masked(vec![0, 1, 3]), message);
+    let moge = RouterConfig::one_per_group(4, 2, vec![1.0; 4]).with_masked(vec![2, 3]);
+    check_refused(
+        moge,
+        "layer 3: router `masked`: expected an expert left in each of 2 groups, got none in group 1",
+    );
+    let grouped = RouterConfig::sigmoid_grouped(8, 3, 4, 2).with_masked(vec![0, 1, 2]);
+    let message =
+        "layer 3: router `top_k`: expected at most the 1 experts that 2 groups may have left, got 3";
+    check_refused(grouped, message);
+    for share in [-0.1, 1.1, f32::NAN] {
+        let message = format!("layer 3: router `drop_below`: expected a number from 0 to 1, got {share}");
+        check_refused(top_k(4, 1).with_drop_below(share), &message);
+    }
+}
+
+#[test]
+fn a_group_with_one_expert_left_stands_for_that_one() {
+    // Tenths: 4, 1 | 3, 2. Whole groups tie at 5; without expert 1 the first is worth 4 and the second 5.
+    let row = [4.0_f32, 1.0, 3.0, 2.0].map(f32::ln);
+    let grouped = RouterConfig::softmax_grouped_sum(4, 1, 2, 1);
+    check(grouped.clone(), &row, &[0], &[1.0]);
+    check(grouped.clone().with_masked(vec![1]), &row, &[2], &[1.0]);
+    // Both groups have one left: 4 and 2 of 6.
+    check(grouped.with_masked(vec![1, 2]), &row, &[0], &[1.0]);
+}
+
+#[test]
+fn forbidden_experts_are_chosen_before_masked_ones() {
+    let row = [2.0, FORBIDDEN, FORBIDDEN, 1.0];
+    check(RouterConfig::top_k_softmax(4, 2).with_masked(vec![3]), &row, &[0, 1], &[1.0, 0.0]);
+    check(RouterConfig::sparse_mixer(4, 0.01).with_masked(vec![1, 3]), &row, &[0, 2], &[1.0, 0.0]);
+    let router = Router::new(3, RouterConfig::top_k_softmax(4, 2).with_masked(vec![0, 3])).unwrap();
+    check_message(
+        router.route(&row).unwrap_err(),
+        "layer 3, token 0: router logits for all experts are -inf",
+    );
+}
+
+#[test]
+fn learned_scales_count_where_experts_are_dropped() {
+    // Probabilities 5/8 and 3/8; scaled they weigh 5/8 and 12/8.
+    let config = RouterConfig::softmax_expert_scaled(2, 2, vec![1.0, -4.0]).with_drop_below(0.5);
+    check(config, &[5.0_f32, 3.0].map(f32::ln), &[1], &[-4.0]);
+    let even = RouterConfig::softmax_probabilities(4, 4).with_drop_below(1.0);
+    check(even.clone(), &[0.0; 4], &[0, 1, 2, 3], &[0.25; 4]);
+    let third = 1.0 / (3.0 + (-1.0_f32).exp());
+    check(even, &[0.0, 0.0, -1.0, 0.0], &[0, 1, 3], &[third; 3]);
+}
+
+#[test]
+fn loads_and_rows_follow_tokens_of_different_numbers_of_experts() {
+    let router = Router::new(0, RouterConfig::softmax_top_k(4, 2).with_drop_below(0.5)).unwrap();
+    let routing = router.route(&[0.0, 0.0, -9.0, -9.0, 9.0, 0.0, 0.0, 0.0, -9.0, -9.0, 0.0, 0.0]).unwrap();
+    assert_eq!((routing.tokens(), routing.pairs(), routing.top_k()), (3, 5, 2));
+    assert_eq!([0, 1, 2].map(|token| routing.experts(token).to_vec()), [vec![0, 1], vec![0], vec![2, 3]]);
+    let mut load = ExpertLoad::new(4);
+    load.add_rows(&routing, 1..3).unwrap();
+    assert_eq!((load.counts(), load.tokens()), (&[1, 0, 1, 1][..], 2));
+    let dispatch = routing.dispatch();
+    assert_eq!((dispatch.offsets(), dispatch.rows()), (&[0, 2, 3, 4, 5][..], &[0, 1, 0, 2, 2][..]));
+}
+
+#[test]
 fn parts_that_are_no_routing_are_refused() {
     let refused = |n_experts, top_k, experts: &[u32], message: &str| {
         check_message(routing(n_experts, top_k, experts).unwrap_err(), message);
@@ -282,6 +352,10 @@ fn formulas_read_as_sentences() {
     let words = "sigmoid over 8 experts, selection bias added, keep the 2 largest, \
                  unbiased weights renormalised to sum 1";
     check(biased.with_selection_bias(vec![0.0; 8]), words);
+    let ruled = RouterConfig::top_k_softmax(8, 2).with_drop_below(0.1).with_masked(vec![3, 5]);
+    let words = "keep the 2 largest of 8 logits, softmax over those, drop those below 0.1 of the token's heaviest, \
+                 2 of 8 experts masked";
+    check(ruled, words);
 }
 
 #[test]

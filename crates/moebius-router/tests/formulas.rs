@@ -171,10 +171,89 @@ proptest! {
     }
 
     #[test]
-    fn dispatch_holds_the_pairs_of_the_routing((config, logits) in any_case()) {
-        let routing = Router::new(0, config).unwrap().route(&logits).unwrap();
+    fn what_is_dropped_weighs_less_than_the_share((config, logits) in any_case(), share in 0.0_f32..=1.0) {
+        let whole = Router::new(0, config.clone()).unwrap().route(&logits).unwrap();
+        let dropped = Router::new(0, config.with_drop_below(share)).unwrap().route(&logits).unwrap();
+        prop_assert_eq!(dropped.tokens(), ROWS);
+        prop_assert_eq!(dropped.iter().map(|(experts, _)| experts.len()).sum::<usize>(), dropped.pairs());
+        for ((all, weights), (left, _)) in whole.iter().zip(dropped.iter()) {
+            prop_assert!(!left.is_empty() && left.is_sorted_by(|a, b| a < b));
+            let heaviest = weights.iter().fold(0.0_f32, |heaviest, weight| heaviest.max(weight.abs()));
+            for (expert, weight) in all.iter().zip(weights) {
+                // Renormalising may round to the other side of the bound.
+                let (ratio, kept) = (weight.abs() / heaviest, left.contains(expert));
+                let near = !ratio.is_finite() || (ratio - share).abs() < 1e-5;
+                prop_assert!(near || kept == (ratio >= share), "{} of {}, kept: {}", ratio, share, kept);
+            }
+            prop_assert!(left.iter().all(|expert| all.contains(expert)));
+        }
+    }
+
+    #[test]
+    fn dropping_none_changes_nothing((config, logits) in any_case()) {
+        let whole = Router::new(0, config.clone()).unwrap().route(&logits).unwrap();
+        let same = Router::new(0, config.with_drop_below(0.0)).unwrap().route(&logits).unwrap();
+        prop_assert_eq!(whole, same);
+    }
+
+    #[test]
+    fn dropping_is_a_smaller_top_k_for_each_token(
+        (config, logits) in prop::sample::select(vec![1_usize, 2, 3, 7, 8, 10]).prop_flat_map(case),
+        share in 0.0_f32..=1.0,
+    ) {
+        let router = Router::new(0, config.clone()).unwrap();
+        let dropped = Router::new(0, config.clone().with_drop_below(share)).unwrap();
+        for row in logits.chunks(config.n_experts) {
+            let dropped = dropped.route(row).unwrap();
+            let smaller = router.with_top_k(dropped.pairs()).unwrap().route(row).unwrap();
+            prop_assert_eq!((dropped.experts(0), dropped.weights(0)), (smaller.experts(0), smaller.weights(0)));
+        }
+    }
+
+    #[test]
+    fn masked_experts_route_as_if_they_were_not_there(
+        (config, logits) in prop::sample::select(vec![1_usize, 2, 3, 5, 6, 9, 10, 11]).prop_flat_map(case),
+        masked in vec(any::<bool>(), 64),
+    ) {
+        let left: Vec<usize> = (0..config.n_experts).filter(|&id| !masked[id]).collect();
+        prop_assume!(left.len() >= config.top_k);
+        let gathered: Vec<f32> =
+            logits.chunks(config.n_experts).flat_map(|row| left.iter().map(|&id| row[id])).collect();
+        prop_assume!(gathered.chunks(left.len()).all(|row| row.iter().any(|logit| logit.is_finite())));
+        let part = |of: &Option<Vec<f32>>| of.as_ref().map(|of| left.iter().map(|&id| of[id]).collect());
+        let smaller = RouterConfig {
+            n_experts: left.len(),
+            selection_bias: part(&config.selection_bias),
+            expert_scale: part(&config.expert_scale),
+            ..config.clone()
+        };
+        let ids = (0..config.n_experts as u32).filter(|&id| masked[id as usize]).collect();
+        let masked = Router::new(0, config.with_masked(ids)).unwrap().route(&logits).unwrap();
+        let smaller = Router::new(0, smaller).unwrap().route(&gathered).unwrap();
+        let ids: Vec<u32> = smaller.all_experts().iter().map(|&id| left[id as usize] as u32).collect();
+        prop_assert_eq!((masked.all_experts(), masked.all_weights()), (&ids[..], smaller.all_weights()));
+    }
+
+    #[test]
+    fn masked_experts_of_groups_are_never_chosen(
+        (config, logits) in prop::sample::select(vec![4_usize, 7, 8, 12]).prop_flat_map(case),
+        masked in vec(prop::bool::weighted(0.2), 64),
+    ) {
+        let ids: Vec<u32> = (0..config.n_experts as u32).filter(|&id| masked[id as usize]).collect();
+        let router = Router::new(0, config.with_masked(ids.clone()));
+        prop_assume!(router.is_ok());
+        let allowed = |row: &[f32]| (0..row.len()).any(|id| row[id].is_finite() && !masked[id]);
+        prop_assume!(logits.chunks(masked.len().min(router.as_ref().unwrap().config().n_experts)).all(allowed));
+        let routing = router.unwrap().route(&logits).unwrap();
+        prop_assert!(routing.all_experts().iter().all(|id| !ids.contains(id)));
+        prop_assert_eq!(routing.pairs(), routing.tokens() * routing.top_k());
+    }
+
+    #[test]
+    fn dispatch_holds_the_pairs_of_the_routing((config, logits) in any_case(), share in 0.0_f32..=1.0) {
+        let routing = Router::new(0, config.with_drop_below(share)).unwrap().route(&logits).unwrap();
         let dispatch = routing.dispatch();
-        prop_assert_eq!(dispatch.offsets().last(), Some(&(routing.tokens() * routing.top_k())));
+        prop_assert_eq!(dispatch.offsets().last(), Some(&routing.pairs()));
         let by_expert = (0..dispatch.n_experts() as u32).flat_map(|expert| {
             let (rows, weights) = dispatch.expert(expert as usize);
             assert!(rows.is_sorted_by(|a, b| a < b));

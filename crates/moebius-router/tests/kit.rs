@@ -100,6 +100,8 @@ fn config_of(config: &Value) -> RouterConfig {
         scale: number("routed_scaling_factor").unwrap(),
         expert_scale: config["per_expert_scale"].is_array().then(|| floats(&config["per_expert_scale"])),
         applies_to: if text("weight_target") == "input" { WeightTarget::Input } else { WeightTarget::Output },
+        masked: Vec::new(),
+        drop_below: 0.0,
     }
 }
 

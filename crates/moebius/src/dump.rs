@@ -2,7 +2,7 @@
 //!
 //! Names, for sequence `i` of `n` tokens: `p{i}.logits` f32 `[n, vocab]`; `p{i}.h{j}` f32 `[n, hidden]`, the
 //! residual stream into layer 0 (`h0`) and out of layer `j - 1`; `p{i}.router{l}.experts` i32 `[n, k]`
-//! ascending; `p{i}.router{l}.weights` f32 `[n, k]`.
+//! ascending; `p{i}.router{l}.weights` f32 `[n, k]`. Where a token has fewer experts, -1 with weight 0 fills its row up.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -49,8 +49,11 @@ impl Dump {
         let experts = record.experts.entry(layer).or_default();
         let weights = record.weights.entry(layer).or_default();
         for row in rows {
+            let row_end = experts.len() + routing.top_k();
             experts.extend(routing.experts(row).iter().map(|&expert| expert as i32));
             weights.extend_from_slice(routing.weights(row));
+            experts.resize(row_end, -1);
+            weights.resize(row_end, 0.0);
         }
     }
 

@@ -84,6 +84,23 @@ pub enum Error {
     /// Nothing says where this user's caches are.
     #[error("there is no place for a cache")]
     NoCachePlace,
+    /// A file is no trace, or not one that can be read.
+    #[error("trace `{}`: {reason}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with expected and got.
+        reason: String,
+    },
+    /// A trace would overwrite something else.
+    #[error("`{}` is there already and no trace", .0.display())]
+    TraceTarget(PathBuf),
+    /// A model is compared with logits that are not of the same texts or vocabulary.
+    #[error("the baseline does not fit: {0}")]
+    Baseline(String),
+    /// A trace was asked of a model whose layers are all dense.
+    #[error("the model has no routers, so there is nothing to trace")]
+    NoRouters,
     /// Something is where a directory was to be written.
     #[error("`{}` exists already", .0.display())]
     OutputExists(PathBuf),
@@ -157,8 +174,12 @@ impl Error {
             | Error::InvalidOption { .. }
             | Error::NoExperts
             | Error::OutputExists(_)
+            | Error::TraceTarget(_)
+            | Error::NoRouters
+            | Error::Baseline(_)
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
+            | Error::Trace { .. }
             | Error::DiskSpace { .. }
             | Error::CachedCopy { .. }
             | Error::SourceChanged(_) => ErrorKind::Runtime,
@@ -194,6 +215,10 @@ impl Error {
             Error::Model(error) => return model_hint(error),
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
+            Error::Trace { .. } => "docs/trace-format.md says what a trace holds; `--trace FILE` writes one",
+            Error::TraceTarget(_) => "name a new file, or remove this one first",
+            Error::Baseline(_) => "compare one model with itself, on the same texts",
+            Error::NoRouters => "leave out --trace, or use a model with experts",
             Error::Write { .. } => "check that the directory exists and has room",
             Error::DiskSpace { .. } => {
                 "make room, `moebius cache` shows what is kept; or write to another disk"
@@ -229,6 +254,7 @@ fn model_kind(error: &ModelError) -> ErrorKind {
         ModelError::NotFound { .. } => ErrorKind::NotFound,
         ModelError::TokenId { .. }
         | ModelError::TopK { .. }
+        | ModelError::Rules { .. }
         | ModelError::Context { .. }
         | ModelError::UnknownFormat { .. }
         | ModelError::PackedOtherwise { .. }
@@ -264,6 +290,9 @@ fn model_hint(error: &ModelError) -> Option<String> {
         ModelError::Output(_) => "check that there is room",
         ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
         ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",
+        ModelError::Rules { .. } => {
+            "`moebius show` prints the layers and experts, `moebius doctor router` what a router allows"
+        }
         ModelError::Context { .. } => "use a shorter prompt or fewer tokens",
         ModelError::Backend(BackendError::Router(_)) => {
             "the weights may be damaged: check the file against its published checksum"

@@ -4,6 +4,7 @@ use moebius_engine::{FinishReason, Request, RequestId, SamplingParams};
 use moebius_metering::{Reading, Window};
 use moebius_model::Probe;
 
+use crate::observer::Both;
 use crate::route::{LayerRoute, RouteRecorder};
 use crate::text::{StopStrings, StreamDecoder, Tokenizer};
 use crate::{Model, Result};
@@ -172,8 +173,9 @@ impl Generation<'_> {
 
     fn advance(&mut self) -> Result<Option<Piece>> {
         while self.ended.is_none() {
-            let probe = self.recorder.as_mut().map(|recorder| recorder as &mut dyn Probe);
-            let events = self.model.engine.step(probe)?;
+            let recorder = self.recorder.as_mut().map(|recorder| recorder as &mut dyn Probe);
+            let tracer = self.model.tracer.as_mut().map(|tracer| tracer as &mut dyn Probe);
+            let events = self.model.engine.step(Both(recorder, tracer).probe())?;
             let Some(event) = events.into_iter().find(|event| event.request == self.request) else {
                 continue;
             };

@@ -48,7 +48,9 @@ mod score;
 mod twin;
 
 pub mod bench;
+pub mod sweep;
 pub mod text;
+pub mod trace;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
 pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
@@ -72,7 +74,9 @@ pub use twin::{Form, FormTimes, Proof, TwinRow, TwinSession, TwinText};
 pub use moebius_backend as backend_contract;
 pub use moebius_backend::WeightFormat;
 pub use moebius_backend_cpu::keep_freed_memory;
-pub use moebius_engine::{FinishReason, SamplingParams};
+pub use moebius_engine::{FinishReason, SamplingParams, ScoredToken};
 pub use moebius_metering as metering;
-pub use moebius_model::{Checked, FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, Tally};
+pub use moebius_model::{
+    Checked, FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, RoutedLayer, RoutingRules, Tally,
+};
 pub use moebius_router as router;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use moebius_backend::Backend;
 use moebius_engine::{Engine, EngineOptions, SamplingParams};
-use moebius_model::{HeldFormats, ModelFiles, ModelInfo};
+use moebius_model::{HeldFormats, ModelFiles, ModelInfo, RoutingRules};
 
 use crate::backend::{BackendOptions, open_backend};
 use crate::cache::{Cache, CacheUse};
 use crate::generation_config::GenerationConfig;
 use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::trace::TraceRecorder;
 use crate::{Error, Result, memory};
 
 /// Most prompt tokens of a pass, unless told otherwise: enough to share each expert's weights among many
@@ -24,6 +25,8 @@ pub struct OpenOptions {
     pub backend: BackendOptions,
     /// Experts per token in place of the configured number.
     pub experts: Option<usize>,
+    /// What routers do otherwise than configured.
+    pub routing: RoutingRules,
     /// What weights are held in, whatever they are stored in; each is rounded while it is loaded.
     pub format: HeldFormats,
     /// Where packed copies are looked for before anything is packed. Opening a model writes none: see [`Cache::pack`].
@@ -51,6 +54,7 @@ pub struct Model {
     tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
     chat_template: Option<ChatTemplate>,
     generation: Option<GenerationConfig>,
+    pub(crate) tracer: Option<TraceRecorder>,
 }
 
 impl Model {
@@ -77,7 +81,8 @@ impl Model {
         let Loaded { engine, info, cache_use } = load(&mut files, &backend, options, (0, progress))?;
         let TextFiles { tokenizer, chat_template, generation } = text;
         let dir = files.dir().into();
-        Ok(Model { engine, info, cache_use, dir, backend, tokenizer, chat_template, generation })
+        let tracer = None;
+        Ok(Model { engine, info, cache_use, dir, backend, tokenizer, chat_template, generation, tracer })
     }
 
     /// What the model is.
@@ -152,7 +157,7 @@ pub(crate) fn open_files(path: &Path, options: &OpenOptions) -> Result<ModelFile
     if files.checkpoint_bytes().is_none() {
         return Err(Error::NoWeights(path.into()));
     }
-    Ok(files.hold(options.format))
+    Ok(files.hold(options.format).reroute(options.routing.clone()))
 }
 
 /// A model in an engine.
@@ -179,13 +184,14 @@ pub(crate) fn load(
     Ok(Loaded { engine: Engine::new(model, &backend.info().device, engine_options), info, cache_use })
 }
 
-/// What a directory says without its weights being read, with or without weights in it. Of the options `experts` and
-/// `format` matter: bytes are those that [`Model::open`] would hold.
+/// What a directory says without its weights being read, with or without weights in it. Of the options `experts`,
+/// `routing` and `format` matter: bytes are those that [`Model::open`] would hold.
 ///
 /// # Errors
 /// Files that are missing or do not fit together.
 pub fn inspect(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(ModelInfo, TextSummary)> {
-    let files = ModelFiles::open(path.as_ref(), options.experts)?.hold(options.format);
+    let files = ModelFiles::open(path.as_ref(), options.experts)?;
+    let files = files.hold(options.format).reroute(options.routing.clone());
     let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
     let info = files.info(&backend)?;
     let text = TextFiles::read(files.dir())?;

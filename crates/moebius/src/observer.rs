@@ -14,6 +14,36 @@ use crate::dump::Dump;
 /// How the experts of each layer with a router were used: load `[experts]` by index of the decoder layer.
 pub type LayerLoads = BTreeMap<usize, ExpertLoad>;
 
+/// Two probes that see the same.
+pub(crate) struct Both<'a>(pub(crate) Option<&'a mut dyn Probe>, pub(crate) Option<&'a mut dyn Probe>);
+
+impl Both<'_> {
+    /// This probe, unless nobody looks on.
+    pub(crate) fn probe(&mut self) -> Option<&mut dyn Probe> {
+        let wanted = self.0.is_some() || self.1.is_some();
+        wanted.then_some(self as &mut dyn Probe)
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = &mut dyn Probe> {
+        let Both(first, second) = self;
+        [first, second].into_iter().flatten().map(|probe| &mut **probe as &mut dyn Probe)
+    }
+}
+
+impl Probe for Both<'_> {
+    fn batch(&mut self, batch: &TokenBatch) {
+        self.each().for_each(|probe| probe.batch(batch));
+    }
+
+    fn hidden(&mut self, index: usize, x: &Tensor) -> moebius_model::Result<()> {
+        self.each().try_for_each(|probe| probe.hidden(index, x))
+    }
+
+    fn routing(&mut self, layer: usize, routing: &Routing) -> moebius_model::Result<()> {
+        self.each().try_for_each(|probe| probe.routing(layer, routing))
+    }
+}
+
 /// A probe that keeps what was asked for.
 #[derive(Default)]
 pub(crate) struct Observer {

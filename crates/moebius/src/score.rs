@@ -4,8 +4,9 @@ use std::path::Path;
 
 use moebius_engine::ScoredToken;
 use moebius_metering::{Reading, Window};
+use moebius_model::Probe;
 
-use crate::observer::{LayerLoads, Observer};
+use crate::observer::{Both, LayerLoads, Observer};
 use crate::{Error, Model, Result};
 
 /// What to do besides scoring.
@@ -58,6 +59,19 @@ impl Model {
         sequences: &[Vec<u32>],
         options: &ScoreOptions<'_>,
     ) -> Result<(Vec<Score>, Reading)> {
+        self.score_each(sequences, options, &mut |_| {})
+    }
+
+    /// As [`Model::score`]; `each` sees every position with its logits, in order within each sequence.
+    ///
+    /// # Errors
+    /// Those of [`Model::score`].
+    pub fn score_each(
+        &mut self,
+        sequences: &[Vec<u32>],
+        options: &ScoreOptions<'_>,
+        each: &mut dyn FnMut(&ScoredToken<'_>),
+    ) -> Result<(Vec<Score>, Reading)> {
         let mut scores: Vec<Score> = sequences
             .iter()
             .map(|s| Score { tokens: s.len(), logprobs: Vec::new(), correct: 0, predicted: 0, loads: None })
@@ -65,12 +79,15 @@ impl Model {
         let mut observer = Observer::new(options.dump.is_some(), options.routing);
         let mut logits = options.dump.map(|_| vec![Vec::new(); sequences.len()]);
         let window = Window::open(self.engine.meter());
-        self.engine.score(sequences, observer.probe(), |row: ScoredToken<'_>| {
+        let tracer = self.tracer.as_mut().map(|tracer| tracer as &mut dyn Probe);
+        let mut probes = Both(observer.probe(), tracer);
+        self.engine.score(sequences, probes.probe(), |row: ScoredToken<'_>| {
             let score = &mut scores[row.sequence];
             score.logprobs.extend(row.next_logprob);
             score.predicted = row.predicted;
             let next = sequences[row.sequence].get(row.position + 1);
             score.correct += usize::from(next == Some(&row.predicted));
+            each(&row);
             if let Some(logits) = &mut logits {
                 logits[row.sequence].extend_from_slice(row.logits);
             }

@@ -3,7 +3,7 @@
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
-use moebius::{BACKENDS, BackendOptions, OpenOptions};
+use moebius::{BACKENDS, BackendOptions, OpenOptions, RoutingRules};
 
 use super::model::saturate;
 use super::values;
@@ -137,6 +137,7 @@ impl BenchArgs {
     /// How to open the model with a number of threads; `None` is all cores.
     pub(crate) fn open_options(&self, threads: Option<usize>) -> OpenOptions {
         OpenOptions {
+            routing: RoutingRules::default(),
             backend: BackendOptions { name: self.backend.clone(), threads },
             experts: self.experts.experts,
             format: self.format.held(),

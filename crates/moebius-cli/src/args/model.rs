@@ -2,7 +2,7 @@
 
 use clap::Args;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use moebius::{BACKENDS, BackendOptions, Cache, HeldFormats, OpenOptions};
+use moebius::{BACKENDS, BackendOptions, Cache, HeldFormats, OpenOptions, RoutingRules};
 
 use super::values;
 
@@ -19,6 +19,41 @@ pub(crate) struct ExpertsArg {
         value_parser = values::count
     )]
     pub(crate) experts: Option<usize>,
+}
+
+/// What routers do otherwise than configured.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RulesArgs {
+    /// Experts per token of each layer with a router, such as 4,4,2,2 or 8x12,4x12
+    #[arg(
+        long,
+        env = "MOEBIUS_EXPERTS_BY_LAYER",
+        hide_env_values = true,
+        value_name = "LIST",
+        value_parser = values::by_layer
+    )]
+    experts_by_layer: Option<values::ByLayer>,
+    /// Experts that are never chosen, such as 0:3,2:17 for expert 3 of layer 0 and 17 of layer 2
+    #[arg(
+        long,
+        env = "MOEBIUS_MASK",
+        hide_env_values = true,
+        value_name = "LAYER:EXPERT,...",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = values::layer_expert)]
+    mask: Vec<(usize, u32)>,
+}
+
+impl RulesArgs {
+    /// The same, as the library wants it, with `threshold`.
+    pub(crate) fn rules(&self, threshold: f32) -> RoutingRules {
+        RoutingRules {
+            experts_by_layer: self.experts_by_layer.clone().unwrap_or_default().0,
+            drop_below: threshold,
+            masked: self.mask.iter().copied().collect(),
+        }
+    }
 }
 
 /// What weights are held in.
@@ -71,6 +106,13 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
+    pub(crate) rules: RulesArgs,
+    /// Drop the experts of a token that weigh less than T times its heaviest, 0 to 1; the rest is weighted as if chosen
+    /// alone
+    #[arg(long, env = "MOEBIUS_THRESHOLD", hide_env_values = true, value_name = "T", value_parser = values::share)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) threshold: Option<f32>,
+    #[command(flatten)]
     pub(crate) format: FormatArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
@@ -95,6 +137,7 @@ impl ModelArgs {
         OpenOptions {
             backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
             experts: self.experts.experts,
+            routing: self.rules.rules(self.threshold.unwrap_or(0.0)),
             format: self.format.held(),
             cache: self.cache.place(),
             context: self.ctx_size.map(saturate),

@@ -8,7 +8,7 @@ use moebius::SamplingParams;
 
 use super::model::saturate;
 use super::values::{self, Ids};
-use super::{JsonArg, ModelArgs, WattsArg};
+use super::{JsonArg, ModelArgs, TraceArg, WattsArg};
 
 const NOTES: &str = "\
 A single argument is the model if it is a directory or looks like a path or like owner/name; otherwise it is \
@@ -65,6 +65,8 @@ pub(crate) struct ReportArgs {
     /// Show for each token which experts every layer chose; with -v all of them, with their weights
     #[arg(long, env = "MOEBIUS_ROUTE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) route: bool,
+    #[command(flatten)]
+    pub(crate) trace: TraceArg,
     /// End with speed, parameters used and work saved, on stderr [default: on a terminal]; =full adds every part and layer
     #[arg(long, env = "MOEBIUS_METER", hide_env_values = true, value_name = "BOOL|full", value_parser = values::meter)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::values::Ids;
-use super::{JsonArg, ModelArgs};
+use super::{JsonArg, ModelArgs, TraceArg};
 
 const NOTES: &str = "\
 The first path is the model if it is a directory or a .json file; otherwise it is a text, and the default model \
@@ -37,6 +37,8 @@ pub(crate) struct ScoreArgs {
     /// Write logits, hidden states and routing of every position to this safetensors file
     #[arg(long, value_name = "FILE")]
     pub(crate) dump: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trace: TraceArg,
     #[command(flatten)]
     pub(crate) model_args: ModelArgs,
     #[command(flatten)]

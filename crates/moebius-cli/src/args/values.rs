@@ -43,6 +43,33 @@ pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
     }
 }
 
+/// A number for each of several layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ByLayer(pub(crate) Vec<usize>);
+
+/// Numbers separated by commas, `8x3` for three times 8.
+pub(crate) fn by_layer(text: &str) -> Result<ByLayer, String> {
+    let expected = || format!("expected numbers such as 4,4,2,2 or 4x2,2x2, got `{text}`");
+    let mut numbers = Vec::new();
+    for part in text.split(',') {
+        let (value, times) = part.trim().split_once('x').unwrap_or((part.trim(), "1"));
+        let value: usize = value.parse().map_err(|_| expected())?;
+        let times: usize = times.parse().map_err(|_| expected())?;
+        if value == 0 || !(1..=MAX_LAYERS).contains(&(times.saturating_add(numbers.len()))) || times == 0 {
+            return Err(expected());
+        }
+        numbers.extend(std::iter::repeat_n(value, times));
+    }
+    Ok(ByLayer(numbers))
+}
+
+/// A decoder layer and one of its experts.
+pub(crate) fn layer_expert(text: &str) -> Result<(usize, u32), String> {
+    let parts = text.trim().split_once(':');
+    let pair = parts.and_then(|(layer, expert)| Some((layer.parse().ok()?, expert.parse().ok()?)));
+    pair.ok_or_else(|| format!("expected LAYER:EXPERT such as 0:3, got `{text}`"))
+}
+
 /// A number of threads.
 pub(crate) fn threads(text: &str) -> Result<u64, String> {
     let expected = format!("a whole number from 1 to {MAX_THREADS}");
@@ -150,6 +177,19 @@ mod tests {
         let expected = [MeterMode::Full, MeterMode::Short, MeterMode::Short, MeterMode::Off].map(Ok);
         assert_eq!(modes, expected);
         assert!(meter("").is_err() && meter("all").is_err());
+    }
+
+    #[test]
+    fn schedules_and_masks_are_read_and_nonsense_is_not() {
+        assert_eq!(by_layer("4, 4,2x3"), Ok(ByLayer(vec![4, 4, 2, 2, 2])));
+        for text in ["", "4,", "0,1", "4x0", "x3", "4x", "4x513", "-1", "1x99999999999"] {
+            assert!(by_layer(text).is_err(), "{text}");
+        }
+        assert_eq!(layer_expert("3:17"), Ok((3, 17)));
+        for text in ["", "3", "3:", ":3", "3:-1", "a:b", "3:4294967296", "1:2:3"] {
+            assert!(layer_expert(text).is_err(), "{text}");
+        }
+        assert!(watts("0").is_err() && watts("inf").is_err() && watts("65") == Ok(65.0));
     }
 
     #[test]

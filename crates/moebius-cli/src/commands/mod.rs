@@ -9,9 +9,12 @@ mod doctor;
 mod families;
 mod knobs;
 mod prompt;
+mod routing;
 mod run;
 mod score;
 mod show;
+mod sweep;
+mod trace;
 mod twin;
 
 use std::path::PathBuf;
@@ -28,6 +31,8 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Run(args)) => run::run(args, &cli.output),
         Some(Command::Show(args)) => show::show(args),
         Some(Command::Score(args)) => score::score(args, &cli.output),
+        Some(Command::Trace(args)) => trace::trace(args, &cli.output),
+        Some(Command::Sweep(args)) => sweep::sweep(args, &cli.output),
         Some(Command::Convert(args)) => convert::convert(args, &cli.output),
         Some(Command::Cache(args)) => cache::cache(args),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),

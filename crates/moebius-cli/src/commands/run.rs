@@ -22,6 +22,7 @@ use crate::progress::Opening;
 use crate::reply::{self, Outlet, Reply};
 use crate::route_strip::RouteStrip;
 use crate::terminal::{remark, say};
+use crate::tracing;
 
 /// How the story begins.
 const STORY: &str = "Once upon a time";
@@ -105,12 +106,22 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     if output.verbose {
         session.introduce();
     }
+    tracing::start(&mut session.model, &args.report.trace)?;
+    let told = tell(&mut session, source, args);
+    let traced = tracing::finish(&mut session.model, output);
+    told.and(traced)
+}
+
+/// Does what was asked of an open model.
+fn tell(session: &mut Session, source: Source, args: &RunArgs) -> Result<()> {
+    let (json, output) = (args.report.json.json, session.output);
     let template = session.model.chat_template().filter(|_| !args.raw).cloned();
-    let strip = (args.report.route && !json).then(|| RouteStrip::for_stderr(output.verbose));
+    let most = session.model.info().routed_layers.iter().map(|layer| layer.top_k).max().unwrap_or(1);
+    let strip = (args.report.route && !json).then(|| RouteStrip::for_stderr(output.verbose).of_at_most(most));
     let mut outlet = Outlet::new(!json, strip);
     let reply = match (source, template) {
         (Source::Chat, template) => {
-            return chat::chat(&mut session, template, args.system.clone(), &mut outlet);
+            return chat::chat(session, template, args.system.clone(), &mut outlet);
         }
         (Source::Text(text), Some(template)) => {
             let message = [Message::new("user", text)];

@@ -1,13 +1,14 @@
 //! `moebius score`.
 
-mod inputs;
-mod routing;
+pub(crate) mod inputs;
 
 use moebius::metering::format::percent;
-use moebius::{Model, Score, ScoreOptions, perplexity};
+use moebius::router::ExpertLoad;
+use moebius::{LayerLoads, Model, Score, ScoreOptions, perplexity};
 use serde::Serialize;
 
 use crate::args::{OutputArgs, ScoreArgs};
+use crate::commands::routing::{self, Routing};
 use crate::errors::Result;
 use crate::interrupt::Interrupt;
 use crate::json;
@@ -15,8 +16,8 @@ use crate::meter::{self, Meter};
 use crate::progress::Opening;
 use crate::table::{Align, Table};
 use crate::terminal::{print, printable, remark, say};
+use crate::tracing;
 use inputs::Input;
-use routing::Routing;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -58,9 +59,11 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
     let inputs = inputs::inputs(&model, args, texts)?;
     let sequences: Vec<Vec<u32>> = inputs.iter().flat_map(|input| input.sequences.clone()).collect();
     let options = ScoreOptions { dump: args.dump.as_deref(), routing: args.routing };
+    tracing::start(&mut model, &args.trace)?;
     let (scores, reading) = model.score(&sequences, &options)?;
+    tracing::finish(&mut model, output)?;
     let scored = inputs::by_input(&inputs, &scores);
-    let routing = args.routing.then(|| Routing::new(&scored));
+    let routing = args.routing.then(|| routing_of(&scored));
     if args.json.json {
         return json::print(&Report {
             sequences: scored.iter().flat_map(|(input, scores)| Sequence::of(input, scores)).collect(),
@@ -81,6 +84,22 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
         say(format!("\n{}", meter::score_block(model.info(), &reading)).trim_end());
     }
     Ok(())
+}
+
+/// How the inputs used the experts.
+fn routing_of<'a>(scored: &[(&'a Input, &[Score])]) -> Routing<'a> {
+    let loads: Vec<LayerLoads> = scored.iter().map(|(_, scores)| loads_of(scores)).collect();
+    Routing::new(scored.iter().map(|(input, _)| input.name.as_str()).collect(), &loads)
+}
+
+/// The loads of all sequences of an input.
+fn loads_of(scores: &[Score]) -> LayerLoads {
+    let mut sum = LayerLoads::new();
+    for (&layer, load) in scores.iter().filter_map(|score| score.loads.as_ref()).flatten() {
+        let all = sum.entry(layer).or_insert_with(|| ExpertLoad::new(load.counts().len()));
+        all.merge(load).expect("a layer has one number of experts");
+    }
+    sum
 }
 
 fn table(model: &Model, scored: &[(&Input, &[Score])], scores: &[Score]) -> String {

@@ -7,7 +7,7 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Axis, Chart, Figure, Mark, Point, Series};
+use super::{Axis, Chart, Figure, Mark, Note, Point, Series};
 
 /// Of one chart with its legend, in pixels.
 const CHART: (u32, u32) = (660, 430);
@@ -32,7 +32,7 @@ type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Failure<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
 /// The text of an SVG file.
-pub(super) fn svg(figure: &Figure) -> Result<String, Box<dyn std::error::Error>> {
+pub(super) fn svg(figure: &Figure, notes: &[Vec<Note>]) -> Result<String, Box<dyn std::error::Error>> {
     let columns = figure.columns.clamp(1, figure.charts.len().max(1));
     let rows = figure.charts.len().div_ceil(columns).max(1);
     let size = (CHART.0 * columns as u32, HEAD_HEIGHT + CHART.1 * rows as u32);
@@ -45,8 +45,9 @@ pub(super) fn svg(figure: &Figure) -> Result<String, Box<dyn std::error::Error>>
         head.draw(&Text::new(fit(&figure.title, 20.0), (20, 14), font(20)))?;
         let grey = font(13).color(&RGBColor(90, 90, 90));
         head.draw(&Text::new(fit(&figure.subtitle, 13.0), (20, 40), grey))?;
-        for (chart, area) in figure.charts.iter().zip(body.split_evenly((rows, columns))) {
-            draw_chart(chart, &area)?;
+        for (index, (chart, area)) in figure.charts.iter().zip(body.split_evenly((rows, columns))).enumerate()
+        {
+            draw_chart(chart, notes.get(index).map_or(&[], Vec::as_slice), &area)?;
         }
         root.present()?;
     }
@@ -66,7 +67,7 @@ fn shortened(text: &str, width: f64, height: f64) -> String {
     }
 }
 
-fn draw_chart<'a>(chart: &Chart, area: &Canvas<'a>) -> Result<(), Failure<'a>> {
+fn draw_chart<'a>(chart: &Chart, notes: &[Note], area: &Canvas<'a>) -> Result<(), Failure<'a>> {
     let (body, legend) = area.split_horizontally(CHART.0 - LEGEND_WIDTH);
     let points = || chart.series.iter().flat_map(|series| &series.points);
     let ends = |point: &Point| point.spread.map_or([point.y; 2], |(low, high)| [low, high]);
@@ -115,6 +116,13 @@ fn draw_chart<'a>(chart: &Chart, area: &Canvas<'a>) -> Result<(), Failure<'a>> {
                 context.draw_series(placed.iter().map(|&at| Circle::new(at, 3, color.filled())))?;
             }
         }
+    }
+    for Note { at, text } in notes {
+        let (Some(x), Some(y)) = (chart.x.scale.coordinate(at.x), chart.y.scale.coordinate(at.y)) else {
+            continue;
+        };
+        let words = Text::new(text.clone(), (6, -14), font(11).color(&RGBColor(90, 90, 90)));
+        context.plotting_area().draw(&(EmptyElement::at((x, y)) + words))?;
     }
     draw_legend(&chart.series, &legend)
 }

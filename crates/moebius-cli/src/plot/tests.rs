@@ -20,29 +20,29 @@ fn figure(charts: Vec<Chart>) -> Figure {
 #[test]
 fn a_figure_is_one_well_formed_picture_with_its_words_escaped() {
     let points = [(1.0, 2.0), (8.0, 3.5), (64.0, 20.0)];
-    let svg = figure(vec![chart(Scale::Log2, Scale::Log10, &points); 3]).svg().unwrap();
+    let svg = figure(vec![chart(Scale::Log2, Scale::Log10, &points); 3]).svg(&[]).unwrap();
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
     for part in ["a layer", "two threads", "time &lt; budget", "ideal &amp; more", "milliseconds"] {
         assert!(svg.contains(part), "`{part}` is not in:\n{svg}");
     }
     assert_eq!(svg.matches("<circle").count(), 3 * (3 + 1), "points and an entry of the legend each");
-    assert_eq!(svg, figure(vec![chart(Scale::Log2, Scale::Log10, &points); 3]).svg().unwrap());
+    assert_eq!(svg, figure(vec![chart(Scale::Log2, Scale::Log10, &points); 3]).svg(&[]).unwrap());
 }
 
 #[test]
 fn what_an_axis_cannot_show_is_left_out_and_nothing_says_so() {
     let odd = [(0.0, 1.0), (1.0, f64::NAN), (2.0, f64::INFINITY), (-3.0, 4.0)];
-    let svg = figure(vec![chart(Scale::Log2, Scale::Log10, &odd)]).svg().unwrap();
+    let svg = figure(vec![chart(Scale::Log2, Scale::Log10, &odd)]).svg(&[]).unwrap();
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-    let svg = figure(vec![chart(Scale::Linear, Scale::Linear, &[])]).svg().unwrap();
+    let svg = figure(vec![chart(Scale::Linear, Scale::Linear, &[])]).svg(&[]).unwrap();
     assert!(svg.contains("nothing to show"), "{svg}");
-    assert!(figure(Vec::new()).svg().unwrap().contains("a layer"));
+    assert!(figure(Vec::new()).svg(&[]).unwrap().contains("a layer"));
 }
 
 #[test]
 fn one_point_is_enough_and_stands_within_the_picture() {
     for scale in [Scale::Linear, Scale::Log2, Scale::Log10] {
-        let svg = figure(vec![chart(scale, scale, &[(4.0, 4.0)])]).svg().unwrap();
+        let svg = figure(vec![chart(scale, scale, &[(4.0, 4.0)])]).svg(&[]).unwrap();
         assert!(svg.contains("<circle"), "{scale:?}");
     }
 }

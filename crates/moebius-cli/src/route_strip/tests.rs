@@ -13,7 +13,7 @@ fn routes(layers: usize, n_experts: usize, k: u32) -> Vec<LayerRoute> {
 }
 
 fn draw(width: Option<usize>, color: bool, routes: &[LayerRoute]) -> String {
-    let mut strip = RouteStrip { width, color, detailed: false, tokens: 0 };
+    let mut strip = RouteStrip::new(width, color, false);
     let text = strip.line(" there", routes);
     let plain = anstream::adapter::strip_str(&text).to_string();
     for line in plain.lines().skip(1) {
@@ -23,7 +23,7 @@ fn draw(width: Option<usize>, color: bool, routes: &[LayerRoute]) -> String {
 }
 
 fn detail(width: usize, color: bool, routes: &[LayerRoute]) -> Layout {
-    RouteStrip { width: Some(width), color, detailed: false, tokens: 0 }.layout(routes)
+    RouteStrip::new(Some(width), color, false).layout(routes)
 }
 
 #[test]

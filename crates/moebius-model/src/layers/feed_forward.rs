@@ -225,7 +225,7 @@ pub(crate) struct MoeExtras {
 pub(crate) struct MoeLayer {
     layer: usize,
     gate: Arc<dyn Linear>,
-    router: Router,
+    router: Box<Router>,
     experts: Box<dyn ExpertBank>,
     /// To what the experts see, and back.
     latent: Option<Box<[Arc<dyn Linear>; 2]>>,
@@ -234,7 +234,12 @@ pub(crate) struct MoeLayer {
 
 impl MoeLayer {
     /// Loads the router and its experts; `shared` is added to what they give.
-    pub(crate) fn load(loader: &Loader<'_>, config: MoeConfig, shared: Option<SharedExpert>) -> Result<Self> {
+    pub(crate) fn load(
+        loader: &Loader<'_>,
+        mut config: MoeConfig,
+        shared: Option<SharedExpert>,
+    ) -> Result<Self> {
+        loader.rerouting.apply(config.layer, &mut config.router)?;
         loader.note_router(|| config.planned_router());
         let MoeConfig { layer, hidden, intermediate, activation, mut router, gate, layouts, extras } = config;
         let (n_experts, top_k) = (router.n_experts, router.top_k);
@@ -273,7 +278,7 @@ impl MoeLayer {
             layer,
             latent: latent.transpose()?,
             gate: loader.linear(Place::Router, &gate, (n_experts, hidden), extras.gate_bias)?,
-            router: Router::new(layer, router)?,
+            router: Box::new(Router::new(layer, router).map_err(|error| loader.rerouting.blame(error))?),
             experts: loader.experts(ExpertRequest { spec, top_k, layouts })?,
             shared,
         })

@@ -164,6 +164,7 @@ mod tests {
             meter.experts(ExpertWork {
                 layer,
                 n_experts: 64,
+                tokens: batch,
                 top_k: 8,
                 experts: &experts,
                 macs_per_token_expert: 3 * 2048 * 1024,

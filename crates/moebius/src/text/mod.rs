@@ -7,7 +7,7 @@
 //! Invariants: nothing here panics on a broken file or template, and none of it reads the network or the
 //! environment.
 
-mod base64;
+pub(crate) mod base64;
 mod chat;
 mod clock;
 mod config;

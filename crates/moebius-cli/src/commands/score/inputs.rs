@@ -69,18 +69,23 @@ impl Request {
 
 /// The texts and ids as sequences that fit the model's context.
 pub(crate) fn inputs(model: &Model, args: &ScoreArgs, texts: Vec<Text>) -> Result<Vec<Input>> {
-    let mut inputs = Vec::new();
-    for Text { name, content } in texts {
-        let sequences = model.windows(&content).map_err(|error| match error {
-            Error::NothingToScore(_) => CliError::Hinted(error, format!("give a longer text than `{name}`")),
-            error => error.into(),
-        })?;
-        inputs.push(Input { name, sequences });
-    }
+    let mut inputs = of_texts(model, texts)?;
     for (index, ids) in args.ids.iter().enumerate() {
         inputs.push(Input { name: format!("ids {}", index + 1), sequences: vec![ids.0.clone()] });
     }
     Ok(inputs)
+}
+
+/// The texts as sequences that fit the model's context.
+pub(crate) fn of_texts(model: &Model, texts: Vec<Text>) -> Result<Vec<Input>> {
+    let input = |Text { name, content }: Text| match model.windows(&content) {
+        Ok(sequences) => Ok(Input { name, sequences }),
+        Err(error @ Error::NothingToScore(_)) => {
+            Err(CliError::Hinted(error, format!("give a longer text than `{name}`")))
+        }
+        Err(error) => Err(error.into()),
+    };
+    texts.into_iter().map(input).collect()
 }
 
 /// Each input with the scores of its sequences.
@@ -95,7 +100,8 @@ pub(crate) fn by_input<'a>(inputs: &'a [Input], scores: &'a [Score]) -> Vec<(&'a
     pairs
 }
 
-fn read(path: &Path) -> Result<Text> {
+/// What a file, or stdin for `-`, says.
+pub(crate) fn read(path: &Path) -> Result<Text> {
     if is_stdin(path) {
         let mut content = String::new();
         let read = std::io::stdin().lock().read_to_string(&mut content);

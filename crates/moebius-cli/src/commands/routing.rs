@@ -1,6 +1,6 @@
 //! How the experts were used, and which inputs they prefer.
 //!
-//! Each input is one group of `moebius::router::Specialisation`, however many sequences it was cut into.
+//! Each input, a text or a trace, is one group of `moebius::router::Specialisation`, however many sequences it has.
 //!
 //! Invariants: layers without a router are absent and the others keep their numbers; what a single input
 //! cannot tell is `None`, prints as n/a and is null.
@@ -8,12 +8,11 @@
 use std::path::Path;
 
 use console::truncate_str;
+use moebius::LayerLoads;
 use moebius::metering::format::{UNKNOWN, percent};
 use moebius::router::{ExpertLoad, LoadStats, Specialisation};
-use moebius::{LayerLoads, Score};
 use serde::Serialize;
 
-use super::inputs::Input;
 use crate::table::{Align, Table};
 use crate::terminal::FAINT;
 
@@ -70,18 +69,14 @@ struct FavouriteReport {
 }
 
 impl<'a> Routing<'a> {
-    /// Of inputs that were scored with their routing counted.
-    pub(crate) fn new(scored: &[(&'a Input, &[Score])]) -> Self {
-        let groups: Vec<LayerLoads> = scored.iter().map(|(_, scores)| of_input(scores)).collect();
+    /// Of named inputs, in all of which the same layers routed tokens.
+    pub(crate) fn new(inputs: Vec<&'a str>, groups: &[LayerLoads]) -> Self {
         let numbers = groups.first().into_iter().flat_map(LayerLoads::keys);
         let layer = |&layer: &usize| {
             let loads: Vec<ExpertLoad> = groups.iter().map(|group| group[&layer].clone()).collect();
             Layer::new(layer, &loads)
         };
-        Routing {
-            inputs: scored.iter().map(|(input, _)| input.name.as_str()).collect(),
-            layers: numbers.map(layer).collect(),
-        }
+        Routing { layers: numbers.map(layer).collect(), inputs }
     }
 
     /// For programs.
@@ -180,18 +175,8 @@ impl Layer {
     }
 }
 
-/// The loads of all sequences of an input.
-fn of_input(scores: &[Score]) -> LayerLoads {
-    let mut sum = LayerLoads::new();
-    for (&layer, load) in scores.iter().filter_map(|score| score.loads.as_ref()).flatten() {
-        let all = sum.entry(layer).or_insert_with(|| ExpertLoad::new(load.counts().len()));
-        all.merge(load).expect("a layer has one number of experts");
-    }
-    sum
-}
-
 /// The names without their directories where that tells them apart, and no wider than their column.
-fn short_names(names: &[&str]) -> Vec<String> {
+pub(crate) fn short_names(names: &[&str]) -> Vec<String> {
     let file_name = |name: &&str| {
         Path::new(name).file_name().map_or((*name).into(), |file| file.to_string_lossy().into_owned())
     };

@@ -1,0 +1,157 @@
+//! `--trace`, and `moebius trace`.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand, ValueEnum};
+use moebius::trace::TraceMode;
+
+use super::{JsonArg, values};
+
+/// Whether a trace is written, and what of.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TraceArg {
+    /// Write what every router chooses to this file, for `moebius trace`; replaces a trace, and nothing else
+    #[arg(long, env = "MOEBIUS_TRACE", hide_env_values = true, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// What of: tokens with their ids, or counts of experts alone, from which no text can be told
+    #[arg(
+        long,
+        env = "MOEBIUS_TRACE_MODE",
+        hide_env_values = true,
+        value_name = "MODE",
+        default_value = "tokens"
+    )]
+    #[arg(value_parser = trace_mode(), requires = "trace")]
+    pub(crate) trace_mode: TraceMode,
+}
+
+fn trace_mode() -> impl TypedValueParser<Value = TraceMode> {
+    PossibleValuesParser::new(TraceMode::NAMES).try_map(|name| name.parse::<TraceMode>())
+}
+
+/// Show, compare, export or import traces.
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    #[command(subcommand)]
+    pub(crate) command: TraceCommand,
+}
+
+/// What to do with a trace.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Draw the load of all experts, what goes together, and the routes of tokens; two files are compared
+    Show(ShowTraceArgs),
+    /// The figures by layer: evenness, reuse, pairs; several files are compared
+    Stats(StatsArgs),
+    /// Write a trace as CSV or as lines of JSON
+    Export(ExportArgs),
+    /// Draw a trace as SVG: the load of all experts, the pairs of a layer, or two traces against each other
+    Plot(PlotArgs),
+    /// Make a trace of the routed experts that SGLang or vLLM returned
+    Import(ImportArgs),
+}
+
+/// `moebius trace show`.
+#[derive(Args, Debug)]
+pub(crate) struct ShowTraceArgs {
+    /// Traces; several are compared
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Draw the pairs of experts of this decoder layer
+    #[arg(long, value_name = "N")]
+    pub(crate) layer: Option<usize>,
+    /// Tokens whose routes are shown
+    #[arg(short = 'n', long, value_name = "N", default_value = "16", value_parser = values::count)]
+    pub(crate) tokens: usize,
+    /// First of these tokens
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::count)]
+    pub(crate) skip: usize,
+    /// Model directory for the text of tokens; default: the bundled model, if it made the trace
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// `moebius trace stats`.
+#[derive(Args, Debug)]
+pub(crate) struct StatsArgs {
+    /// Traces; several are compared
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+/// `moebius trace export`.
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// The trace
+    pub(crate) file: PathBuf,
+    /// A row for each token, layer and expert (this is the default)
+    #[arg(long)]
+    pub(crate) csv: bool,
+    /// A line of JSON for each token
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) jsonl: bool,
+    /// File to write; default: stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `moebius trace plot`.
+#[derive(Args, Debug)]
+pub(crate) struct PlotArgs {
+    /// The trace; a second one is compared with it
+    #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// SVG file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// What to draw
+    #[arg(long, value_name = "WHAT", default_value = "load")]
+    pub(crate) what: PlotWhat,
+    /// The decoder layer whose pairs are drawn; default: the first with a router
+    #[arg(long, value_name = "N")]
+    pub(crate) layer: Option<usize>,
+}
+
+/// What a plot shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlotWhat {
+    /// Each layer's load of each expert, of two files their ratio
+    Load,
+    /// How much more often than by chance two experts of a layer are chosen together
+    Pairs,
+}
+
+/// `moebius trace import`.
+#[derive(Args, Debug)]
+#[command(after_help = IMPORT_NOTES)]
+pub(crate) struct ImportArgs {
+    /// Response as JSON (one, a list, or one a line), nested lists, or a NumPy file
+    pub(crate) input: PathBuf,
+    /// The trace to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Model directory or config.json, which says how many layers and experts there are
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    /// Experts of a layer, without a model
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
+    pub(crate) n_experts: Option<u64>,
+    /// Layers of the returned array, where it comes without its shape
+    #[arg(long, value_name = "N", value_parser = values::layers)]
+    pub(crate) layers: Option<usize>,
+    /// Experts of a token, where the returned array comes without its shape
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
+    pub(crate) k: Option<u64>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+const IMPORT_NOTES: &str = "\
+SGLang: meta_info.routed_experts or sglext.routed_experts, base64 of int32 [tokens, layers, k]; give --model, or \
+--layers, --k and --n-experts. vLLM: choices[].routed_experts behind prompt_routed_experts, nested lists or base64 \
+of a NumPy file; give --model or --n-experts. A choice is a sequence. The trace has no weights.";

@@ -6,7 +6,9 @@
 mod bench;
 mod cache;
 mod convert;
+mod explain;
 mod model;
+mod plan;
 mod run;
 mod score;
 mod values;
@@ -20,7 +22,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use bench::{BenchArgs, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
+pub(crate) use explain::ExplainArgs;
 pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, saturate};
+pub(crate) use plan::{PlanArgs, TableFormat};
 pub(crate) use run::{RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 
@@ -45,6 +49,9 @@ Examples:
   moebius convert ./OLMoE-1B-7B ./small --format q4_k_m
                                              write it so that it starts at once
   moebius bench --shape olmoe-1b-7b          speed of a shape with random weights, nothing to download
+  moebius explain \"Once upon a time\"         one token through gate, softmax, top-k, experts
+  moebius plan qwen3-30b-a3b --format q4_k_m --hardware rtx-4090,m4-pro,ddr5-5600
+                                             what it would need and how fast it would be there
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -116,6 +123,10 @@ pub(crate) enum Command {
     Cache(CacheListArgs),
     /// Measure speed: prompts, generation, batches, depth
     Bench(Box<BenchArgs>),
+    /// Walk one real token through a router and its experts, number by number
+    Explain(ExplainArgs),
+    /// Memory, speed and cost of a model on machines that are not here
+    Plan(Box<PlanArgs>),
     /// List the model families that can be run, and published models with their sizes
     Families(FamiliesArgs),
     /// Look at this machine: processor, kernels, memory, default model

@@ -31,6 +31,7 @@ mod cpu;
 mod doctor;
 mod dump;
 mod error;
+mod explain;
 mod generate;
 mod generation_config;
 mod knobs;
@@ -44,6 +45,7 @@ mod route;
 mod score;
 
 pub mod bench;
+pub mod plan;
 pub mod text;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
@@ -53,6 +55,7 @@ pub use cpu::{cpu_features, cpu_name, kernel_name};
 pub use doctor::{Finding, Health, doctor, read_bandwidth};
 pub use doctor::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource, doctor_router};
 pub use error::{Error, ErrorKind, Result};
+pub use explain::{ExplainedExpert, Explanation};
 pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
 pub use knobs::{KNOBS, Knob};
 pub use locate::{bundled_model, locate_model};

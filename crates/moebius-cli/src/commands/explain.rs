@@ -15,6 +15,8 @@ use crate::{json, progress};
 const PROMPT: &str = "Once upon a time";
 /// Experts that are listed beyond the chosen ones.
 const RUNNERS_UP: usize = 3;
+/// Differences as small as this share of a vector's length are rounding.
+const ROUNDING: f64 = 1e-6;
 /// Columns of the longest bar.
 const BAR: f32 = 24.0;
 
@@ -226,10 +228,15 @@ impl<'a> Report<'a> {
              what it makes of that is {target}.",
             self.input_norm
         );
-        let check = format!(
-            "The layer itself gave the sum to within {:.1e} in every number.",
-            self.largest_difference
-        );
+        let check = match self.largest_difference <= ROUNDING * self.output_norm {
+            true => {
+                "The layer itself gave this sum: no number is off by more than a millionth of its length."
+                    .into()
+            }
+            false => {
+                format!("The layer gave another sum: a number is off by {:.1e}.", self.largest_difference)
+            }
+        };
         format!(
             "\n{HEADING}3. Experts and their sum{HEADING:#}\n{}\n\n{}{}\n",
             wrapped(&intro),

@@ -6,8 +6,10 @@
 mod bench;
 mod cache;
 mod convert;
+mod explain;
 mod layer;
 mod model;
+mod plan;
 mod run;
 mod score;
 mod sweep;
@@ -24,8 +26,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
+pub(crate) use explain::ExplainArgs;
 pub(crate) use layer::LayerArgs;
 pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, RulesArgs, saturate};
+pub(crate) use plan::{PlanArgs, TableFormat};
 pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 pub(crate) use sweep::SweepArgs;
@@ -59,6 +63,9 @@ Examples:
   moebius bench layer                        one layer: sparse against dense, by k and by batch
   moebius run --trace a.trace \"Hello\"        write down what every router chooses; moebius trace show a.trace
   moebius sweep --text a.txt --experts 1,2,4 what fewer experts per token cost and save
+  moebius explain \"Once upon a time\"         one token through gate, softmax, top-k, experts
+  moebius plan qwen3-30b-a3b --format q4_k_m --hardware rtx-4090,m4-pro,ddr5-5600
+                                             what it would need and how fast it would be there
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -136,6 +143,10 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Run a model beside its dense twins, and say what sparsity saves and where it loses
     Twin(Box<TwinArgs>),
+    /// Walk one real token through a router and its experts, number by number
+    Explain(ExplainArgs),
+    /// Memory, speed and cost of a model on machines that are not here
+    Plan(Box<PlanArgs>),
     /// List the model families that can be run, and published models with their sizes
     Families(FamiliesArgs),
     /// Look at this machine: processor, kernels, memory, default model

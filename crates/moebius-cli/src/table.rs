@@ -34,6 +34,22 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// The same as a Markdown table.
+    pub(crate) fn markdown(&self) -> String {
+        let line = |cells: &mut dyn Iterator<Item = String>| {
+            format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+        };
+        let mut text = String::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            text += &line(&mut row.iter().map(|cell| cell.replace('|', "\\|")));
+            if index == 0 {
+                let rule = |align: &Align| if *align == Align::Left { "---" } else { "--:" }.to_owned();
+                text += &line(&mut self.align.iter().map(rule));
+            }
+        }
+        text
+    }
+
     /// The text, with a line break after each row.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| self.rows.iter().map(|row| measure_text_width(&row[column])).max();

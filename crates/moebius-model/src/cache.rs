@@ -41,6 +41,16 @@ pub enum LayerCacheSpec {
 }
 
 impl LayerCacheSpec {
+    /// Numbers that are kept for each position.
+    pub fn numbers_per_position(&self) -> u64 {
+        self.rows().iter().map(|&(heads, width)| heads as u64 * width as u64).sum()
+    }
+
+    /// Numbers that are kept for a sequence whatever its length.
+    pub fn numbers_per_sequence(&self) -> u64 {
+        self.states().iter().map(|shape| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+
     /// Heads and widths of what is kept for each position.
     fn rows(&self) -> Vec<(usize, usize)> {
         match *self {
@@ -73,16 +83,12 @@ pub struct CacheSpec {
 impl CacheSpec {
     /// Bytes that one token of one sequence takes, over all layers.
     pub fn bytes_per_token(&self) -> u64 {
-        let floats =
-            |l: &LayerCacheSpec| l.rows().iter().map(|(heads, width)| (heads * width) as u64).sum::<u64>();
-        self.layers.iter().map(floats).sum::<u64>() * size_of::<f32>() as u64
+        self.layers.iter().map(LayerCacheSpec::numbers_per_position).sum::<u64>() * size_of::<f32>() as u64
     }
 
     /// Bytes that one sequence takes whatever its length: the states of recurrences and convolutions.
     pub fn bytes_per_sequence(&self) -> u64 {
-        let shapes = self.layers.iter().flat_map(LayerCacheSpec::states);
-        let floats = shapes.map(|shape| shape.iter().product::<usize>() as u64);
-        floats.sum::<u64>() * size_of::<f32>() as u64
+        self.layers.iter().map(LayerCacheSpec::numbers_per_sequence).sum::<u64>() * size_of::<f32>() as u64
     }
 }
 

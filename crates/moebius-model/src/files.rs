@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use moebius_backend::{Backend, Unsupported};
 
+use crate::cache::LayerCacheSpec;
 use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, PackedFile};
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family, Outline};
 use crate::formats::HeldFormats;
-use crate::info::{ModelInfo, Setting};
+use crate::info::{LayerMemory, ModelInfo, Setting};
 use crate::loader::{Loader, Progress};
 use crate::model::Model;
 use crate::planned::PlannedRouter;
@@ -90,12 +91,13 @@ impl ModelFiles {
         })
     }
 
-    /// A model of the configuration `config`, the text of a config.json, without weights.
+    /// A model of the configuration `config`, the text of a config.json, without weights. `top_k` replaces the configured
+    /// experts per token.
     ///
     /// # Errors
     /// Errors of the configuration.
-    pub fn described(config: &str) -> Result<Self> {
-        ModelFiles::of_config(&Config::parse(config)?.into_text_part())
+    pub fn described(config: &str, top_k: Option<usize>) -> Result<Self> {
+        ModelFiles::of_config(&Config::parse(config)?.into_text_part().with_top_k(top_k))
     }
 
     /// A model of the configuration `config`, the text of a config.json, with every weight made up as it is
@@ -218,6 +220,7 @@ impl ModelFiles {
             text_part_of: self.text_part_of.clone(),
             cache_bytes_per_token: model.cache_spec().bytes_per_token(),
             cache_bytes_per_sequence: model.cache_spec().bytes_per_sequence(),
+            memory: memory(model.as_ref()),
             eos_token_ids: outline.base.eos_token_ids,
             bos_token_id: outline.base.bos_token_id,
             tally,
@@ -345,6 +348,13 @@ impl ModelFiles {
             || layer().is_some_and(|layer| mtp.contains(&layer))
             || (self.text_part_of.is_some() && NOT_TEXT.iter().any(|part| inner.starts_with(part)))
     }
+}
+
+/// What each layer of a model remembers.
+fn memory(model: &dyn Model) -> Vec<LayerMemory> {
+    let (caches, attention) = (&model.cache_spec().layers, model.attention());
+    let layer = |(cache, attention): (&LayerCacheSpec, _)| LayerMemory { cache: cache.clone(), attention };
+    caches.iter().zip(attention).map(layer).collect()
 }
 
 fn no_checkpoint() -> Error {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use moebius_backend::WeightFormat;
 use moebius_router::RouterConfig;
 
+use crate::cache::LayerCacheSpec;
 use crate::formats::HeldFormats;
 
 /// Where in a model a weight works.
@@ -98,6 +99,27 @@ pub enum SettingRole {
     Unknown,
 }
 
+/// What one decoder layer remembers of a sequence, and what its attention computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerMemory {
+    /// What the cache holds for it.
+    pub cache: LayerCacheSpec,
+    /// Its attention; `None` where the layer has none.
+    pub attention: Option<AttentionShape>,
+}
+
+/// Attention in numbers: what a query reads and computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// A query sees at most this many keys, itself included; `None` for all before it. Of attention in chunks, the
+    /// chunk's length.
+    pub window: Option<usize>,
+    /// Multiply-adds for each pair of a query and a key, over all heads: scores and weighted sum.
+    pub macs_per_pair: u64,
+    /// The same where keys and values of all heads are made from the latent first; equal where there is no latent.
+    pub expanded_macs_per_pair: u64,
+}
+
 /// The routed experts of a model. Layers without a router are not counted here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoeInfo {
@@ -175,6 +197,8 @@ pub struct ModelInfo {
     pub cache_bytes_per_token: u64,
     /// Cache bytes that one sequence takes whatever its length: states of recurrences and convolutions.
     pub cache_bytes_per_sequence: u64,
+    /// The same by decoder layer, and what attention computes.
+    pub memory: Vec<LayerMemory>,
     /// Tensors in the checkpoint that are known not to matter.
     pub ignored_tensors: Vec<String>,
     /// Tensors in the checkpoint that nothing asked for.

@@ -34,7 +34,9 @@ pub use error::{Error, Result, TensorProblem};
 pub use families::{Checked, FAMILIES, Family};
 pub use files::{LayerRouter, ModelFiles, NamedTensor, RandomWeights, Routers, StoredTensor};
 pub use formats::HeldFormats;
-pub use info::{ModelInfo, MoeInfo, Place, RoutedLayer, Setting, SettingRole, Tally};
+pub use info::{
+    AttentionShape, LayerMemory, ModelInfo, MoeInfo, Place, RoutedLayer, Setting, SettingRole, Tally,
+};
 pub use loader::Progress;
-pub use model::{Model, Probe, Watch};
+pub use model::{Mixture, Model, Probe, Watch};
 pub use rules::RoutingRules;

@@ -52,6 +52,6 @@ pub use dispatch::Dispatch;
 pub use error::RouterError;
 pub use load::{ExpertLoad, LoadStats};
 pub use published::{FORMULAS, PublishedFormula};
-pub use router::Router;
+pub use router::{Judgement, Router};
 pub use routing::Routing;
 pub use specialisation::{Favourite, Specialisation};

@@ -91,6 +91,26 @@ impl Router {
         Ok(Routing::from_valid((n_experts, top_k), experts, weights, ends, applies_to))
     }
 
+    /// How one row of logits `[n_experts]` is judged before anything is chosen: for people who want to look.
+    ///
+    /// # Errors
+    /// Those of [`Router::route`].
+    pub fn judge(&self, row: &[f32]) -> Result<Judgement, RouterError> {
+        let n_experts = self.config.n_experts;
+        if row.len() != n_experts {
+            return Err(RouterError::LogitsLength { layer: self.layer, n_experts, len: row.len() });
+        }
+        self.check_row(0, row)?;
+        let mut scores = vec![0.0; n_experts];
+        match self.config.score {
+            Score::Sigmoid => scores.iter_mut().zip(row).for_each(|(score, &logit)| *score = sigmoid(logit)),
+            Score::Softmax | Score::SoftmaxOverTopK | Score::SparseMixer { .. } => softmax(row, &mut scores),
+        }
+        let bias = self.config.selection_bias.as_ref();
+        let ranks = bias.map(|bias| scores.iter().zip(bias).map(|(score, bias)| score + bias).collect());
+        Ok(Judgement { scores, ranks })
+    }
+
     fn check_row(&self, token: usize, row: &[f32]) -> Result<(), RouterError> {
         let layer = self.layer;
         // Without short-circuit, so that the usual row is one straight pass.
@@ -109,6 +129,16 @@ impl Router {
         }
         if allowed { Ok(()) } else { Err(RouterError::NoExpertAllowed { layer, token }) }
     }
+}
+
+/// What a router makes of a row of logits before it chooses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The score of each expert, `[n_experts]`. Where the formula ranks logits and takes a softmax over the chosen ones
+    /// alone, this is the softmax over all, which orders them alike.
+    pub scores: Vec<f32>,
+    /// Scores with the selection bias, where there is one: what decides who is chosen.
+    pub ranks: Option<Vec<f32>>,
 }
 
 /// Working memory of [`Router::route`], allocated once per call.

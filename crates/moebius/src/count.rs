@@ -37,7 +37,7 @@ impl DryModel {
     /// Errors of the configuration; a format that the backend cannot hold.
     pub fn open(shape: &Shape, options: &OpenOptions) -> Result<Self> {
         let backend = open_backend(&BackendOptions { threads: Some(1), ..options.backend.clone() })?;
-        let files = ModelFiles::described(shape.config())?.hold(options.format);
+        let files = ModelFiles::described(shape.config(), options.experts)?.hold(options.format);
         let (info, model) = (files.info(&backend)?, files.dry(&backend)?);
         let context = options.context.unwrap_or(usize::MAX);
         let engine_options = EngineOptions { context, chunk: usize::MAX };

@@ -52,6 +52,14 @@ pub enum Error {
         /// The names that are known, for people.
         expected: String,
     },
+    /// A file of hardware or of measurements says it wrongly.
+    #[error("`{}` is no description of hardware: {reason}", path.display())]
+    Hardware {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -117,6 +125,16 @@ pub enum Error {
     /// A model without routed experts, where there must be some.
     #[error("the model has no routed experts")]
     NoExperts,
+    /// There is no such token or layer to look at.
+    #[error("there is no such {what}: expected {expected}, got {got}")]
+    NothingToExplain {
+        /// What is not there.
+        what: &'static str,
+        /// What is.
+        expected: String,
+        /// What was asked for.
+        got: String,
+    },
     /// A text is too short to be scored.
     #[error("nothing to score: expected at least two tokens, got {0}")]
     NothingToScore(usize),
@@ -171,12 +189,14 @@ impl Error {
             Error::Memory { .. } => ErrorKind::Memory,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
+            | Error::NothingToExplain { .. }
             | Error::InvalidOption { .. }
             | Error::NoExperts
             | Error::OutputExists(_)
             | Error::TraceTarget(_)
             | Error::NoRouters
             | Error::Baseline(_)
+            | Error::Hardware { .. }
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
             | Error::Trace { .. }
@@ -209,6 +229,9 @@ impl Error {
             Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
             Error::NoChatTemplate => "give a prompt: the text will be continued",
             Error::NothingToScore(_) => "give a longer text",
+            Error::NothingToExplain { .. } => {
+                "`moebius show` says which layers have experts; tokens count from 0"
+            }
             Error::InvalidOption { .. } => "leave the option out for the model's own value",
             Error::Text(error) => return error.hint().map(String::from),
             Error::Engine(error) => return engine_hint(error),
@@ -225,6 +248,7 @@ impl Error {
             }
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
             Error::SourceChanged(_) => "try again when nothing writes to it any more",
+            Error::Hardware { .. } => "every figure is [number, mark, source]: see crates/moebius/hardware",
             Error::NoCachePlace => "set MOEBIUS_CACHE_DIR to a directory",
         };
         Some(hint.into())

@@ -30,7 +30,7 @@ pub fn published_models() -> Result<Vec<PublishedModel>> {
     SHAPES
         .iter()
         .map(|shape| {
-            let info = ModelFiles::described(shape.config())?.info(&backend)?;
+            let info = ModelFiles::described(shape.config(), None)?.info(&backend)?;
             Ok(PublishedModel { name: shape.name().into(), info })
         })
         .collect()

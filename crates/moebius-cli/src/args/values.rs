@@ -98,6 +98,17 @@ pub(crate) fn some_tokens(text: &str) -> Result<usize, String> {
     number(text, &expected, |value| (1..=MAX_BENCH_TOKENS).contains(value))
 }
 
+/// A number of tokens that is not 0.
+pub(crate) fn positive_tokens(text: &str) -> Result<u64, String> {
+    let expected = format!("a whole number from 1 to {MAX_BENCH_TOKENS}");
+    number(text, &expected, |value| (1..=MAX_BENCH_TOKENS as u64).contains(value))
+}
+
+/// A finite number above 0.
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
+    number(text, "a finite number above 0", |value: &f64| value.is_finite() && *value > 0.0)
+}
+
 /// Sequences that run together.
 pub(crate) fn batch(text: &str) -> Result<usize, String> {
     let expected = format!("a whole number from 1 to {MAX_BATCH}");

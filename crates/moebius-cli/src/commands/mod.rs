@@ -6,8 +6,10 @@ mod chat;
 mod completions;
 mod convert;
 mod doctor;
+mod explain;
 mod families;
 mod knobs;
+mod plan;
 mod prompt;
 mod routing;
 mod run;
@@ -37,6 +39,8 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Cache(args)) => cache::cache(args),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Twin(args)) => twin::twin(args, &cli.output),
+        Some(Command::Explain(args)) => explain::explain(args, &cli.output),
+        Some(Command::Plan(args)) => plan::plan(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),
         Some(Command::Doctor(args)) => doctor::doctor(args, &cli.output),
         Some(Command::Knobs(args)) => knobs::knobs(args),

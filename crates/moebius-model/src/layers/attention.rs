@@ -12,7 +12,7 @@ use moebius_metering::{Part, Stage, Work};
 use super::{Mixer, Norm, NormConfig, Pass, sigmoid};
 use crate::Result;
 use crate::cache::{KvCache, LayerCacheSpec};
-use crate::info::Place;
+use crate::info::{AttentionShape, Place};
 use crate::layout::Stored;
 use crate::loader::Loader;
 
@@ -302,6 +302,13 @@ impl Mixer for Attention {
             None => attended,
         };
         pass.project(Part::Attention, &self.output, &attended)
+    }
+
+    fn attention(&self) -> Option<AttentionShape> {
+        let AttentionConfig { heads, head_dim, window, chunk, .. } = self.config;
+        let macs_per_pair = (2 * heads * head_dim) as u64;
+        let window = window.into_iter().chain(chunk).min();
+        Some(AttentionShape { window, macs_per_pair, expanded_macs_per_pair: macs_per_pair })
     }
 
     fn cache(&self) -> LayerCacheSpec {

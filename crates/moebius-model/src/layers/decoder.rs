@@ -16,7 +16,7 @@ use moebius_metering::{Part, Stage, Work};
 use super::{Attention, AttentionConfig, FeedForward, Mixer, Norm, NormConfig, Pass, RopeConfig, project};
 use crate::batch::{Outputs, TokenBatch};
 use crate::cache::{CacheSpec, KvCache, LayerCacheSpec};
-use crate::info::Place;
+use crate::info::{AttentionShape, Place};
 use crate::loader::Loader;
 use crate::model::{Model, Watch};
 use crate::{Error, Result};
@@ -346,6 +346,11 @@ impl Decoder {
 impl Model for Decoder {
     fn cache_spec(&self) -> &CacheSpec {
         &self.cache
+    }
+
+    fn attention(&self) -> Vec<Option<AttentionShape>> {
+        let of = |layer: &DecoderLayer| layer.branches.iter().find_map(|branch| branch.mixer.attention());
+        self.layers.iter().map(of).collect()
     }
 
     fn forward(&self, batch: &TokenBatch, cache: &mut KvCache, watch: &mut Watch<'_>) -> Result<Tensor> {

@@ -17,6 +17,7 @@ use crate::cache::KvCache;
 use crate::info::Place;
 use crate::layout::{ExpertLayout, Stored};
 use crate::loader::{ExpertRequest, Loader};
+use crate::model::Mixture;
 use crate::planned::PlannedRouter;
 
 /// A dense unit.
@@ -303,7 +304,7 @@ impl MoeLayer {
             probe.routing(self.layer, &routing)?;
         }
         pass.watch.meter.lap(Stage::Router);
-        let y = self.run_experts(pass, &routing, x)?;
+        let y = self.run_experts(pass, (&logits, &routing), x)?;
         match &self.shared {
             None => Ok(y),
             Some(shared) => Ok((y + shared.forward(pass, x)?)?),
@@ -313,18 +314,24 @@ impl MoeLayer {
 
 impl MoeLayer {
     /// The chosen experts on `x`, and what all of them share before and after.
-    fn run_experts(&self, pass: &Pass<'_, '_>, routing: &Routing, x: &Tensor) -> Result<Tensor> {
-        let experts = |x: &Tensor| -> Result<Tensor> {
-            let y = self.experts.forward(x, routing, pass.watch.meter)?;
-            pass.watch.meter.lap(Stage::Experts);
-            Ok(y)
-        };
-        match self.latent.as_deref() {
-            None => experts(x),
-            Some([inwards, outwards]) => {
-                let y = experts(&pass.project(Part::SharedExperts, inwards, x)?)?;
-                pass.project(Part::SharedExperts, outwards, &y)
-            }
+    fn run_experts(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        (logits, routing): (&[f32], &Routing),
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let latent = self.latent.as_deref();
+        let inwards = latent.map(|[inwards, _]| pass.project(Part::SharedExperts, inwards, x)).transpose()?;
+        let input = inwards.as_ref().unwrap_or(x);
+        let output = self.experts.forward(input, routing, pass.watch.meter)?;
+        pass.watch.meter.lap(Stage::Experts);
+        if let Some(probe) = &mut pass.watch.probe {
+            let (layer, router, experts) = (self.layer, &self.router, self.experts.as_ref());
+            probe.mixture(&Mixture { layer, router, logits, routing, input, output: &output, experts })?;
+        }
+        match latent {
+            None => Ok(output),
+            Some([_, outwards]) => pass.project(Part::SharedExperts, outwards, &output),
         }
     }
 }

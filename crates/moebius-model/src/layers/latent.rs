@@ -19,7 +19,7 @@ use crate::Result;
 use crate::cache::{KvCache, LayerCacheSpec};
 use crate::checkpoint::Part;
 use crate::config::{Config, MAX_WIDTH};
-use crate::info::Place;
+use crate::info::{AttentionShape, Place};
 use crate::layout::Stored;
 use crate::loader::Loader;
 
@@ -230,6 +230,15 @@ impl Mixer for LatentAttention {
         let attended =
             self.per_head(pass, self.values.as_ref(), &attended.reshape((tokens, heads, rank))?)?;
         pass.project(Share::Attention, &self.output, &attended.reshape((tokens, heads * value))?)
+    }
+
+    fn attention(&self) -> Option<AttentionShape> {
+        let LatentConfig { heads, rank, nope, rope, value, .. } = self.config;
+        Some(AttentionShape {
+            window: None,
+            macs_per_pair: (heads * (self.config.row() + rank)) as u64,
+            expanded_macs_per_pair: (heads * (nope + rope + value)) as u64,
+        })
     }
 
     fn cache(&self) -> LayerCacheSpec {

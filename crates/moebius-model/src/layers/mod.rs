@@ -44,6 +44,7 @@ pub(crate) use short_conv::ShortConv;
 use crate::Result;
 use crate::batch::TokenBatch;
 use crate::cache::{KvCache, LayerCacheSpec};
+use crate::info::AttentionShape;
 use crate::model::Watch;
 
 /// What every layer of one forward pass shares.
@@ -103,6 +104,11 @@ pub(crate) trait Mixer: Send + Sync {
         cache: &mut KvCache,
     ) -> Result<Tensor>;
 
+    /// What its attention computes, if it is attention.
+    fn attention(&self) -> Option<AttentionShape> {
+        None
+    }
+
     /// What it remembers. If nothing, a row depends on its own input row alone, and may be computed without the others.
     fn cache(&self) -> LayerCacheSpec {
         LayerCacheSpec::Nothing
@@ -118,6 +124,10 @@ impl Mixer for Box<dyn Mixer> {
         cache: &mut KvCache,
     ) -> Result<Tensor> {
         self.as_ref().forward(pass, layer, x, cache)
+    }
+
+    fn attention(&self) -> Option<AttentionShape> {
+        self.as_ref().attention()
     }
 
     fn cache(&self) -> LayerCacheSpec {

@@ -12,7 +12,7 @@ pub(crate) struct ExplainArgs {
     #[arg(conflicts_with = "ids")]
     pub(crate) prompt: Option<String>,
     /// Model directory; default: the bundled model
-    #[arg(short, long, env = "MOEBIUS_MODEL", hide_env_values = true, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     pub(crate) model: Option<String>,
     /// Token ids in place of a text, such as 1,2,3
     #[arg(long, value_name = "IDS")]

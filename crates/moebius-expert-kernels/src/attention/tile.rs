@@ -244,7 +244,7 @@ impl Op for Finish<'_, '_> {
     }
 }
 
-pub(super) fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
 }

@@ -163,7 +163,8 @@ fn main() -> Result<(), Box<dyn StdError>> {
 }
 
 fn open() -> Arc<dyn Backend> {
-    Arc::new(Plain(BackendInfo { name: "plain", device: Device::Cpu, detail: "loops over f32".into() }))
+    let detail = "loops over f32".into();
+    Arc::new(Plain(BackendInfo { name: "plain", device: Device::Cpu, detail, free_bytes: None }))
 }
 
 fn lesson(out: &mut impl Write) -> Result<(), Box<dyn StdError>> {

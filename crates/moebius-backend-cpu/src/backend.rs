@@ -86,7 +86,7 @@ impl CpuBackend {
         let detail = format!("{}, {threads} {noun}", kernels.name());
         let engine = Arc::new(Engine { kernels, pool });
         Ok(CpuBackend {
-            info: BackendInfo { name: NAME, device: Device::Cpu, detail },
+            info: BackendInfo { name: NAME, device: Device::Cpu, detail, free_bytes: None },
             ops: CpuOps { engine: engine.clone() },
             engine,
         })

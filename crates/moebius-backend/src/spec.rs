@@ -16,6 +16,9 @@ pub struct BackendInfo {
     pub device: Device,
     /// The kernels and resources in use, in words: "avx512f, 2 threads".
     pub detail: String,
+    /// Bytes that the device had free for weights and activations when it was opened; `None` if they lie in the host's
+    /// memory.
+    pub free_bytes: Option<u64>,
 }
 
 /// The non-linearity of an expert or an MLP: `act(gate) * up` where there is a gate, `act(up)` where there is none.

@@ -1,0 +1,171 @@
+// The emulator's side of `target.cuh`: CUDA's words for a host compiler, and memory that is checked.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+
+#define DEVICE inline
+#define UNROLL
+#define __shared__ static thread_local
+#define INFINITE INFINITY
+
+// A kernel, and its entry in the list of kernels.
+#define KERNEL(name, ...)                                                                  \
+    static void name(__VA_ARGS__);                                                         \
+    static const emulator::Registered name##_registered{#name, &emulator::Entry<name>::run}; \
+    static void name(__VA_ARGS__)
+
+namespace emulator {
+
+struct Dim {
+    unsigned x, y, z;
+};
+
+// The thread that runs now.
+extern thread_local Dim thread_index, block_index, block_dim, grid_dim;
+
+// Ends the launch with this message.
+[[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+void barrier();
+float exchange(float value, unsigned from);
+void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+
+// What the host passes: an address and how many bytes are there, or a number in the low bytes.
+struct Argument {
+    std::uint64_t value;
+    std::uint64_t bytes;
+};
+
+}  // namespace emulator
+
+// Memory of the device: a pointer that knows its end.
+template <class T>
+struct Mem {
+    T *base;
+    Size bytes;
+
+    void check(Size index, Size width) const {
+        const Size end = index * sizeof(T) + width;
+        if (end > bytes || end < width) {
+            emulator::fail("access to bytes %llu..%llu of %llu", end - width, end, bytes);
+        }
+        if (reinterpret_cast<std::uintptr_t>(base + index) % width != 0) {
+            emulator::fail("access to %llu bytes at an address that is no multiple of it", width);
+        }
+    }
+    T &operator[](Size index) const {
+        check(index, sizeof(T));
+        return base[index];
+    }
+    Mem operator+(Size elements) const {
+        if (elements * sizeof(T) > bytes) {
+            emulator::fail("a pointer to element %llu of %llu", elements, bytes / Size(sizeof(T)));
+        }
+        return {base + elements, bytes - elements * sizeof(T)};
+    }
+};
+
+template <class T, unsigned N>
+struct Shared {
+    T values[N];
+    T &operator[](unsigned index) {
+        if (index >= N) {
+            emulator::fail("access to element %u of %u in shared memory", index, N);
+        }
+        return values[index];
+    }
+};
+
+struct uint2 {
+    unsigned x, y;
+};
+
+template <class V, class T>
+V load(Mem<T> memory, Size index) {
+    memory.check(index, sizeof(V));
+    V value;
+    std::memcpy(&value, memory.base + index, sizeof(V));
+    return value;
+}
+
+DEVICE unsigned bits_of(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+DEVICE float float_of(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+DEVICE float half_to_float(unsigned short bits) {
+    const unsigned sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 0) {
+        const float magnitude = std::ldexp(float(fraction), -24);
+        return sign ? -magnitude : magnitude;
+    }
+    const unsigned wide = exponent == 31 ? 255 : exponent + 112;
+    return float_of(sign | wide << 23 | fraction << 13);
+}
+
+#define threadIdx emulator::thread_index
+#define blockIdx emulator::block_index
+#define blockDim emulator::block_dim
+#define gridDim emulator::grid_dim
+
+DEVICE void __syncthreads() { emulator::barrier(); }
+DEVICE float from_lane(float value, unsigned lane) { return emulator::exchange(value, lane); }
+DEVICE float from_lane_xor(float value, unsigned mask) {
+    return emulator::exchange(value, threadIdx.x % WARP ^ mask);
+}
+DEVICE void multiply_add(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    emulator::multiply(sums, a, b);
+}
+
+namespace emulator {
+
+template <class T>
+struct Convert {
+    static T from(const Argument &argument) { return static_cast<T>(argument.value); }
+};
+template <>
+struct Convert<float> {
+    static float from(const Argument &argument) { return float_of(static_cast<unsigned>(argument.value)); }
+};
+template <class T>
+struct Convert<Mem<T>> {
+    static Mem<T> from(const Argument &argument) {
+        return {reinterpret_cast<T *>(argument.value), argument.bytes};
+    }
+};
+
+using Run = void (*)(const Argument *arguments, Size count);
+
+template <auto Kernel>
+struct Entry;
+template <class... Parameters, void (*Kernel)(Parameters...)>
+struct Entry<Kernel> {
+    static void run(const Argument *arguments, Size count) {
+        if (count != sizeof...(Parameters)) {
+            fail("expected %zu arguments, got %llu", sizeof...(Parameters), count);
+        }
+        // Braces evaluate in order.
+        struct {
+            const Argument *next;
+            const Argument &operator()() { return *next++; }
+        } next{arguments};
+        call(std::tuple<Parameters...>{Convert<Parameters>::from(next())...});
+    }
+    static void call(std::tuple<Parameters...> parameters) { std::apply(Kernel, parameters); }
+};
+
+struct Registered {
+    Registered(const char *name, Run run);
+};
+
+}  // namespace emulator

@@ -1,0 +1,117 @@
+// What stands between the products: inputs split for tensor cores, experts combined, norms, rotations, activations.
+//
+// Shapes: [rows, width] unless said; a thread for each element, or a block for each row where a row is summed.
+
+#include "activation.cuh"
+
+// x as a sum of three bf16, which is exact, and of two, which is off by a part in 2^17 at most: terms [3, rows, padded],
+// zero beyond `cols`. sums [rows, cols / 32], if wanted. Grid [rows, blocks of padded].
+KERNEL(split_inputs, Mem<const float> x, Mem<unsigned short> terms, Mem<float> sums, Size rows, Size cols, Size padded,
+       unsigned wants_sums) {
+    const Size row = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
+    float rest = col < cols ? x[row * cols + col] : 0.0f;
+    if (wants_sums) {
+        const float sum = warp_sum(rest);
+        if (col % WARP == 0 && col < cols) {
+            sums[row * (cols / WARP) + col / WARP] = sum;
+        }
+    }
+    if (col >= padded) {
+        return;
+    }
+    for (unsigned term = 0; term < 3; ++term) {
+        const unsigned bits = bits_of(rest);
+        const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+        // To the nearest, ties to even; towards zero where that would be infinite. A NaN stays one.
+        unsigned upper = finite ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : bits >> 16 | (bits & 0xffff ? 0x40 : 0);
+        if (finite && (upper & 0x7f80) == 0x7f80) {
+            upper = bits >> 16;
+        }
+        terms[(term * rows + row) * padded + col] = static_cast<unsigned short>(upper);
+        rest = finite ? rest - float_of(upper << 16) : 0.0f;
+    }
+}
+
+// out[token] = the sum of its pairs, which come in ascending expert. `starts` is [tokens + 1]. Grid [tokens, blocks of width].
+KERNEL(combine, Mem<const float> of_pairs, Mem<const unsigned> starts, Mem<const unsigned> pairs, Mem<float> out,
+       Size width) {
+    const Size token = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
+    if (col < width) {
+        float sum = 0.0f;
+        for (Size at = starts[token]; at < starts[token + 1]; ++at) {
+            sum += of_pairs[Size(pairs[at]) * width + col];
+        }
+        out[token * width + col] = sum;
+    }
+}
+
+// Grid [rows].
+KERNEL(rms_norm, Mem<const float> x, Mem<const float> weight, Mem<float> out, Size width, float eps) {
+    const Mem<const float> row = x + blockIdx.x * width;
+    float squares = 0.0f;
+    for (Size col = threadIdx.x; col < width; col += THREADS) {
+        squares = fmaf(row[col], row[col], squares);
+    }
+    const float factor = 1.0f / sqrtf(block_sum(squares) / float(width) + eps);
+    for (Size col = threadIdx.x; col < width; col += THREADS) {
+        out[blockIdx.x * width + col] = row[col] * factor * weight[col];
+    }
+}
+
+// Grid [rows].
+KERNEL(layer_norm, Mem<const float> x, Mem<const float> weight, Mem<const float> bias, unsigned has_bias,
+       Mem<float> out, Size width, float eps) {
+    const Mem<const float> row = x + blockIdx.x * width;
+    float sum = 0.0f, squares = 0.0f;
+    for (Size col = threadIdx.x; col < width; col += THREADS) {
+        sum += row[col];
+    }
+    const float mean = block_sum(sum) / float(width);
+    for (Size col = threadIdx.x; col < width; col += THREADS) {
+        squares = fmaf(row[col] - mean, row[col] - mean, squares);
+    }
+    const float factor = 1.0f / sqrtf(block_sum(squares) / float(width) + eps);
+    for (Size col = threadIdx.x; col < width; col += THREADS) {
+        const float normed = (row[col] - mean) * factor * weight[col];
+        out[blockIdx.x * width + col] = has_bias ? normed + bias[col] : normed;
+    }
+}
+
+// x [tokens, heads, head_dim], cos and sin [tokens, pairs]: the first `2 pairs` elements of a head are turned.
+KERNEL(rope, Mem<const float> x, Mem<const float> cos, Mem<const float> sin, Mem<float> out, Size tokens, Size heads,
+       Size head_dim, Size pairs, unsigned interleaved) {
+    const Size place = thread_number();
+    if (place >= tokens * heads * head_dim) {
+        return;
+    }
+    const Size element = place % head_dim, head = place - element, token = place / head_dim / heads;
+    if (element >= 2 * pairs) {
+        out[place] = x[place];
+        return;
+    }
+    const Size pair = interleaved ? element / 2 : element % pairs;
+    const Size first = head + (interleaved ? 2 * pair : pair), second = first + (interleaved ? 1 : pairs);
+    const float c = cos[token * pairs + pair], s = sin[token * pairs + pair];
+    out[place] = place == first ? x[first] * c - x[second] * s : x[second] * c + x[first] * s;
+}
+
+KERNEL(activate, Mem<const float> x, Mem<float> out, Size count, unsigned kind) {
+    const Size place = thread_number();
+    if (place < count) {
+        out[place] = activated(kind, x[place]);
+    }
+}
+
+KERNEL(glu, Mem<const float> gate, Mem<const float> up, Mem<float> out, Size count, unsigned kind, float limit) {
+    const Size place = thread_number();
+    if (place < count) {
+        out[place] = gated(kind, limit, gate[place], up[place]);
+    }
+}
+
+KERNEL(softplus, Mem<const float> x, Mem<float> out, Size count) {
+    const Size place = thread_number();
+    if (place < count) {
+        out[place] = fmaxf(x[place], 0.0f) + log1pf(expf(-fabsf(x[place])));
+    }
+}

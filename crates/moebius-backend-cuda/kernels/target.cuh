@@ -1,0 +1,94 @@
+// What kernels are written in: a part of CUDA C++ that a host compiler takes too, so that the emulator runs the same text.
+//
+// Memory comes as `Mem<T>`, shared arrays are `Shared<T, N>`, a kernel is written `KERNEL(name, parameters) { ... }`. On
+// the device they are a pointer, an array and a __global__ function; in the emulator every access is checked.
+//
+// Invariants: 128 threads in a block; no atomics; multiply-adds are spelled (`fmaf`), since both compilers are told not
+// to make their own, so that device and emulator round alike.
+#pragma once
+
+using Size = unsigned long long;
+
+constexpr unsigned WARP = 32;
+constexpr unsigned WARPS = 4;
+constexpr unsigned THREADS = WARP * WARPS;
+
+#ifdef __CUDACC__
+
+#define DEVICE __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
+#define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(THREADS) name(__VA_ARGS__)
+#define INFINITE __int_as_float(0x7f800000)
+
+template <class T>
+using Mem = T *__restrict__;
+
+template <class T, unsigned N>
+struct Shared {
+    T values[N];
+    DEVICE T &operator[](unsigned index) { return values[index]; }
+};
+
+// The bytes at a place as one value of a type that is as large as its alignment.
+template <class V, class T>
+DEVICE V load(const T *memory, Size index) {
+    return *reinterpret_cast<const V *>(memory + index);
+}
+
+DEVICE unsigned bits_of(float value) { return __float_as_uint(value); }
+DEVICE float float_of(unsigned bits) { return __uint_as_float(bits); }
+
+DEVICE float half_to_float(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+DEVICE float from_lane(float value, unsigned lane) { return __shfl_sync(~0u, value, lane); }
+DEVICE float from_lane_xor(float value, unsigned mask) { return __shfl_xor_sync(~0u, value, mask); }
+
+// sums[16, 8] += a[16, 16] b[16, 8]: bf16 products, f32 sums; which lane holds what is in the PTX manual under
+// mma.m16n8k16, and in the emulator.
+DEVICE void multiply_add(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+#else
+
+#include "emulator.h"
+
+#endif
+
+// The number of this thread among all of a launch in one dimension.
+DEVICE Size thread_number() { return Size(blockIdx.x) * THREADS + threadIdx.x; }
+
+// The sum over a warp, the same bits in every lane.
+DEVICE float warp_sum(float value) {
+    for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
+        value += from_lane_xor(value, mask);
+    }
+    return value;
+}
+
+// The largest value of a warp, in every lane.
+DEVICE float warp_max(float value) {
+    for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
+        value = fmaxf(value, from_lane_xor(value, mask));
+    }
+    return value;
+}
+
+// The sum over a block, the same bits in every thread. All threads call it.
+DEVICE float block_sum(float value) {
+    __shared__ Shared<float, WARPS> of_warps;
+    value = warp_sum(value);
+    if (threadIdx.x % WARP == 0) {
+        of_warps[threadIdx.x / WARP] = value;
+    }
+    __syncthreads();
+    const float sum = ((of_warps[0] + of_warps[1]) + of_warps[2]) + of_warps[3];
+    __syncthreads();
+    return sum;
+}

@@ -1,0 +1,112 @@
+//! Dense projections `y = x Wᵀ + b` and the embedding table.
+//!
+//! Shapes: x `[tokens, inputs]`, W `[outputs, inputs]`, b `[outputs]`, y `[tokens, outputs]`.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
+
+use crate::gpu::{Arg, Buffer};
+use crate::inputs::Inputs;
+use crate::plan::{TILE, tiles_for};
+use crate::slices::{blocks_for, computed, expect_dims};
+use crate::weights::{Engine, Stack};
+
+pub(crate) struct CudaLinear {
+    spec: LinearSpec,
+    weight: Stack,
+    bias: Option<Buffer<f32>>,
+    engine: Arc<Engine>,
+}
+
+impl CudaLinear {
+    pub(crate) fn load(
+        engine: &Arc<Engine>,
+        spec: &LinearSpec,
+        weight: WeightView<'_>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != spec.outputs) {
+            return Err(Error::Shape {
+                what: format!("bias of `{}`", spec.name),
+                expected: format!("[{}]", spec.outputs),
+                got: format!("[{}]", bias.len()),
+            });
+        }
+        let bias = bias.map(|bias| engine.gpu.upload(&bias)).transpose()?;
+        let shape = (spec.outputs, spec.inputs);
+        let view = std::cell::Cell::new(Some(weight));
+        let weight = Stack::load(engine, spec.format, shape, 1, |_| {
+            Ok(view.take().expect("one matrix is asked for once"))
+        })?;
+        Ok(CudaLinear { spec: spec.clone(), weight, bias, engine: engine.clone() })
+    }
+
+    /// The projections as those of one engine, if all of them are.
+    pub(crate) fn all_of<'a>(
+        engine: &Arc<Engine>,
+        linears: &[&'a dyn Linear],
+    ) -> Option<Vec<&'a CudaLinear>> {
+        let own = |linear: &&'a dyn Linear| -> Option<&'a CudaLinear> {
+            let own = linear.as_any()?.downcast_ref::<CudaLinear>()?;
+            Arc::ptr_eq(&own.engine, engine).then_some(own)
+        };
+        linears.iter().map(own).collect()
+    }
+
+    /// What each of some projections gives for `x`, which is split once.
+    pub(crate) fn forward_each(engine: &Engine, linears: &[&CudaLinear], x: &Tensor) -> Result<Vec<Tensor>> {
+        let (tokens, inputs) = x.dims2()?;
+        for linear in linears {
+            let what = format!("input of `{}`", linear.spec.name);
+            expect_dims(&what, &[tokens, linear.spec.inputs], &[tokens, inputs])?;
+        }
+        let formats: Vec<WeightFormat> = linears.iter().map(|linear| linear.spec.format).collect();
+        let inputs = Inputs::new(engine, x, &formats)?;
+        linears.iter().map(|linear| linear.multiply(&inputs)).collect()
+    }
+
+    fn multiply(&self, inputs: &Inputs) -> Result<Tensor> {
+        let tiles = tiles_for(inputs.rows);
+        let kernel = format!("dense_{}_{tiles}", self.spec.format);
+        let grid = [inputs.rows.div_ceil(tiles * TILE), self.weight.panels()];
+        let bias = self.bias.as_ref().map_or(Arg::NONE, Buffer::read);
+        let before = [&[self.weight.words.read()], &inputs.args()?[..], &[bias, self.bias.is_some().into()]];
+        let shape = [inputs.rows, self.spec.outputs];
+        computed(&self.engine.gpu, &shape, (&kernel, grid), &before.concat(), &[self.spec.outputs.into()])
+    }
+}
+
+impl Linear for CudaLinear {
+    fn spec(&self) -> &LinearSpec {
+        &self.spec
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut outputs = CudaLinear::forward_each(&self.engine, &[self], x)?;
+        Ok(outputs.pop().expect("one projection has one output"))
+    }
+
+    fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.spec.outputs) {
+            return Err(Error::Shape {
+                what: format!("row of `{}`", self.spec.name),
+                expected: format!("below {}", self.spec.outputs),
+                got: id.to_string(),
+            });
+        }
+        let gpu = &self.engine.gpu;
+        let (count, cols) = (ids.len(), self.spec.inputs);
+        let numbers = gpu.upload(ids)?;
+        let kernel = format!("rows_{}", self.spec.format);
+        let before = [self.weight.words.read(), numbers.read()];
+        let grid = [blocks_for(count * cols), 1];
+        computed(gpu, &[count, cols], (&kernel, grid), &before, &[count.into(), cols.into()])
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+}

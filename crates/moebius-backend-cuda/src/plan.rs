@@ -1,0 +1,140 @@
+//! Launch plans: which block works on what.
+//!
+//! Invariants: a plan decides who computes, never what: an output has the same bits under every plan.
+
+use moebius_backend::{Error, Result};
+use moebius_router::Dispatch;
+
+/// Inputs of a tile.
+pub(crate) const TILE: usize = 8;
+
+/// How many tiles a block takes: one for few inputs, so that more blocks read weights at once, else four, so that
+/// weights are read once for more of them.
+pub(crate) fn tiles_for(inputs: usize) -> usize {
+    if inputs <= TILE { 1 } else { 4 }
+}
+
+/// A bank's work on a batch, in one stretch of numbers that is uploaded at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ExpertPlan {
+    /// Tiles that a block takes.
+    pub(crate) tiles: usize,
+    /// How many blocks there are for each panel.
+    pub(crate) pieces: usize,
+    /// Pairs of a token and an expert.
+    pub(crate) pairs: usize,
+    /// Pieces (expert, first pair, pairs), then for each pair its token, for each pair its weight, for each token
+    /// the start of its list of pairs, and those lists, in ascending expert.
+    pub(crate) words: Vec<u32>,
+}
+
+impl ExpertPlan {
+    /// Plans a dispatch of so many tokens.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if pairs cannot be numbered in 32 bits.
+    pub(crate) fn new(dispatch: &Dispatch, tokens: usize) -> Result<Self> {
+        let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
+        if u32::try_from(rows.len().max(tokens)).is_err() {
+            return Err(Error::Shape {
+                what: "batch".into(),
+                expected: format!("at most {} pairs of a token and an expert", u32::MAX),
+                got: rows.len().to_string(),
+            });
+        }
+        let tiles = tiles_for(rows.len().div_ceil(dispatch.n_active().max(1)));
+        let mut words = pieces(offsets, tiles * TILE);
+        let pieces = words.len() / 3;
+        words.extend(rows);
+        words.extend(dispatch.weights().iter().map(|weight| weight.to_bits()));
+        let (starts, pairs) = pairs_of_tokens(rows, tokens);
+        words.extend(starts);
+        words.extend(pairs);
+        Ok(ExpertPlan { tiles, pieces, pairs: rows.len(), words })
+    }
+
+    /// Where the tokens of pairs, the weights of pairs, the starts and the lists begin.
+    pub(crate) fn offsets(&self, tokens: usize) -> [usize; 4] {
+        let rows = 3 * self.pieces;
+        let starts = rows + 2 * self.pairs;
+        [rows, rows + self.pairs, starts, starts + tokens + 1]
+    }
+}
+
+/// Cuts the pairs of each expert into pieces of at most `most`: expert, first pair, number of pairs.
+fn pieces(offsets: &[usize], most: usize) -> Vec<u32> {
+    let mut words = Vec::new();
+    for (expert, pair) in offsets.windows(2).enumerate() {
+        for first in (pair[0]..pair[1]).step_by(most) {
+            words.extend([expert, first, most.min(pair[1] - first)].map(|number| number as u32));
+        }
+    }
+    words
+}
+
+/// For each token the start of its list, and the lists of its pairs. Pairs are in ascending expert, so lists are too.
+fn pairs_of_tokens(rows: &[u32], tokens: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0u32; tokens + 1];
+    for &token in rows {
+        starts[token as usize + 1] += 1;
+    }
+    for token in 0..tokens {
+        starts[token + 1] += starts[token];
+    }
+    let mut next = starts.clone();
+    let mut pairs = vec![0; rows.len()];
+    for (pair, &token) in rows.iter().enumerate() {
+        let place = &mut next[token as usize];
+        pairs[*place as usize] = pair as u32;
+        *place += 1;
+    }
+    (starts, pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use moebius_router::{Routing, WeightTarget};
+
+    use super::*;
+
+    fn plan(n_experts: usize, ids: &[u32], top_k: usize) -> ExpertPlan {
+        let weights = (0..ids.len()).map(|pair| pair as f32).collect();
+        let routing = Routing::from_parts(n_experts, top_k, ids.to_vec(), weights, WeightTarget::Output);
+        let routing = routing.expect("a valid routing");
+        ExpertPlan::new(&routing.dispatch(), ids.len() / top_k).expect("it is small")
+    }
+
+    #[test]
+    fn pairs_of_an_expert_are_cut_into_pieces_and_idle_experts_have_none() {
+        let offsets = [0, 0, 17, 17, 25, 26];
+        let expected = [[1, 0, 8], [1, 8, 8], [1, 16, 1], [3, 17, 8], [4, 25, 1]];
+        assert_eq!(pieces(&offsets, 8), expected.concat());
+        assert_eq!(pieces(&offsets, 32), [[1, 0, 17], [3, 17, 8], [4, 25, 1]].concat());
+        assert!(pieces(&[0, 0], 8).is_empty());
+    }
+
+    #[test]
+    fn the_pairs_of_a_token_come_in_ascending_expert() {
+        // Token 0 visits experts 1 and 3, token 1 visits 0 and 3: pairs are (0, 1), (1, 0), (3, 0), (3, 1).
+        let plan = plan(4, &[1, 3, 0, 3], 2);
+        let [rows, weights, starts, lists] = plan.offsets(2);
+        assert_eq!(plan.words[..rows], [[0, 0, 1], [1, 1, 1], [3, 2, 2]].concat());
+        assert_eq!(plan.words[rows..weights], [1, 0, 0, 1]);
+        assert_eq!(plan.words[weights..starts], [2.0, 0.0, 1.0, 3.0].map(f32::to_bits));
+        assert_eq!(plan.words[starts..lists], [0, 2, 4]);
+        assert_eq!(plan.words[lists..], [1, 2, 0, 3]);
+    }
+
+    #[test]
+    fn all_tokens_on_one_expert_fill_its_pieces() {
+        let plan = plan(5, &[2; 33], 1);
+        assert_eq!((plan.tiles, plan.pieces, plan.pairs), (4, 2, 33));
+        assert_eq!(plan.words[..6], [2, 0, 32, 2, 32, 1]);
+    }
+
+    #[test]
+    fn no_tokens_are_no_pieces() {
+        let plan = plan(5, &[], 1);
+        assert_eq!((plan.pieces, plan.words), (0, vec![0]));
+    }
+}

@@ -1,0 +1,99 @@
+//! Packed matrices in the device's memory, in the panels of `moebius-expert-kernels`.
+//!
+//! Shapes: a stack is `copies` matrices `[rows, cols]` of one format, one after the other.
+//! Invariants: a matrix is packed by the host, uploaded and forgotten there before the next one is asked for.
+
+use moebius_backend::{Error, Result, WeightFormat, WeightView};
+use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Pool, SharedBytes};
+
+use crate::gpu::{Buffer, Gpu};
+
+/// Outputs of a panel.
+pub(crate) const PANEL: usize = 16;
+
+/// From this size on a matrix leaves the host's memory while it is packed, not only afterwards.
+const LARGE_BYTES: usize = 16 << 20;
+
+/// The device, and the host's threads that pack for it.
+pub(crate) struct Engine {
+    pub(crate) gpu: Gpu,
+    pub(crate) pool: Pool,
+}
+
+pub(crate) struct Stack {
+    pub(crate) rows: usize,
+    /// The packed bytes, four at a time.
+    pub(crate) words: Buffer<u32>,
+}
+
+impl Stack {
+    /// Takes over matrices, asking `source` for each.
+    pub(crate) fn load<'a>(
+        engine: &Engine,
+        held: WeightFormat,
+        (rows, cols): (usize, usize),
+        copies: usize,
+        source: impl Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Self> {
+        let words_of_one = held.packed_bytes_for(rows, cols).map(|bytes| bytes / 4);
+        let total = words_of_one.and_then(|words| Some((words, words.checked_mul(copies)?)));
+        let Some((words_of_one, total)) = total else {
+            let what = format!("{held} holds no {copies} matrices of [{rows}, {cols}]");
+            return Err(Error::Kernel(what.into()));
+        };
+        let mut words = engine.gpu.unwritten(total)?;
+        for copy in 0..copies {
+            let view = source(copy)?;
+            let packed = pack(&engine.pool, &view, held, (rows, cols))?;
+            let bytes_of_copy = packed.as_bytes().map_err(|error| refused(&view, error))?;
+            let of_copy: Vec<u32> =
+                bytes_of_copy.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
+            words.write_at(copy * words_of_one, &of_copy)?;
+        }
+        Ok(Stack { rows, words })
+    }
+
+    /// Blocks for the rows of one matrix.
+    pub(crate) fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+}
+
+/// Packs one stored matrix, which must be `[rows, cols]`, rounding each row to the format in which it is held. One that
+/// is packed stays where it lies.
+pub(crate) fn pack(
+    pool: &Pool,
+    view: &WeightView<'_>,
+    held: WeightFormat,
+    (rows, cols): (usize, usize),
+) -> Result<PackedMatrix> {
+    if (view.rows, view.cols) != (rows, cols) {
+        return Err(Error::Shape {
+            what: format!("`{}`", view.name),
+            expected: format!("[{rows}, {cols}]"),
+            got: format!("[{}, {}]", view.rows, view.cols),
+        });
+    }
+    if let Some(panels) = view.panels() {
+        if view.format != held {
+            let source = format!("expected it packed in {held}, got {}", view.format).into();
+            return Err(Error::Weight { name: view.name.clone(), source });
+        }
+        let memory = SharedBytes::new(panels.owner.clone(), panels.range.clone());
+        let packed = memory.and_then(|memory| PackedMatrix::from_packed(held, rows, cols, memory));
+        return packed.map_err(|error| refused(view, error));
+    }
+    let done = |bytes: &[u8]| {
+        if view.bytes.len() >= LARGE_BYTES {
+            view.release(bytes);
+        }
+    };
+    let formats = Formats { stored: view.format, held };
+    PackedMatrix::pack_with(pool, formats, (rows, cols), &view.bytes, &done)
+        .map_err(|error| refused(view, error))
+}
+
+/// What the packing says of a matrix.
+pub(crate) fn refused(view: &WeightView<'_>, error: KernelError) -> Error {
+    Error::Weight { name: view.name.clone(), source: Box::new(error) }
+}

@@ -1,0 +1,63 @@
+//! The CUDA backend keeps the contract, on an emulated device: the launches and kernels of a GPU, run thread by thread.
+//!
+//! Threads and blocks take turns in either order; both must agree bit for bit.
+#![cfg(feature = "emulated")]
+
+use moebius_backend::Error;
+use moebius_backend_cuda::{CudaBackend, KernelArg, Order, run_kernel};
+use moebius_conformance::accept;
+
+accept!(emulated, || vec![CudaBackend::emulated(Order::Ascending), CudaBackend::emulated(Order::Descending)]);
+
+/// What the emulator says of a kernel that is given memory for so many elements.
+fn refusal(kernel: &str, read: usize, written: usize, threads: usize) -> Option<String> {
+    let (mut x, mut out) = (vec![1.0; read], vec![0.0; written]);
+    let mut args = [KernelArg::Floats(&mut x), KernelArg::Floats(&mut out), KernelArg::Size(threads)];
+    match run_kernel(Order::Ascending, kernel, [1, 1], &mut args) {
+        Ok(()) => None,
+        Err(Error::Kernel(error)) => Some(error.to_string()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn accesses_beyond_memory_are_errors_that_name_kernel_bytes_and_thread() {
+    assert_eq!(refusal("softplus", 3, 3, 3), None);
+    for (read, written) in [(2, 3), (3, 2)] {
+        let text = refusal("softplus", read, written, 3).expect("the third element is beyond");
+        for part in ["`softplus`", "bytes 8..12 of 8", "thread 2"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[test]
+fn unknown_kernels_and_other_parameters_are_errors() {
+    let text = refusal("divine", 3, 3, 3).expect("there is none");
+    assert!(text.contains("no such kernel"), "{text}");
+    let text = refusal("rms_norm", 3, 3, 3).expect("it has five parameters");
+    assert!(text.contains("expected 5 arguments, got 3"), "{text}");
+}
+
+#[test]
+fn threads_that_wait_in_vain_are_errors() {
+    for (kernel, message) in [
+        ("emulator_test_barrier", "some threads wait for others that do not come"),
+        ("emulator_test_warp", "some threads wait for others that do not come"),
+    ] {
+        assert_eq!(refusal(kernel, 1, 1, 128), None, "{kernel}");
+        let text = refusal(kernel, 1, 1, 127).expect("one thread leaves early");
+        assert!(text.contains(message), "{text}");
+    }
+}
+
+#[test]
+fn a_race_shows_in_the_order_of_threads() {
+    let last_writer = |order| {
+        let (mut x, mut out) = (vec![0.0], vec![0.0]);
+        let mut args = [KernelArg::Floats(&mut x), KernelArg::Floats(&mut out), KernelArg::Size(128)];
+        run_kernel(order, "emulator_test_race", [1, 1], &mut args).expect("it runs");
+        out[0]
+    };
+    assert_eq!((last_writer(Order::Ascending), last_writer(Order::Descending)), (127.0, 0.0));
+}

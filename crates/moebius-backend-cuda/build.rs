@@ -16,7 +16,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .opt_level(2)
+        .opt_level(3)
         .file("kernels/emulator.cpp")
         // The kernels round every product and sum, as nvcc is told to; fused ones are spelled.
         .flag("-ffp-contract=off")

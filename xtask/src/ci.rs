@@ -14,15 +14,19 @@ use crate::{Failure, licenses, tidy};
 /// What a user types to run the tests: the README's words, `.ci/run`'s words and the `test` step.
 pub(crate) const TEST_COMMAND: &str = "cargo test --workspace";
 
+/// Runs the kernels of the CUDA backend thread by thread.
+const EMULATED_COMMAND: &str = "test --workspace --features moebius/emulated --test emulated";
+
 type Run = fn(&Path) -> Result<(), Failure>;
 
-const STEPS: [(&str, Run); 7] = [
+const STEPS: [(&str, Run); 8] = [
     ("fmt", |root| cargo(root, "fmt --all --check", &[])),
     ("tidy", tidy::run),
     ("clippy", |root| cargo(root, "clippy --workspace --all-targets --locked -- -D warnings", &[])),
     ("licenses", licenses::run),
     ("deny", deny),
     ("doc", |root| cargo(root, "doc --workspace --no-deps --locked", &[("RUSTDOCFLAGS", "-D warnings")])),
+    ("emulated", emulated),
     ("test", |root| cargo(root, TEST_COMMAND.trim_start_matches("cargo "), &[])),
 ];
 
@@ -89,6 +93,19 @@ fn cargo(root: &Path, line: &str, vars: &[(&str, &str)]) -> Result<(), Failure> 
         return Ok(());
     }
     Err(Failure::new(format!("`cargo {line}` ended with {status}"), format!("rerun `{prefix}cargo {line}`")))
+}
+
+/// The CUDA backend on its emulator, where there is a C++ compiler. All of the workspace is named so that the
+/// dependencies are those of the `test` step.
+fn emulated(root: &Path) -> Result<(), Failure> {
+    let compiler = env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let mut probe = Command::new(&compiler);
+    probe.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    if !probe.status().is_ok_and(|status| status.success()) {
+        println!("skipped: there is no C++ compiler (`{}`)", compiler.display());
+        return Ok(());
+    }
+    cargo(root, EMULATED_COMMAND, &[])
 }
 
 /// `cargo deny` where it is installed: it adds advisories and duplicate bans to the `licenses` step.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ci;
+mod gpu;
 mod licenses;
 mod tidy;
 
@@ -16,9 +17,10 @@ Usage: cargo xtask TASK
 Tasks:
   ci         Everything that a change must pass, in order; stops at the first failure
              --only STEP  run that step alone, --skip STEP  leave one out (repeatable)
-             Steps: fmt, tidy, clippy, licenses, deny, doc, test
+             Steps: fmt, tidy, clippy, licenses, deny, doc, emulated, test
   tidy       Prove the crate arrows and the invariants of ARCHITECTURE.md, list every finding
   licenses   Check licence and source of every dependency against deny.toml
+  gpu        Compile the CUDA kernels; with a GPU, run the CUDA backend on it; write docs/gpu.md
   help       Print this list";
 
 /// What went wrong, and what to try next.
@@ -54,6 +56,7 @@ fn dispatch(args: &[String]) -> Result<(), Failure> {
     match (task, rest) {
         ("ci", options) => ci::run(root, options),
         ("tidy", []) => tidy::run(root),
+        ("gpu", []) => gpu::run(root),
         ("licenses", []) => licenses::run(root),
         ("help" | "--help" | "-h", _) => {
             println!("{HELP}");

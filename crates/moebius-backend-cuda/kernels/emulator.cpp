@@ -116,14 +116,19 @@ void multiply_fragments(Lane *lanes) {
             b[2 * member + i % 2 + (i < 2 ? 0 : 8)][group] = product_element(lanes[lane].b, i);
         }
     }
+    // Products of bf16 and a few sums of them are exact in double.
+    double products[16][8] = {};
+    for (unsigned row = 0; row < 16; ++row) {
+        for (unsigned k = 0; k < 16; ++k) {
+            for (unsigned column = 0; column < 8; ++column) {
+                products[row][column] += double(a[row][k]) * double(b[k][column]);
+            }
+        }
+    }
     for (unsigned lane = 0; lane < WARP; ++lane) {
         for (unsigned i = 0; i < 4; ++i) {
-            const unsigned row = lane / 4 + (i < 2 ? 0 : 8), column = 2 * (lane % 4) + i % 2;
-            double sum = 0;
-            for (unsigned k = 0; k < 16; ++k) {
-                sum += double(a[row][k]) * double(b[k][column]);
-            }
-            lanes[lane].sums[i] = added_towards_zero(lanes[lane].sums[i], sum);
+            const double more = products[lane / 4 + (i < 2 ? 0 : 8)][2 * (lane % 4) + i % 2];
+            lanes[lane].sums[i] = added_towards_zero(lanes[lane].sums[i], more);
         }
     }
 }

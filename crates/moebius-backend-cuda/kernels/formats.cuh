@@ -30,6 +30,8 @@ struct Batch {
     Size first, count;
 
     DEVICE Size padded() const { return (cols + 15) / 16 * 16; }
+    // Whether a tile has an input; all threads of a block agree.
+    DEVICE bool has(unsigned tile) const { return tile * TILE < count; }
     // The row of one of the inputs; those beyond the last one are the last one again, and nobody keeps what they give.
     DEVICE Size row(unsigned input) const {
         const Size at = first + (input < count ? input : count - 1);
@@ -74,9 +76,12 @@ struct TensorReader {
     template <unsigned TERMS>
     DEVICE void multiply(const unsigned (&a)[4], Size column, float (&sums)[TILES][4]) const {
         const Size padded = batch.padded();
-UNROLL
+        UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
-UNROLL
+            if (!batch.has(tile)) {
+                continue;
+            }
+            UNROLL
             for (unsigned term = TERMS; term-- > 0;) {
                 const Size at = (term * batch.rows + held[tile]) * padded + column + 4 * member;
                 const uint2 quad = load<uint2>(batch.terms, at);
@@ -88,9 +93,9 @@ UNROLL
 
     // Adds the sums of a run, each row of the panel with its scale.
     DEVICE void add_scaled(const float (&run)[TILES][4], float scale, float next_scale, float (&sums)[TILES][4]) const {
-UNROLL
+        UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
-UNROLL
+            UNROLL
             for (unsigned i = 0; i < 4; ++i) {
                 sums[tile][i] = fmaf(i < 2 ? scale : next_scale, run[tile][i], sums[tile][i]);
             }
@@ -100,7 +105,7 @@ UNROLL
     // Takes away what a run's minima add up to.
     DEVICE void subtract(Size run, float minimum, float next_minimum, float (&sums)[TILES][4]) const {
         const Size runs = batch.cols / 32;
-UNROLL
+        UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
             for (unsigned i = 0; i < 2; ++i) {
                 const float total = batch.sums[summed[tile][i] * runs + run];
@@ -133,9 +138,12 @@ struct PlainReader {
     }
 
     DEVICE void multiply(float weight, Size column, float (&sums)[TILES][4]) const {
-UNROLL
+        UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
-UNROLL
+            if (!batch.has(tile)) {
+                continue;
+            }
+            UNROLL
             for (unsigned i = 0; i < 4; ++i) {
                 sums[tile][i] = fmaf(weight, batch.x[inputs[tile][i] + column], sums[tile][i]);
             }
@@ -192,7 +200,7 @@ struct Bf16 {
     template <class Reader>
     DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
         unsigned rows[4];
-UNROLL
+        UNROLL
         for (unsigned j = 0; j < 4; ++j) {
             const Size col = chunk * CHUNK + 4 * reader.member + j;
             rows[j] = col < panel.cols ? load<unsigned>(panel.bytes, (col * PANEL + 2 * reader.group) * 2) : 0;
@@ -240,7 +248,7 @@ struct Blocks32 {
     DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
         const Mem<const unsigned char> unit = panel.bytes + chunk * Code::UNIT;
         float run[Reader::TILES][4] = {};
-UNROLL
+        UNROLL
         for (unsigned half = 0; half < 2; ++half) {
             unsigned a[4];
             fragment(Code::quads(unit, half, reader.member, reader.group), Code::value, a);
@@ -323,10 +331,10 @@ struct Q4K {
         const Mem<const unsigned char> unit = panel.bytes + chunk / 4 * UNIT;
         const Size pair = chunk % 4;
         const unsigned row = 2 * reader.group;
-UNROLL
+        UNROLL
         for (unsigned upper = 0; upper < 2; ++upper) {
             float sums_of_run[Reader::TILES][4] = {};
-UNROLL
+            UNROLL
             for (unsigned half = 0; half < 2; ++half) {
                 const Size quad = pair * 8 + 4 * half + reader.member;
                 const uint2 words = load<uint2>(unit, QUADS + quad * 64 + 8 * reader.group);
@@ -371,7 +379,7 @@ struct Q6K {
         const uint2 upper = load<uint2>(unit, quad);
         const uint2 lower[2] = {load<uint2>(unit, quad + 64), load<uint2>(unit, quad + 128)};
         const unsigned row = 2 * reader.group;
-UNROLL
+        UNROLL
         for (unsigned strand = 0; strand < 4; ++strand) {
             uint2 words = shifted(lower[strand % 2], 4 * (strand / 2), NIBBLES);
             const uint2 bits = shifted(upper, 2 * strand, 0x03030303u);

@@ -3,6 +3,7 @@
 //! Invariants: flags validate and do not act; every flag that a person may want to keep has a `MOEBIUS_*`
 //! variable, over which the flag wins.
 
+mod backend;
 mod bench;
 mod cache;
 mod convert;
@@ -23,6 +24,7 @@ use clap::builder::FalseyValueParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use backend::BackendArgs;
 pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;

@@ -23,6 +23,17 @@ pub struct Finding {
     pub hint: String,
 }
 
+/// What is known about GPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GpuState {
+    /// This program was built without the feature `cuda`.
+    NotBuiltIn,
+    /// None can be used, for this reason.
+    Unusable(String),
+    /// Those that can be used, in words.
+    Found(Vec<String>),
+}
+
 /// The state of this machine.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -36,6 +47,8 @@ pub struct Health {
     pub available_bytes: Option<u64>,
     /// Bytes per second that all threads together read from memory; `None` when there is no room to measure.
     pub read_bytes_per_second: Option<f64>,
+    /// GPUs, if this program can use them.
+    pub gpus: GpuState,
     /// Whether the energy that this machine takes can be counted.
     pub energy: CounterState,
     /// The default model, if it is there.
@@ -92,6 +105,13 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
             hint: format!("use -t {cores}"),
         });
     }
+    let gpus = gpus();
+    if let GpuState::Unusable(reason) = &gpus {
+        findings.push(Finding {
+            what: format!("no GPU can be used: {reason}"),
+            hint: "install NVIDIA's driver; `nvidia-smi` should list the GPUs".into(),
+        });
+    }
     let energy = EnergyMeter::open(None).state().clone();
     if let (CounterState::Unreadable { path, reason, .. }, Some(hint)) = (&energy, energy.hint()) {
         let what = format!("energy is not counted: `{}`: {reason}", path.display());
@@ -112,9 +132,29 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
         threads,
         available_bytes,
         read_bytes_per_second,
+        gpus,
         energy,
         default_model,
         cache,
         findings,
     })
+}
+
+fn gpus() -> GpuState {
+    let states = [
+        #[cfg(feature = "cuda")]
+        cuda_state(),
+        GpuState::NotBuiltIn,
+    ];
+    let [state, ..] = states;
+    state
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_state() -> GpuState {
+    match moebius_backend_cuda::devices() {
+        Err(reason) => GpuState::Unusable(reason),
+        Ok(devices) if devices.is_empty() => GpuState::Unusable("the driver shows none".into()),
+        Ok(devices) => GpuState::Found(devices.iter().map(ToString::to_string).collect()),
+    }
 }

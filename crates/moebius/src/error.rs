@@ -52,6 +52,12 @@ pub enum Error {
         /// The names that are known, for people.
         expected: String,
     },
+    /// A backend that this program was built without.
+    #[error("this program was built without the feature `{0}`")]
+    NotBuiltIn(String),
+    /// A device was asked of a backend that has none to choose from.
+    #[error("backend `{0}` has no devices to choose from")]
+    NoDevices(&'static str),
     /// A file of hardware or of measurements says it wrongly.
     #[error("`{}` is no description of hardware: {reason}", path.display())]
     Hardware {
@@ -189,6 +195,8 @@ impl Error {
             Error::Memory { .. } => ErrorKind::Memory,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
+            | Error::NotBuiltIn(_)
+            | Error::NoDevices(_)
             | Error::NothingToExplain { .. }
             | Error::InvalidOption { .. }
             | Error::NoExperts
@@ -236,6 +244,12 @@ impl Error {
             Error::Text(error) => return error.hint().map(String::from),
             Error::Engine(error) => return engine_hint(error),
             Error::Model(error) => return model_hint(error),
+            Error::NotBuiltIn(feature) => {
+                return Some(format!(
+                    "build it with `cargo build --release --features {feature}`, which needs a CUDA toolkit"
+                ));
+            }
+            Error::NoDevices(_) => "leave out --device, or name a backend that runs on GPUs",
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Trace { .. } => "docs/trace-format.md says what a trace holds; `--trace FILE` writes one",

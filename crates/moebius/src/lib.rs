@@ -54,12 +54,12 @@ pub mod sweep;
 pub mod text;
 pub mod trace;
 
-pub use backend::{BACKENDS, BackendOptions, open_backend};
+pub use backend::{BACKENDS, BackendOptions, OPTIONAL_BACKENDS, open_backend};
 pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use count::DryModel;
 pub use cpu::{cpu_features, cpu_name, kernel_name};
-pub use doctor::{Finding, Health, doctor, read_bandwidth};
+pub use doctor::{Finding, GpuState, Health, doctor, read_bandwidth};
 pub use doctor::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource, doctor_router};
 pub use energy::{CounterState, EnergyMark, EnergyMeter, POWERCAP};
 pub use error::{Error, ErrorKind, Result};

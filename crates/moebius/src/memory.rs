@@ -5,9 +5,10 @@ use crate::{Error, Result};
 /// Room for activations, caches and the program itself.
 const WORKING_BYTES: u64 = 128 << 20;
 
-/// Fails when `needed_bytes` and room to work exceed the memory that is available, where that is known.
-pub(crate) fn check_fits(needed_bytes: u64) -> Result<()> {
-    let Some(available_bytes) = available_bytes() else { return Ok(()) };
+/// Fails when `needed_bytes` and room to work exceed what the device has free, or the host for a backend without memory of
+/// its own, where that is known.
+pub(crate) fn check_fits(needed_bytes: u64, device_free_bytes: Option<u64>) -> Result<()> {
+    let Some(available_bytes) = device_free_bytes.or_else(available_bytes) else { return Ok(()) };
     let needed_bytes = needed_bytes.saturating_add(WORKING_BYTES);
     if needed_bytes > available_bytes { Err(Error::Memory { needed_bytes, available_bytes }) } else { Ok(()) }
 }
@@ -39,7 +40,17 @@ fn field_bytes(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::field_bytes;
+    use super::{check_fits, field_bytes};
+    use crate::Error;
+
+    #[test]
+    fn a_model_must_fit_into_the_memory_of_its_device() {
+        let refused =
+            |needed_bytes, free| matches!(check_fits(needed_bytes, free), Err(Error::Memory { .. }));
+        assert!(!refused(1 << 30, Some(2 << 30)));
+        assert!(refused(2 << 30, Some(2 << 30)));
+        assert!(refused(u64::MAX, Some(u64::MAX - 1)));
+    }
 
     #[test]
     fn a_field_is_found_by_its_name_and_read_in_kibibytes() {

@@ -177,7 +177,8 @@ pub(crate) fn load(
     let info = files.info(backend)?;
     let cache_use = options.cache.as_ref().map_or(CacheUse::NotAsked, |cache| cache.attach(files, backend));
     let total_bytes = files.checkpoint_bytes().unwrap_or(0);
-    memory::check_fits(info.weight_bytes().unwrap_or(total_bytes).saturating_add(working_bytes))?;
+    let needed_bytes = info.weight_bytes().unwrap_or(total_bytes).saturating_add(working_bytes);
+    memory::check_fits(needed_bytes, backend.info().free_bytes)?;
     let model = files.load(backend, &|bytes| progress(bytes, total_bytes))?;
     let context = options.context.unwrap_or(usize::MAX);
     let engine_options = EngineOptions { context, chunk: options.chunk() };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use moebius::bench::{LayerPlan, RoutingPattern};
-use moebius::{BACKENDS, BackendOptions, WeightFormat};
+use moebius::{BackendOptions, WeightFormat};
 
 use super::model::saturate;
 use super::{OutputFormat, WattsArg, values};
@@ -59,7 +59,7 @@ pub(crate) struct LayerArgs {
     pub(crate) threads: Vec<u64>,
     /// Where the layer runs
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "LIST", value_delimiter = ',')]
-    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
+    #[arg(value_parser = super::backend::names())]
     pub(crate) backend: Vec<String>,
     /// Samples of each form
     #[arg(short, long, value_name = "N", default_value = "9", value_parser = values::repetitions)]
@@ -96,6 +96,7 @@ impl LayerArgs {
                         let options = BackendOptions {
                             name: backend.cloned(),
                             threads: threads.copied().map(saturate),
+                            device: None,
                         };
                         plans.push((self.plan(format, routing), options));
                     }

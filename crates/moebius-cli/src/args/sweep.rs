@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
-use moebius::{BACKENDS, BackendOptions, HeldFormats, OpenOptions};
+use moebius::{HeldFormats, OpenOptions};
 
 use super::model::{held_formats, saturate};
-use super::{CacheArgs, JsonArg, RulesArgs, values};
+use super::{BackendArgs, CacheArgs, JsonArg, RulesArgs, values};
 
 const NOTES: &str = "\
 Every combination of the lists is one row. The reference of KL divergence and agreement is the model as published: \
@@ -63,10 +62,8 @@ pub(crate) struct SweepArgs {
     /// CPU threads; default: all cores
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
-    /// Where the model runs
-    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
-    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
-    pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     /// Write the curve of quality against compute to this SVG file
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
@@ -81,7 +78,7 @@ impl SweepArgs {
     /// How the model is opened where no list says otherwise.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            backend: self.backend.options(self.threads.map(saturate)),
             cache: self.cache.place(),
             context: self.ctx_size.map(saturate),
             ..OpenOptions::default()

@@ -1,11 +1,11 @@
 //! `moebius twin`.
 
 use clap::Args;
-use clap::builder::{FalseyValueParser, PossibleValuesParser};
-use moebius::{BACKENDS, BackendOptions, OpenOptions};
+use clap::builder::FalseyValueParser;
+use moebius::OpenOptions;
 
 use super::model::saturate;
-use super::{ExpertsArg, FormatArg, OutputFormat, WattsArg, values};
+use super::{BackendArgs, ExpertsArg, FormatArg, OutputFormat, WattsArg, values};
 
 const NOTES: &str = "\
 The same prompt and the same continuation go through the model in three forms. sparse runs the experts that the router \
@@ -49,10 +49,8 @@ pub(crate) struct TwinArgs {
     /// CPU threads; default: all cores
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
-    /// Where the model runs
-    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
-    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
-    pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     #[command(flatten)]
     pub(crate) watts: WattsArg,
     /// How to print the results
@@ -67,7 +65,7 @@ impl TwinArgs {
     /// How to open the model.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            backend: self.backend.options(self.threads.map(saturate)),
             experts: self.experts.experts,
             format: self.format.held(),
             ..OpenOptions::default()

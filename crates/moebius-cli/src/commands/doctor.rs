@@ -3,7 +3,7 @@
 mod router;
 
 use moebius::metering::format::{UNKNOWN, si};
-use moebius::{CounterState, Finding, Health};
+use moebius::{CounterState, Finding, GpuState, Health};
 use serde::Serialize;
 
 use crate::args::{DoctorArgs, DoctorCommand, OutputArgs};
@@ -24,6 +24,7 @@ struct Report<'a> {
     threads: usize,
     available_bytes: Option<u64>,
     read_bytes_per_second: Option<f64>,
+    gpus: Option<&'a [String]>,
     energy_counters: Option<&'a [String]>,
     default_model: Option<String>,
     cache_dir: Option<String>,
@@ -64,6 +65,10 @@ fn report(health: &Health) -> Report<'_> {
         threads: health.threads,
         available_bytes: health.available_bytes,
         read_bytes_per_second: health.read_bytes_per_second,
+        gpus: match &health.gpus {
+            GpuState::Found(gpus) => Some(gpus),
+            GpuState::NotBuiltIn | GpuState::Unusable(_) => None,
+        },
         energy_counters: match &health.energy {
             CounterState::Readable(zones) => Some(zones),
             CounterState::Unreadable { .. } | CounterState::Absent => None,
@@ -93,6 +98,14 @@ fn advice(findings: &[Found<'_>], well: &str) -> String {
     text
 }
 
+fn gpus(state: &GpuState) -> String {
+    match state {
+        GpuState::NotBuiltIn => "not used: built without the feature `cuda`".into(),
+        GpuState::Unusable(_) => "none".into(),
+        GpuState::Found(gpus) => gpus.join("; "),
+    }
+}
+
 fn text(health: &Health) -> String {
     let report = report(health);
     let bytes = report.available_bytes.map(|bytes| bytes as f64);
@@ -110,6 +123,7 @@ fn text(health: &Health) -> String {
         ("threads", report.threads.to_string()),
         ("memory", format!("{} available", si(bytes, "B"))),
         ("bandwidth", format!("{} read by all threads together", si(report.read_bytes_per_second, "B/s"))),
+        ("GPUs", gpus(&health.gpus)),
         ("energy", report.energy_counters.map_or(UNKNOWN.into(), |zones| zones.join(" + "))),
         ("model", report.default_model.unwrap_or_else(|| "none".into())),
         ("cache", report.cache_dir.map_or("none".into(), |dir| format!("{dir} ({kept})"))),

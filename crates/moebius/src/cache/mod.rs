@@ -127,7 +127,7 @@ impl Cache {
         if let CacheUse::Mapped(path) = self.attach(&mut files, &backend) {
             return Ok(Some(Cached::Found(path)));
         }
-        memory::check_fits(files.info(&backend)?.weight_bytes().unwrap_or(0))?;
+        memory::check_fits(files.info(&backend)?.weight_bytes().unwrap_or(0), None)?;
         self.prepare()?;
         let key = Key::of(&files, packer)?;
         // What is read is opened after the key was taken, so that a file that is replaced meanwhile shows below.

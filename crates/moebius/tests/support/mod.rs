@@ -1,6 +1,8 @@
 //! Copies of the goldens, to be broken.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod golden;
+
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 

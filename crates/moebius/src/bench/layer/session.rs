@@ -57,7 +57,7 @@ impl LayerSession {
     pub fn open(plan: &LayerPlan, most_tokens: usize, options: &BackendOptions) -> Result<Self> {
         plan.check()?;
         let (backend, spec) = (open_backend(options)?, plan.spec());
-        memory::check_fits(needed_bytes(plan, most_tokens))?;
+        memory::check_fits(needed_bytes(plan, most_tokens), backend.info().free_bytes)?;
         let supported = backend.supports(&WeightSpec::Experts(&spec));
         supported.map_err(moebius_backend::Error::from)?;
         let mut random = Random::new(plan.seed);

@@ -1,0 +1,38 @@
+//! Where a model runs.
+
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use moebius::{BACKENDS, BackendOptions, OPTIONAL_BACKENDS};
+
+use super::values;
+
+/// The flags that pick a backend and its device.
+#[derive(Args, Debug)]
+pub(crate) struct BackendArgs {
+    /// Where the model runs
+    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
+    #[arg(value_parser = names())]
+    pub(crate) backend: Option<String>,
+    /// Which GPU, from 0, for a backend that runs on one
+    #[arg(long, env = "MOEBIUS_DEVICE", hide_env = without_devices(), hide_env_values = true, value_name = "N")]
+    #[arg(hide = without_devices(), value_parser = values::count)]
+    pub(crate) device: Option<usize>,
+}
+
+impl BackendArgs {
+    /// The same, as the library wants it, with so many threads.
+    pub(crate) fn options(&self, threads: Option<usize>) -> BackendOptions {
+        BackendOptions { name: self.backend.clone(), threads, device: self.device }
+    }
+}
+
+/// Names that are taken; those of backends that are not built in are not shown, and the library says how to get them.
+pub(crate) fn names() -> PossibleValuesParser {
+    let hidden = OPTIONAL_BACKENDS.iter().filter(|name| !BACKENDS.contains(name));
+    let shown = BACKENDS.iter().map(PossibleValue::new);
+    PossibleValuesParser::new(shown.chain(hidden.map(|name| PossibleValue::new(name).hide(true))))
+}
+
+fn without_devices() -> bool {
+    !BACKENDS.iter().any(|name| OPTIONAL_BACKENDS.contains(name))
+}

@@ -22,13 +22,16 @@ pub(crate) const MAX_GRID: [usize; 2] = [i32::MAX as usize, u16::MAX as usize];
 /// What buffers hold: numbers of four bytes, of which every pattern is one.
 pub(crate) trait Element: Copy + 'static {
     /// What memory holds that nobody has written to, in the emulator.
+    #[cfg(feature = "emulated")]
     const UNWRITTEN: Self;
 }
 
 impl Element for f32 {
+    #[cfg(feature = "emulated")]
     const UNWRITTEN: Self = f32::NAN;
 }
 impl Element for u32 {
+    #[cfg(feature = "emulated")]
     const UNWRITTEN: Self = u32::MAX;
 }
 

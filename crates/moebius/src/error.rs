@@ -100,6 +100,14 @@ pub enum Error {
         /// What is wrong, with expected and got.
         reason: String,
     },
+    /// A trace is not one of such a layer as is measured.
+    #[error("trace `{}` does not fit: {reason}", path.display())]
+    TraceMisfit {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and got.
+        reason: String,
+    },
     /// A trace would overwrite something else.
     #[error("`{}` is there already and no trace", .0.display())]
     TraceTarget(PathBuf),
@@ -194,6 +202,7 @@ impl Error {
             | Error::NoExperts
             | Error::OutputExists(_)
             | Error::TraceTarget(_)
+            | Error::TraceMisfit { .. }
             | Error::NoRouters
             | Error::Baseline(_)
             | Error::Hardware { .. }
@@ -239,6 +248,9 @@ impl Error {
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Trace { .. } => "docs/trace-format.md says what a trace holds; `--trace FILE` writes one",
+            Error::TraceMisfit { .. } => {
+                "`moebius trace show` says what a trace holds; --experts and --experts-per-token say what is measured"
+            }
             Error::TraceTarget(_) => "name a new file, or remove this one first",
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",

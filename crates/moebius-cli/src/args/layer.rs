@@ -19,6 +19,11 @@ times are medians with quartiles, ratios are those of runs side by side.
 Few tokens are bound by reading weights: sparse over iso-total then goes with the experts that the batch touches, \
 N(1-(1-k/N)^B) by chance. Many tokens are bound by arithmetic: it goes with k/E.
 
+A trace has the choices of real tokens, which are not by chance: `moebius run --trace FILE` writes one. Its tokens are \
+replayed in their order, sample after sample, and from the first one again after the last. The layer must have as many \
+--experts as that of the trace, which is the middle one of those with a router if none is named; with fewer experts per \
+token than the trace has, the heaviest of each token run.
+
 Ctrl-C ends with the rows that are finished, a second one at once.";
 
 /// Measure one layer of experts: sparse against its two dense twins
@@ -43,7 +48,8 @@ pub(crate) struct LayerArgs {
     /// What weights are held in
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "bf16", value_parser = formats())]
     pub(crate) format: Vec<WeightFormat>,
-    /// How tokens choose: uniform, or zipf:S, where the share of the r-th expert goes with r^-S
+    /// How tokens choose: uniform; zipf:S, where the share of the r-th expert goes with r^-S; trace:FILE or
+    /// trace:FILE@LAYER, as a trace says
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "uniform")]
     pub(crate) routing: Vec<RoutingPattern>,
     /// CPU threads; default: all cores
@@ -92,12 +98,12 @@ impl LayerArgs {
         for backend in each_or_default(&self.backend) {
             for threads in each_or_default(&self.threads) {
                 for &format in &self.format {
-                    for &routing in &self.routing {
+                    for routing in &self.routing {
                         let options = BackendOptions {
                             name: backend.cloned(),
                             threads: threads.copied().map(saturate),
                         };
-                        plans.push((self.plan(format, routing), options));
+                        plans.push((self.plan(format, routing.clone()), options));
                     }
                 }
             }

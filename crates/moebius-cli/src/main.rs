@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod energy;
 mod errors;
+mod files;
 mod heat;
 mod interrupt;
 mod json;

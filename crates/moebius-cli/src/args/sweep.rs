@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use moebius::{BACKENDS, BackendOptions, HeldFormats, OpenOptions};
 
 use super::model::{held_formats, saturate};
-use super::{CacheArgs, JsonArg, RulesArgs, values};
+use super::{CacheArgs, JsonArg, RulesArgs, WattsArg, values};
 
 const NOTES: &str = "\
 Every combination of the lists is one row. The reference of KL divergence and agreement is the model as published: \
@@ -20,7 +20,8 @@ rule of renormalisation then runs over the rest, as if they alone had been chose
 on average.
 
 t/s are tokens generated one by one, GB/token what they read of weights and cache, \"prompt t/s\" those of the scored \
-texts. J/token needs --watts W, what the machine takes while it works: an estimate, marked as such.
+texts. J/token is that of generated tokens by the machine's counters, idling subtracted; without counters, --watts W \
+gives an estimate, marked as such.
 
 The logits of the reference lie in a temporary file while the sweep runs: four bytes for each token of the texts and \
 of the vocabulary. The model is loaded anew for each row; --cache makes that quick.";
@@ -52,9 +53,8 @@ pub(crate) struct SweepArgs {
     /// Samples of speed, after one that does not count
     #[arg(short, long, value_name = "N", default_value = "3", value_parser = values::repetitions)]
     pub(crate) repetitions: usize,
-    /// Watts that the machine takes while it works, for an estimate of energy
-    #[arg(long, env = "MOEBIUS_WATTS", hide_env_values = true, value_name = "W", value_parser = values::watts)]
-    pub(crate) watts: Option<f64>,
+    #[command(flatten)]
+    pub(crate) watts: WattsArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     /// Most tokens of a sequence; default: the model's own context

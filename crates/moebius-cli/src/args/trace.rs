@@ -98,6 +98,9 @@ pub(crate) struct ExportArgs {
     /// File to write; default: stdout
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Print one JSON object that says what was written to the file
+    #[arg(long, requires = "output")]
+    pub(crate) json: bool,
 }
 
 /// `moebius trace plot`.
@@ -115,6 +118,8 @@ pub(crate) struct PlotArgs {
     /// The decoder layer whose pairs are drawn; default: the first with a router
     #[arg(long, value_name = "N")]
     pub(crate) layer: Option<usize>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
 }
 
 /// What a plot shows.

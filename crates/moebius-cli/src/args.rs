@@ -23,12 +23,14 @@ use clap::builder::FalseyValueParser;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat};
+pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat, RowsArgs};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use explain::ExplainArgs;
 pub(crate) use layer::LayerArgs;
-pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, RulesArgs, saturate};
+pub(crate) use model::{
+    CacheArgs, ExpertsArg, FormatArg, ModelArgs, RoutingArgs, RulesArgs, ShapeArgs, saturate,
+};
 pub(crate) use plan::{PlanArgs, TableFormat};
 pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;

@@ -59,7 +59,7 @@ pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use count::DryModel;
 pub use cpu::{cpu_features, cpu_name, kernel_name};
-pub use doctor::{Finding, Health, doctor, read_bandwidth};
+pub use doctor::{Finding, Health, doctor, peaks, read_bandwidth};
 pub use doctor::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource, doctor_router};
 pub use energy::{CounterState, EnergyMark, EnergyMeter, POWERCAP};
 pub use error::{Error, ErrorKind, Result};
@@ -76,7 +76,7 @@ pub use twin::{Form, FormTimes, Proof, TwinRow, TwinSession, TwinText};
 
 pub use moebius_backend as backend_contract;
 pub use moebius_backend::WeightFormat;
-pub use moebius_backend_cpu::keep_freed_memory;
+pub use moebius_backend_cpu::{Peaks, keep_freed_memory};
 pub use moebius_engine::{FinishReason, SamplingParams, ScoredToken};
 pub use moebius_metering as metering;
 pub use moebius_model::{

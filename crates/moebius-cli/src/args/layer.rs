@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use moebius::bench::{LayerPlan, RoutingPattern};
 use moebius::{BACKENDS, BackendOptions, WeightFormat};
 
 use super::model::saturate;
-use super::{OutputFormat, WattsArg, values};
+use super::{RowsArgs, WattsArg, values};
 
 const NOTES: &str = "\
 Sparse runs k of the experts for each token. Two dense layers stand beside it: iso-total has the same weights and runs \
@@ -78,12 +78,8 @@ pub(crate) struct LayerArgs {
     /// Draw time against k and against the batch into this SVG file
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
-    /// How to print the results
-    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
-    pub(crate) output: OutputFormat,
-    /// Print one JSON array of rows, as -o json does
-    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
 }
 
 fn formats() -> impl TypedValueParser<Value = WeightFormat> {
@@ -122,11 +118,6 @@ impl LayerArgs {
             repetitions: self.repetitions,
             seed: self.seed,
         }
-    }
-
-    /// How results are printed.
-    pub(crate) fn output_format(&self) -> OutputFormat {
-        if self.json { OutputFormat::Json } else { self.output }
     }
 }
 

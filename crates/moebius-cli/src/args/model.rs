@@ -6,6 +6,17 @@ use moebius::{BACKENDS, BackendOptions, Cache, HeldFormats, OpenOptions, Routing
 
 use super::values;
 
+/// A published shape in place of a model.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ShapeArgs {
+    /// Random weights in this shape: one that `moebius families` lists, or the path of a config.json
+    #[arg(long = "shape", id = "shape", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Decoder layers of the shape in place of its own number
+    #[arg(long, value_name = "N", requires = "shape", value_parser = values::layers)]
+    pub(crate) layers: Option<usize>,
+}
+
 /// How many experts a token goes through.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct ExpertsArg {
@@ -53,6 +64,25 @@ impl RulesArgs {
             drop_below: threshold,
             masked: self.mask.iter().copied().collect(),
         }
+    }
+}
+
+/// What routers do otherwise than configured, where there is one threshold.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoutingArgs {
+    #[command(flatten)]
+    rules: RulesArgs,
+    /// Drop the experts of a token that weigh less than T times its heaviest, 0 to 1; the rest is weighted as if chosen
+    /// alone
+    #[arg(long, env = "MOEBIUS_THRESHOLD", hide_env_values = true, value_name = "T", value_parser = values::share)]
+    #[arg(allow_negative_numbers = true)]
+    threshold: Option<f32>,
+}
+
+impl RoutingArgs {
+    /// The same, as the library wants it.
+    pub(crate) fn rules(&self) -> RoutingRules {
+        self.rules.rules(self.threshold.unwrap_or(0.0))
     }
 }
 
@@ -106,12 +136,7 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
-    pub(crate) rules: RulesArgs,
-    /// Drop the experts of a token that weigh less than T times its heaviest, 0 to 1; the rest is weighted as if chosen
-    /// alone
-    #[arg(long, env = "MOEBIUS_THRESHOLD", hide_env_values = true, value_name = "T", value_parser = values::share)]
-    #[arg(allow_negative_numbers = true)]
-    pub(crate) threshold: Option<f32>,
+    pub(crate) routing: RoutingArgs,
     #[command(flatten)]
     pub(crate) format: FormatArg,
     #[command(flatten)]
@@ -137,7 +162,7 @@ impl ModelArgs {
         OpenOptions {
             backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
             experts: self.experts.experts,
-            routing: self.rules.rules(self.threshold.unwrap_or(0.0)),
+            routing: self.routing.rules(),
             format: self.format.held(),
             cache: self.cache.place(),
             context: self.ctx_size.map(saturate),

@@ -24,6 +24,8 @@ struct Report<'a> {
     threads: usize,
     available_bytes: Option<u64>,
     read_bytes_per_second: Option<f64>,
+    int8_ops_per_second: f64,
+    f32_ops_per_second: f64,
     energy_counters: Option<&'a [String]>,
     default_model: Option<String>,
     cache_dir: Option<String>,
@@ -44,7 +46,7 @@ pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
         return router::router(args);
     }
     if !args.json.json {
-        remark(output, "measuring the memory ...");
+        remark(output, "measuring memory and arithmetic ...");
     }
     let threads = args.threads.and_then(|threads| usize::try_from(threads).ok());
     let health = moebius::doctor(threads)?;
@@ -64,6 +66,8 @@ fn report(health: &Health) -> Report<'_> {
         threads: health.threads,
         available_bytes: health.available_bytes,
         read_bytes_per_second: health.read_bytes_per_second,
+        int8_ops_per_second: health.peaks.int8_ops_per_second,
+        f32_ops_per_second: health.peaks.f32_ops_per_second,
         energy_counters: match &health.energy {
             CounterState::Readable(zones) => Some(zones),
             CounterState::Unreadable { .. } | CounterState::Absent => None,
@@ -110,6 +114,14 @@ fn text(health: &Health) -> String {
         ("threads", report.threads.to_string()),
         ("memory", format!("{} available", si(bytes, "B"))),
         ("bandwidth", format!("{} read by all threads together", si(report.read_bytes_per_second, "B/s"))),
+        (
+            "peak",
+            format!(
+                "{} in int8, {} in f32, by all threads together",
+                si(Some(report.int8_ops_per_second), "OP/s"),
+                si(Some(report.f32_ops_per_second), "FLOP/s")
+            ),
+        ),
         ("energy", report.energy_counters.map_or(UNKNOWN.into(), |zones| zones.join(" + "))),
         ("model", report.default_model.unwrap_or_else(|| "none".into())),
         ("cache", report.cache_dir.map_or("none".into(), |dir| format!("{dir} ({kept})"))),

@@ -21,7 +21,9 @@ mod twin;
 
 use std::path::PathBuf;
 
-use crate::args::{Cli, Command};
+use moebius::bench::{Shape, Subject};
+
+use crate::args::{Cli, Command, ShapeArgs};
 use crate::errors::Result;
 use crate::terminal;
 
@@ -46,6 +48,14 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Knobs(args)) => knobs::knobs(args),
         Some(Command::Completions { shell }) => completions::completions(*shell),
     }
+}
+
+/// What is measured: a shape, or a model.
+fn subject(shape: &ShapeArgs, model: Option<&str>) -> Result<Subject> {
+    Ok(match &shape.name {
+        Some(name) => Subject::Shape { shape: Shape::find(name)?, layers: shape.layers },
+        None => Subject::Model(model_dir(model)?),
+    })
 }
 
 /// The directory of a model, or of the default one.

@@ -77,6 +77,11 @@ impl Measurement {
         self.reading.bytes_per_second().map(|rate| rate / read_bytes_per_second)
     }
 
+    /// Operations, as a share of what the machine does per second.
+    pub fn peak_share(&self, ops_per_second: f64) -> Option<f64> {
+        self.reading.flops_per_second().map(|rate| rate / ops_per_second)
+    }
+
     /// Net joules of a token, if known.
     pub fn joules_per_token(&self) -> Option<f64> {
         self.energy?.joules_per(self.test.tokens() as u64 * self.samples.len() as u64)

@@ -32,7 +32,7 @@ pub(super) fn layer(args: &LayerArgs, output: &OutputArgs) -> Result<()> {
     tokens.sort_unstable();
     tokens.dedup();
     let mut energy = energy::opened(args.watts.watts);
-    let mut printer = RowPrinter::new(args.output_format());
+    let mut printer = RowPrinter::new(args.rows.format());
     let table = Table::new(&plans);
     if printer.is_for_people() {
         print(&table.header(&plans)?)?;

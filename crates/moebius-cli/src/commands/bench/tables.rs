@@ -4,7 +4,7 @@ use moebius::bench::{Measurement, Statistics, Test};
 use moebius::metering::Stage;
 use moebius::metering::format::{UNKNOWN, percent, si};
 
-use super::record::{Arithmetic, Setting, Variant};
+use super::record::{Setting, Variant};
 use crate::energy;
 use crate::markdown::{Markdown, aligned};
 use crate::table::Align;
@@ -88,11 +88,9 @@ pub(crate) fn machine_note(setting: &Setting) -> String {
     let peaks = setting.machine.peaks;
     let (int8, f32) =
         (si(Some(peaks.int8_ops_per_second), "OP/s"), si(Some(peaks.f32_ops_per_second), "FLOP/s"));
-    let arithmetic = setting.arithmetic().map_or(UNKNOWN, Arithmetic::name);
     format!(
         "{threads} {noun} read {read} here: \"of bw\" is weights and cache, \"GB/s\" weights alone. They multiply and add \
-         at {int8} in int8 and {f32} in f32: \"of peak\" is all operations as if in {arithmetic}, which this format's \
-         weights are multiplied in."
+         at {int8} in int8 and {f32} in f32: \"of peak\" is all operations beside int8 for block formats, else beside f32."
     )
 }
 

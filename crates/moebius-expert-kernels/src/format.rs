@@ -256,8 +256,11 @@ pub(crate) trait Unit: Plain + Send + Sync {
 /// Rows from which on it pays to take two panels together for the sake of the inputs that they share.
 const MIN_ROWS_TO_SHARE: usize = 3;
 
-/// How far ahead of its use memory is asked for, in each panel.
-const PREFETCH_BYTES: usize = 2048;
+/// How far ahead of its use memory is asked for, in each panel. One or two rows take less time than memory does, so
+/// that the processor's own prefetcher is ahead already and wants only its lines brought nearer.
+const fn prefetch_bytes(rows: usize) -> usize {
+    if rows < 3 { 256 } else { 2048 }
+}
 
 /// A unit of one column: sixteen plain numbers.
 pub(crate) trait Lanes: Unit {
@@ -267,8 +270,7 @@ pub(crate) trait Lanes: Unit {
 
 /// A unit whose products with quantised inputs are exact whole numbers until they are scaled.
 pub(crate) trait Dot: Unit {
-    /// Adds the products of `P` panels with one step of inputs for `R` rows to their sums. Panels take turns within
-    /// long units, because processors fetch several short runs of memory sooner than one long one.
+    /// Adds the products of `P` panels with one step of inputs for `R` rows to their sums.
     fn add<S: Simd, const P: usize, const R: usize>(
         simd: S,
         units: [&Self; P],
@@ -330,11 +332,15 @@ macro_rules! of_group {
 
 use of_group;
 
-/// Asks for one of several parts of the memory a while after some units.
+/// Asks for one of several parts of the memory a while after some units, which `R` rows are multiplied with.
 #[inline(always)]
-fn prefetch<S: Simd, U, const Q: usize>(simd: S, units: [&U; Q], (part, parts): (usize, usize)) {
+fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
+    simd: S,
+    units: [&U; Q],
+    (part, parts): (usize, usize),
+) {
     let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
-    let ahead = PREFETCH_BYTES + part * lines * CACHE_LINE;
+    let ahead = prefetch_bytes(R) + part * lines * CACHE_LINE;
     for unit in units {
         let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
         for line in 0..lines {

@@ -184,7 +184,7 @@ impl UnitQ4K {
         let mut totals = totals;
         for upper in [false, true] {
             let run = 2 * pair + usize::from(upper);
-            prefetch(simd, units, (run, RUNS));
+            prefetch::<S, _, _, R>(simd, units, (run, RUNS));
             let mut dots = [[simd.start(0, 0); R]; Q];
             for j in 0..8 {
                 let codes: [_; Q] = of_group!(units, unit => {

@@ -51,7 +51,7 @@ pub use arch::pages::keep_freed_memory;
 pub use attention::{AttentionInputs, AttentionShape};
 pub use error::KernelError;
 pub use experts::{ExpertBiases, ExpertRows, PackedExperts};
-pub use format::WeightFormat;
+pub use format::{ForeignFormat, WeightFormat};
 pub use kernels::{Isa, Kernels};
 pub use matmul::Product;
 pub use pack::{Done, Formats, PackedMatrix};

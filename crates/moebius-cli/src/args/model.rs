@@ -89,7 +89,7 @@ impl RoutingArgs {
 /// What weights are held in.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct FormatArg {
-    /// What weights are held in; default: as stored. Rounds while loading; q4_k_m is a mix of q4_k and q6_k
+    /// What weights are held in; default: as stored. Rounds while loading; q4_k_m is a mix of q4_k and q6_k, q5_k_m of q5_k and q6_k
     #[arg(long, env = "MOEBIUS_FORMAT", hide_env_values = true, value_name = "NAME", value_parser = held_formats())]
     format: Option<HeldFormats>,
 }

@@ -9,20 +9,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Failure, licenses, tidy};
+use crate::{Failure, fuzz, licenses, tidy};
 
 /// What a user types to run the tests: the README's words, `.ci/run`'s words and the `test` step.
 pub(crate) const TEST_COMMAND: &str = "cargo test --workspace";
 
 type Run = fn(&Path) -> Result<(), Failure>;
 
-const STEPS: [(&str, Run); 7] = [
+const STEPS: [(&str, Run); 8] = [
     ("fmt", |root| cargo(root, "fmt --all --check", &[])),
     ("tidy", tidy::run),
     ("clippy", |root| cargo(root, "clippy --workspace --all-targets --locked -- -D warnings", &[])),
     ("licenses", licenses::run),
     ("deny", deny),
     ("doc", |root| cargo(root, "doc --workspace --no-deps --locked", &[("RUSTDOCFLAGS", "-D warnings")])),
+    ("fuzz", fuzz::run),
     ("test", |root| cargo(root, TEST_COMMAND.trim_start_matches("cargo "), &[])),
 ];
 
@@ -77,7 +78,7 @@ pub(crate) fn cargo_command(root: &Path) -> Command {
     command
 }
 
-fn cargo(root: &Path, line: &str, vars: &[(&str, &str)]) -> Result<(), Failure> {
+pub(crate) fn cargo(root: &Path, line: &str, vars: &[(&str, &str)]) -> Result<(), Failure> {
     let prefix: String = vars.iter().map(|(key, value)| format!("{key}=\"{value}\" ")).collect();
     println!("$ {prefix}cargo {line}");
     let mut command = cargo_command(root);

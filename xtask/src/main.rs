@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ci;
+mod fuzz;
 mod licenses;
 mod tidy;
 
@@ -16,7 +17,7 @@ Usage: cargo xtask TASK
 Tasks:
   ci         Everything that a change must pass, in order; stops at the first failure
              --only STEP  run that step alone, --skip STEP  leave one out (repeatable)
-             Steps: fmt, tidy, clippy, licenses, deny, doc, test
+             Steps: fmt, tidy, clippy, licenses, deny, doc, fuzz, test
   tidy       Prove the crate arrows and the invariants of ARCHITECTURE.md, list every finding
   licenses   Check licence and source of every dependency against deny.toml
   help       Print this list";

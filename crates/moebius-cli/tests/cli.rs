@@ -95,7 +95,10 @@ fn wrong_usage_is_code_2() {
         (&["run", "hi", "--repeat-penalty", "0"], "--repeat-penalty"),
         (&["run", "hi", "--stop", ""], "--stop"),
         (&["run", "hi", "--backend", "abacus"], "--backend"),
-        (&["run", "hi", "--format", "q3_k"], "f16, q8_0, q5_1, q4_0, q4_k, q5_k, q6_k, mxfp4, iq4_xs, q2_k, q4_k_m"),
+        (
+            &["run", "hi", "--format", "q3_k"],
+            "f16, q8_0, q5_1, q4_0, q4_k, q5_k, q6_k, mxfp4, iq4_xs, q2_k, q4_k_m",
+        ),
         (&["bench", "--format", "Q4_0"], "--format"),
         (&["run", "hi", "--experts", "0"], "expected 1 to 32, got 0"),
         (&["run", "hi", "--experts", "33"], "got 33"),

@@ -170,7 +170,10 @@ mod tests {
         }
         for name in ["", "q3_k", "Q4_0", "as stored"] {
             let error = name.parse::<HeldFormats>().unwrap_err().to_string();
-            assert!(error.contains(&format!("`{name}`")) && error.ends_with("q2_k, q4_k_m, q5_k_m"), "{error}");
+            assert!(
+                error.contains(&format!("`{name}`")) && error.ends_with("q2_k, q4_k_m, q5_k_m"),
+                "{error}"
+            );
         }
     }
 }

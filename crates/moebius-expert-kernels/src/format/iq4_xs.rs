@@ -170,7 +170,7 @@ impl UnitIq4Xs {
         (step, run): (&[[i32; R]; STEP256], usize),
         totals: [[S::I; R]; Q],
     ) -> [[S::I; R]; Q] {
-        prefetch(simd, units, (run, RUNS));
+        prefetch::<S, _, _, R>(simd, units, (run, RUNS));
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
             let [even, odd] = [step[PAIRS + 2 * run][row], step[PAIRS + 2 * run + 1][row]];

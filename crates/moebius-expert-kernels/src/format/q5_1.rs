@@ -153,7 +153,7 @@ impl UnitQ5_1 {
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
         let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        prefetch(simd, units, (0, 1));
+        prefetch::<S, _, _, R>(simd, units, (0, 1));
         let none = [[simd.start(0, 0); R]; Q];
         let mut totals = [[simd.zero(); R]; Q];
         let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, inputs, none);

@@ -159,7 +159,7 @@ impl UnitQ5K {
         let mut totals = totals;
         for upper in [false, true] {
             let run = 2 * pair + usize::from(upper);
-            prefetch(simd, units, (run, RUNS));
+            prefetch::<S, _, _, R>(simd, units, (run, RUNS));
             let none = [[simd.start(0, 0); R]; Q];
             let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, (step, run), none);
             dots = Self::add_quad::<S, Q, R, 1>(simd, units, (step, run), dots);

@@ -12,10 +12,14 @@ mod chat;
 mod clock;
 mod config;
 mod detokenize;
+mod dialect;
 mod error;
+mod filters;
 mod foreign;
 mod json;
+mod lazy;
 mod message;
+mod python;
 #[cfg(test)]
 mod samples;
 mod sentencepiece;

@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod convert;
 mod explain;
+mod hub;
 mod layer;
 mod model;
 mod plan;
@@ -27,6 +28,7 @@ pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat, RowsArgs};
 pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use explain::ExplainArgs;
+pub(crate) use hub::{ListModelsArgs, PullArgs, RmArgs};
 pub(crate) use layer::LayerArgs;
 pub(crate) use model::{
     CacheArgs, ExpertsArg, FormatArg, ModelArgs, RoutingArgs, RulesArgs, ShapeArgs, saturate,
@@ -53,6 +55,9 @@ Examples:
   moebius                                    tell a story with the bundled model
   moebius \"The little robot\"                 continue a text with it
   moebius run ./OLMoE-1B-7B \"Hello\" --route  show which experts each layer chooses
+  moebius run allenai/OLMoE-1B-7B-0924-Instruct \"Hello\"
+                                             a model from the hub, downloaded the first time
+  moebius run ollama:olmoe \"Hello\"           a model from Ollama's store, read in place
   moebius show ./OLMoE-1B-7B                 what a model is, from config.json alone if need be
   moebius score ./OLMoE-1B-7B a.txt b.txt    perplexity of texts, --routing compares them
   moebius run ./OLMoE-1B-7B --format q4_k_m  hold it in about 4 bits a weight
@@ -88,7 +93,7 @@ pub(crate) struct Cli {
     pub(crate) output: OutputArgs,
 }
 
-/// What goes to the terminal besides results.
+/// What every command is told: what goes to the terminal besides results, and whether the network may be asked.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct OutputArgs {
@@ -111,6 +116,9 @@ pub(crate) struct OutputArgs {
         default_value = "auto"
     )]
     pub(crate) color: Color,
+    /// Ask no hub: what is not in the cache is an error; HF_HUB_OFFLINE=1 does the same
+    #[arg(long, global = true, env = "MOEBIUS_OFFLINE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(crate) offline: bool,
 }
 
 /// When to use colours.
@@ -137,6 +145,13 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Measure quality against compute: perplexity and speed by experts per token and by weight format
     Sweep(Box<SweepArgs>),
+    /// Download a model from the hub, or check and complete what is there
+    Pull(PullArgs),
+    /// List the models from the hub that are here, or Ollama's
+    #[command(visible_alias = "ls")]
+    List(ListModelsArgs),
+    /// Remove a model from the cache of the hub
+    Rm(RmArgs),
     /// Write a model with its weights rounded and packed, to start at once
     Convert(ConvertArgs),
     /// List the packed models that --cache keeps, or remove them
@@ -165,7 +180,7 @@ pub(crate) enum Command {
 /// `moebius show`.
 #[derive(Args, Debug)]
 pub(crate) struct ShowArgs {
-    /// Model directory, or a config.json; default: the bundled model
+    /// Model directory, config.json, owner/name on the hub, or ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
@@ -208,7 +223,7 @@ pub(crate) enum DoctorCommand {
 /// `moebius doctor router`.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorRouterArgs {
-    /// Model directory, or a config.json; default: the bundled model
+    /// Model directory, config.json, owner/name on the hub, or ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) json: JsonArg,

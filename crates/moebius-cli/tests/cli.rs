@@ -123,7 +123,7 @@ fn a_huge_number_of_tokens_ends_with_the_context() {
 fn a_model_that_is_not_there_is_code_3() {
     fail(&["run", "/no/such/model", "hi"], 3, "no model at");
     fail(&["run", "./missing"], 3, "--prompt");
-    fail(&["run", "owner/name", "hi"], 3, "not downloaded");
+    fail(&["run", "owner/name", "hi"], 3, "is offline");
     let empty = tempfile::tempdir().expect("a directory");
     fail(&["show", &empty.path().display().to_string()], 3, "config.json");
 }

@@ -7,6 +7,7 @@ use moebius_engine::{EngineError, SamplerError};
 use moebius_model::Error as ModelError;
 use thiserror::Error as ThisError;
 
+use crate::hub::HubError;
 use crate::text::TextError;
 
 /// Shorthand for results of this crate.
@@ -19,9 +20,12 @@ pub enum Error {
     /// Nothing lies where a model was said to be.
     #[error("no model at `{}`", .0.display())]
     ModelNotFound(PathBuf),
-    /// The name of a model on a hub, where a directory is needed.
-    #[error("`{0}` is not a directory here, and models are not downloaded")]
+    /// The name of a model on a hub that is not in the cache.
+    #[error("`{0}` is neither a directory here nor in the cache of models from the hub")]
     NotLocal(String),
+    /// Names, downloads and copies of models from a hub, and Ollama's store.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The bundled model is not with this program.
     #[error("the bundled model is not beside this program")]
     NoBundledModel,
@@ -212,6 +216,7 @@ impl Error {
             | Error::DiskSpace { .. }
             | Error::CachedCopy { .. }
             | Error::SourceChanged(_) => ErrorKind::Runtime,
+            Error::Hub(error) => error.kind(),
             Error::Text(error) => text_kind(error),
             Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
             Error::Engine(EngineError::Sampler(_)) => ErrorKind::Runtime,
@@ -224,10 +229,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::ModelNotFound(_) => {
-                "give a directory with config.json, model.safetensors and tokenizer.json"
+                "give a directory with config.json, model.safetensors and tokenizer.json, owner/name for a model on the hub, or ollama:NAME"
             }
             Error::NoExperts => "`moebius show` says what a model is; this needs a Mixture-of-Experts model",
-            Error::NotLocal(_) => "download the repository first and give its directory",
+            Error::NotLocal(name) => return Some(format!("`moebius pull {name}` downloads it")),
+            Error::Hub(error) => return error.hint(),
             Error::NoBundledModel => "give a model directory, or set MOEBIUS_MODEL to one",
             Error::NoWeights(_) => {
                 "`moebius show` works from config.json alone; to run, add model.safetensors"
@@ -261,7 +267,9 @@ impl Error {
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
             Error::SourceChanged(_) => "try again when nothing writes to it any more",
             Error::Hardware { .. } => "every figure is [number, mark, source]: see crates/moebius/hardware",
-            Error::NoCachePlace => "set MOEBIUS_CACHE_DIR to a directory",
+            Error::NoCachePlace => {
+                "set MOEBIUS_CACHE_DIR, and for models from the hub HF_HUB_CACHE, to a directory"
+            }
         };
         Some(hint.into())
     }

@@ -31,7 +31,7 @@ pub(crate) struct BenchArgs {
     /// What to measure; nothing is a model.
     #[command(subcommand)]
     pub(crate) command: Option<BenchCommand>,
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     #[arg(conflicts_with = "shape")]
     pub(crate) model: Option<String>,
     #[command(flatten)]

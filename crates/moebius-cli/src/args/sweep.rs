@@ -30,7 +30,7 @@ of the vocabulary. The model is loaded anew for each row; --cache makes that qui
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct SweepArgs {
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     /// Text files to score, cut into pieces that fit the context; may be repeated
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]

@@ -21,7 +21,7 @@ samples side by side. Sequences of a batch begin one token later in the text tha
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct TwinArgs {
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     #[arg(conflicts_with = "shape")]
     pub(crate) model: Option<String>,
     #[command(flatten)]

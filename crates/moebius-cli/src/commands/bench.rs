@@ -36,7 +36,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
             "-p 512 reads a prompt, -n 128 generates",
         ));
     }
-    let subject = subject(&args.shape, args.model.as_deref())?;
+    let subject = subject(&args.shape, args.model.as_deref(), output)?;
     let interrupt = Interrupt::install();
     let mut report = Report::new(args.rows.format(), &tests);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -43,7 +43,7 @@ struct Found<'a> {
 /// Looks at this machine, or at what the command names.
 pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
     if let Some(DoctorCommand::Router(args)) = &args.command {
-        return router::router(args);
+        return router::router(args, output);
     }
     if !args.json.json {
         remark(output, "measuring memory and arithmetic ...");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moebius::metering::format::si;
 use moebius::text::Message;
-use moebius::{CacheUse, EnergyMeter, Error, GenerateOptions, LayerRoute, Model, Prompt};
+use moebius::{CacheUse, EnergyMeter, Error, GenerateOptions, LayerRoute, Model, Needs, Prompt};
 use serde::Serialize;
 
 use crate::args::{MeterMode, OutputArgs, RunArgs, SamplingArgs};
@@ -69,7 +69,8 @@ struct Route<'a> {
 /// Tells a story with the default model.
 pub(crate) fn story(output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
-    let (model, load) = Opening::default().open(&model_dir(None)?, &interrupt, output)?;
+    let (model, load) =
+        Opening::default().open(&model_dir(None, Needs::Everything, output)?, &interrupt, output)?;
     let meter = unless_told(!output.quiet);
     let mut session = Session::new((model, load), &SamplingArgs::default(), interrupt, meter, *output);
     let told = session.answer(&Source::Text(STORY.into()), &mut Outlet::new(true, None), true)?;
@@ -85,7 +86,8 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     if json && source == Source::Chat {
         return Err(CliError::usage("--json needs a prompt", "give one, or pipe it to stdin"));
     }
-    let dir = model_dir(model.as_deref()).map_err(|error| if guessed { doubt(error) } else { error })?;
+    let dir = model_dir(model.as_deref(), Needs::Everything, output)
+        .map_err(|error| if guessed { doubt(error) } else { error })?;
     if source == Source::Text(String::new()) {
         let hint = "give one as an argument or on stdin, such as `moebius run \"Once upon a time\"`";
         return Err(CliError::usage("the prompt is empty", hint));

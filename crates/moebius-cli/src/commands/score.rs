@@ -52,7 +52,7 @@ struct Figures {
 /// Scores texts or ids.
 pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
     let request = inputs::resolve(args)?;
-    let dir = request.dir()?;
+    let dir = request.dir(output)?;
     let texts = request.read()?;
     let interrupt = Interrupt::install();
     let (mut model, _) = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;

@@ -6,7 +6,7 @@ mod rows;
 use std::path::PathBuf;
 
 use moebius::sweep::{Baseline, Outcome, Setting};
-use moebius::{EnergyMeter, HeldFormats, Model, OpenOptions};
+use moebius::{EnergyMeter, Error, HeldFormats, Model, Needs, OpenOptions};
 
 use crate::args::{OutputArgs, SweepArgs};
 use crate::commands::model_dir;
@@ -29,7 +29,7 @@ struct Bench<'a> {
 
 /// Runs the model in every setting and says what each gave and took.
 pub(crate) fn sweep(args: &SweepArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Needs::Everything, output)?;
     let texts = args.text.iter().map(|path| inputs::read(path)).collect::<Result<Vec<_>>>()?;
     let (options, interrupt) = (args.open_options(), Interrupt::install());
     let bench = Bench { args, output, dir, options, interrupt };

@@ -24,7 +24,7 @@ const RANDOM_PROMPT: usize = 16;
 /// Runs the forms beside each other.
 pub(crate) fn twin(args: &TwinArgs, output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
-    let subject = subject(&args.shape, args.model.as_deref())?;
+    let subject = subject(&args.shape, args.model.as_deref(), output)?;
     let ids = prompt(&subject, args)?;
     let (prompt_tokens, batches) = (ids.as_ref().map_or(RANDOM_PROMPT, Vec::len), args.batches());
     let chunks = batches.last().copied().unwrap_or(1); // a prompt may wait for as many others

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use moebius::{Error, Model, Score};
+use moebius::{Error, Model, Needs, Score};
 
-use crate::args::ScoreArgs;
+use crate::args::{OutputArgs, ScoreArgs};
 use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::terminal::printable;
@@ -53,11 +53,11 @@ pub(crate) fn resolve(args: &ScoreArgs) -> Result<Request> {
 
 impl Request {
     /// Where the model is.
-    pub(crate) fn dir(&self) -> Result<PathBuf> {
+    pub(crate) fn dir(&self, output: &OutputArgs) -> Result<PathBuf> {
         match &self.model {
             Some(path) if path.exists() => Ok(path.clone()),
-            Some(path) => model_dir(Some(&path.to_string_lossy())),
-            None => model_dir(None),
+            Some(path) => model_dir(Some(&path.to_string_lossy()), Needs::Everything, output),
+            None => model_dir(None, Needs::Everything, output),
         }
     }
 

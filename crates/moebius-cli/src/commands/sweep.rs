@@ -6,7 +6,7 @@ mod rows;
 use std::path::PathBuf;
 
 use moebius::sweep::{Baseline, Outcome, Setting};
-use moebius::{EnergyMeter, Error, HeldFormats, Model, Needs, OpenOptions};
+use moebius::{EnergyMeter, HeldFormats, Model, Needs, OpenOptions};
 
 use crate::args::{OutputArgs, SweepArgs};
 use crate::commands::model_dir;

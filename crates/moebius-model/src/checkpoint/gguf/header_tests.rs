@@ -98,11 +98,18 @@ fn another_mark_version_or_byte_order_is_refused() {
 
 #[test]
 fn counts_beyond_the_file_are_refused_before_anything_is_allocated() {
-    for count in [1 << 16, 1 << 40, u64::MAX] {
-        let expected = if count > MAX_ENTRIES { "expected at most" } else { "cut short" };
-        File { n_pairs: count, ..good() }.refused(expected);
-        File { n_tensors: count, ..good() }.refused(expected);
+    for count in [MAX_ENTRIES + 1, 1 << 40, u64::MAX] {
+        File { n_pairs: count, ..good() }.refused("expected at most 65536 pairs");
+        File { n_tensors: count, ..good() }.refused("expected at most 65536 tensors");
     }
+    // The most that may be claimed, where nothing follows.
+    let bytes = |at: usize| {
+        let mut bytes = File::default().bytes()[..24].to_vec();
+        bytes[at..at + 8].copy_from_slice(&MAX_ENTRIES.to_le_bytes());
+        bytes
+    };
+    refused(bytes(8), "cut short");
+    refused(bytes(16), "cut short");
 }
 
 #[test]

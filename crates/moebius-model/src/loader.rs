@@ -193,7 +193,8 @@ impl<'a> Loader<'a> {
 
     /// The experts of one layer, in the first layout whose first tensor is there.
     pub(crate) fn experts(&self, request: ExpertRequest) -> Result<Box<dyn ExpertBank>> {
-        let ExpertRequest { mut spec, top_k, layouts } = request;
+        let ExpertRequest { mut spec, top_k, mut layouts } = request;
+        layouts.extend(ExpertLayout::of_gguf(spec.layer));
         let first = spec.projections()[0];
         let present = |layout: &&ExpertLayout| self.has(&layout.locate(&spec, 0, first).name);
         let layout = layouts.iter().find(present).or(layouts.first()).expect("a family names a layout");
@@ -415,7 +416,8 @@ impl<'a> Loader<'a> {
     fn entry(&self, stored: &Stored) -> Option<&'a TensorEntry> {
         let checkpoint = self.checkpoint?;
         let part = checkpoint.packed_part(&stored.name, stored.part).map(|(_, entry)| entry);
-        part.or_else(|| checkpoint.get(&stored.name))
+        let piece = || checkpoint.get(checkpoint.piece(&stored.name, stored.part)?.0);
+        part.or_else(piece).or_else(|| checkpoint.get(&stored.name))
     }
 
     fn shared(&self) -> SharedLoader<'_, 'a> {

@@ -10,7 +10,7 @@ use moebius_model::{HeldFormats, ModelFiles, ModelInfo, RoutingRules};
 use crate::backend::{BackendOptions, open_backend};
 use crate::cache::{Cache, CacheUse};
 use crate::generation_config::GenerationConfig;
-use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::text::{ChatTemplate, TextError, Tokenizer, gguf_stop_tokens};
 use crate::trace::TraceRecorder;
 use crate::{Error, Result, memory};
 
@@ -58,7 +58,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the model in the directory `path`.
+    /// Opens the model in the directory or GGUF file `path`.
     ///
     /// # Errors
     /// Files that are missing or wrong, a model that does not fit into memory, a backend that does not start.
@@ -76,11 +76,11 @@ impl Model {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
         let mut files = open_files(path.as_ref(), options)?;
-        let text = TextFiles::read(files.dir())?;
+        let text = TextFiles::of(&files)?;
         let backend = open_backend(&options.backend)?;
         let Loaded { engine, info, cache_use } = load(&mut files, &backend, options, (0, progress))?;
         let TextFiles { tokenizer, chat_template, generation } = text;
-        let dir = files.dir().into();
+        let dir = if files.gguf().is_some() { files.config_path() } else { files.dir() }.into();
         let tracer = None;
         Ok(Model { engine, info, cache_use, dir, backend, tokenizer, chat_template, generation, tracer })
     }
@@ -95,7 +95,7 @@ impl Model {
         &self.cache_use
     }
 
-    /// Its directory.
+    /// Its directory or GGUF file.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -194,7 +194,7 @@ pub fn inspect(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(ModelIn
     let files = files.hold(options.format).reroute(options.routing.clone());
     let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
     let info = files.info(&backend)?;
-    let text = TextFiles::read(files.dir())?;
+    let text = TextFiles::of(&files)?;
     let tokens = text.tokenizer.as_ref().ok().map(Tokenizer::vocab_size);
     Ok((info, TextSummary { tokens, chat_template: text.chat_template.is_some() }))
 }
@@ -216,9 +216,10 @@ struct TextFiles {
 }
 
 impl TextFiles {
-    /// A directory without a tokenizer is fine, one with a broken tokenizer is not.
-    fn read(dir: &Path) -> Result<Self> {
-        let tokenizer = match Tokenizer::from_dir(dir) {
+    /// A model without a tokenizer is fine, one with a broken tokenizer is not.
+    fn of(files: &ModelFiles) -> Result<Self> {
+        let (dir, gguf) = (files.dir(), files.gguf());
+        let tokenizer = match gguf.map_or_else(|| Tokenizer::from_dir(dir), Tokenizer::from_gguf) {
             Ok(tokenizer) => Ok(tokenizer),
             Err(
                 error @ (TextError::NoTokenizer { .. }
@@ -227,7 +228,13 @@ impl TextFiles {
             ) => Err(Arc::new(error)),
             Err(error) => return Err(error.into()),
         };
-        let chat_template = ChatTemplate::from_dir(dir)?;
-        Ok(TextFiles { tokenizer, chat_template, generation: GenerationConfig::read(dir)? })
+        let chat_template = gguf.map_or_else(|| ChatTemplate::from_dir(dir), ChatTemplate::from_gguf)?;
+        let generation = match gguf {
+            Some(metadata) => {
+                Some(GenerationConfig { stop_tokens: gguf_stop_tokens(metadata)?, sampling: None })
+            }
+            None => GenerationConfig::read(dir)?,
+        };
+        Ok(TextFiles { tokenizer, chat_template, generation })
     }
 }

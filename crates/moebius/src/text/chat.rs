@@ -24,6 +24,7 @@ use std::time::SystemTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use moebius_model::GgufMetadata;
 
 use super::clock::strftime;
 use super::config::{DEFAULT_TEMPLATE, TextConfig};
@@ -32,7 +33,7 @@ use super::filters;
 use super::json::Json;
 use super::message::Message;
 use super::python;
-use super::{Result, TextError};
+use super::{Result, TextError, gguf};
 
 /// How many instructions a template may run: thousands of times what a long conversation takes.
 const MAX_INSTRUCTIONS: u64 = 5_000_000;
@@ -83,7 +84,18 @@ impl ChatTemplate {
     /// # Errors
     /// A file that cannot be read or is broken, or a template that does not parse.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
-        let config = TextConfig::read(dir)?;
+        Self::from_config(TextConfig::read(dir)?)
+    }
+
+    /// The template in the metadata of a GGUF file, or `None` if it has none.
+    ///
+    /// # Errors
+    /// Metadata of a wrong type, or a template that does not parse.
+    pub fn from_gguf(metadata: &GgufMetadata) -> Result<Option<Self>> {
+        Self::from_config(gguf::config(metadata)?)
+    }
+
+    fn from_config(config: TextConfig) -> Result<Option<Self>> {
         if config.templates.is_empty() {
             return Ok(None);
         }

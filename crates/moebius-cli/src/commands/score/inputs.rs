@@ -1,5 +1,6 @@
 //! Which model and which texts a person means by the words of `moebius score`, and what is in the texts.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -112,9 +113,10 @@ pub(crate) fn read(path: &Path) -> Result<Text> {
     Ok(Text { name: printable(&path.display().to_string()).into_owned(), content })
 }
 
-/// Whether a path is where a model may be: a directory, or a configuration.
+/// Whether a path is where a model may be: a directory, a configuration, or a GGUF file.
 fn names_model(path: &Path) -> bool {
-    path.is_dir() || (path.is_file() && path.extension().is_some_and(|extension| extension == "json"))
+    let is_model_file = |extension: &OsStr| extension == "json" || extension.eq_ignore_ascii_case("gguf");
+    path.is_dir() || (path.is_file() && path.extension().is_some_and(is_model_file))
 }
 
 fn is_stdin(path: &Path) -> bool {

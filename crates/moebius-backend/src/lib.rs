@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod experts;
 mod heads;
 mod ops;
 mod recurrence;
@@ -22,6 +23,7 @@ mod spec;
 mod weights;
 
 pub use error::{Error, Result, Unsupported};
+pub use experts::BankBiases;
 pub use heads::HeadLinear;
 pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
 pub use recurrence::{DeltaRule, DeltaRuleSizes, ScanSizes, SelectiveScan, conv_sizes};

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use moebius_backend::Backend;
+use moebius_backend_constrained::{ConstrainedBackend, ConstrainedOptions, Processor};
 use moebius_backend_cpu::{CpuBackend, CpuOptions, Isa};
 
 use crate::{Error, Result, knobs};
 
 /// Names of the backends that are built in, the default first.
-pub const BACKENDS: &[&str] = &["cpu"];
+pub const BACKENDS: &[&str] = &["cpu", "constrained"];
 
 /// Which backend to use, and how.
 #[derive(Clone, Debug, Default)]
@@ -24,10 +25,13 @@ pub struct BackendOptions {
 /// # Errors
 /// [`Error::UnknownName`] for a backend or instruction set that is not built in; a device that does not start.
 pub fn open_backend(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+    let cpu = || Ok::<_, Error>(CpuBackend::new(CpuOptions { threads: options.threads, isa: isa()? })?);
     match options.name.as_deref().unwrap_or(BACKENDS[0]) {
-        "cpu" => {
-            let options = CpuOptions { threads: options.threads, isa: isa()? };
-            Ok(Arc::new(CpuBackend::new(options)?))
+        "cpu" => Ok(Arc::new(cpu()?)),
+        "constrained" => {
+            let cpu = cpu()?;
+            let processor = Processor { kernels: cpu.kernels(), pool: cpu.pool() };
+            Ok(Arc::new(ConstrainedBackend::new(Arc::new(cpu), processor, ConstrainedOptions::default())?))
         }
         other => {
             Err(Error::UnknownName { what: "backend", got: other.into(), expected: BACKENDS.join(", ") })

@@ -7,50 +7,33 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{
-    Activation, BankBiases, Error, ExpertBank, ExpertSource, ExpertSpec, Packer, Projection, Result,
-    WeightView,
-};
+use moebius_backend::{Activation, BankBiases, ExpertBank, ExpertSpec, Linear, Projection, Result};
 use moebius_expert_kernels::{
-    Activation as KernelActivation, ExpertBiases, ExpertRows, KernelError, PackedExperts, PackedMatrix,
-    SharedBytes,
+    Activation as KernelActivation, ExpertBiases, ExpertRows, PackedExperts, PackedMatrix, SharedBytes,
 };
 use moebius_metering::Meter;
-use moebius_router::{Dispatch, Routing, WeightTarget};
+use moebius_router::{Dispatch, Router, Routing, WeightTarget};
 
 use crate::Processor;
 use crate::buffer::Buffer;
+use crate::files::UnitSpans;
+use crate::residency::WINDOW;
 use crate::slices::{kernel, with_f32};
-
-/// The matrices of one expert, in the order of [`ExpertSpec::projections`].
-type Unit = Vec<PackedMatrix>;
+use crate::store::{Hint, Store};
 
 pub(crate) struct ConstrainedExperts {
-    spec: ExpertSpec,
-    biases: BankBiases,
-    units: Vec<Unit>,
-    processor: Processor,
+    pub(crate) spec: ExpertSpec,
+    pub(crate) biases: BankBiases,
+    /// Their number in the store.
+    pub(crate) bank: usize,
+    pub(crate) store: Arc<Store>,
+    pub(crate) processor: Processor,
 }
 
-impl ConstrainedExperts {
-    pub(crate) fn load(
-        processor: &Processor,
-        packer: &dyn Packer,
-        spec: &ExpertSpec,
-        source: &dyn ExpertSource,
-    ) -> Result<Self> {
-        let unit = |expert| -> Result<Unit> {
-            let matrices = spec
-                .projections()
-                .iter()
-                .map(|&projection| matrix(packer, &source.get(expert, projection)?, (spec, projection)));
-            matrices.collect()
-        };
-        let units = (0..spec.n_experts).map(unit).collect::<Result<_>>()?;
-        let biases = spec.read_biases(source)?;
-        Ok(ConstrainedExperts { spec: spec.clone(), biases, units, processor: processor.clone() })
-    }
+/// The memory of an expert, and where its matrices lie.
+type Unit = (Arc<Buffer>, Arc<UnitSpans>);
 
+impl ConstrainedExperts {
     /// The biases of a run of experts.
     fn biases_of(&self, experts: &[usize]) -> ExpertBiases {
         let of = |bias: &Option<Vec<f32>>, projection| {
@@ -67,9 +50,21 @@ impl ConstrainedExperts {
         }
     }
 
-    /// Adds what a run of experts gives, each with its matrices in `units`.
-    fn add(&self, x: &[f32], step: &Step<'_>, experts: &[usize], out: &mut [f32]) -> Result<()> {
-        let units: Vec<&Unit> = experts.iter().map(|&expert| &self.units[expert]).collect();
+    /// The matrices of an expert, in the order of its projections.
+    fn matrices(&self, (buffer, spans): &Unit) -> Result<Vec<PackedMatrix>> {
+        let places = self.spec.projections().iter().zip(spans.places());
+        let matrices = places.map(|(&projection, place)| {
+            let ((rows, cols), format) = (self.spec.shape(projection), self.spec.format_of(projection));
+            let memory = SharedBytes::new(buffer.clone(), place)?;
+            PackedMatrix::from_packed(format, rows, cols, memory)
+        });
+        matrices.collect::<std::result::Result<_, _>>().map_err(kernel)
+    }
+
+    /// Adds what a run of experts gives, whose memory is `units`.
+    fn add(&self, x: &[f32], step: &Step<'_>, run: (&[usize], &[Unit]), out: &mut [f32]) -> Result<()> {
+        let (experts, units) = run;
+        let units = units.iter().map(|unit| self.matrices(unit)).collect::<Result<Vec<_>>>()?;
         let bank = |index: usize| units.iter().map(|unit| unit[index].clone()).collect::<Vec<_>>();
         let first = usize::from(self.spec.gated);
         let gate = self.spec.gated.then(|| bank(0));
@@ -88,6 +83,53 @@ impl ConstrainedExperts {
     }
 }
 
+impl ConstrainedExperts {
+    /// Computes the busy experts as they come.
+    fn run(
+        &self,
+        x: &Tensor,
+        values: &[f32],
+        (step, busy): (&Step<'_>, &[usize]),
+        (out, meter): (&mut [f32], &Meter),
+    ) -> Result<()> {
+        let next = self.store.next_hint(self.spec.layer);
+        let mut visit = self.store.visit(self.bank, busy);
+        visit.ask();
+        if let Some(next) = next {
+            let likely = likely(&next, x);
+            let (layer, counts) = visit.ahead(next.bank, &likely);
+            meter.fetched(layer, counts);
+        }
+        let mut left = busy;
+        while !left.is_empty() {
+            let units = visit.next_run()?;
+            let (experts, after) = left.split_at(units.len());
+            self.add(values, step, (experts, &units), out)?;
+            left = after;
+            drop(units);
+            visit.ask();
+        }
+        meter.fetched(self.spec.layer, visit.counts());
+        Ok(())
+    }
+}
+
+/// The experts that the next layer's router would choose if it saw what this layer's experts see, the heaviest first. A
+/// guess: what cannot be guessed gives none, and whoever is wrong about the router says so when it runs.
+fn likely(next: &Hint, x: &Tensor) -> Vec<usize> {
+    let fits = x.dims2().is_ok_and(|(tokens, width)| {
+        next.gate.spec().inputs == width && tokens * next.router.config().top_k <= WINDOW
+    });
+    let logits = || next.gate.forward(x).ok()?.flatten_all().ok()?.to_vec1::<f32>().ok();
+    let Some(routing) = fits.then(logits).flatten().and_then(|logits| next.router.route(&logits).ok()) else {
+        return Vec::new();
+    };
+    let pairs = routing.iter().flat_map(|(experts, weights)| experts.iter().zip(weights));
+    let mut pairs: Vec<(u32, f32)> = pairs.map(|(&expert, &weight)| (expert, weight)).collect();
+    pairs.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    pairs.into_iter().map(|(expert, _)| expert as usize).collect()
+}
+
 impl ExpertBank for ConstrainedExperts {
     fn spec(&self) -> &ExpertSpec {
         &self.spec
@@ -100,11 +142,14 @@ impl ExpertBank for ConstrainedExperts {
         let step = Step { dispatch: &dispatch, weight_on_input };
         let busy = step.busy();
         let mut out = vec![0.0; tokens * hidden];
-        if !busy.is_empty() {
-            with_f32(x, |x| self.add(x, &step, &busy, &mut out))?;
-        }
+        with_f32(x, |values| self.run(x, values, (&step, &busy), (&mut out, meter)))?;
         meter.experts(self.spec.work(routing));
         Ok(Tensor::from_vec(out, (tokens, hidden), x.device())?)
+    }
+
+    fn routed_by(&mut self, gate: &Arc<dyn Linear>, router: &Router) {
+        let hint = Hint { gate: gate.clone(), router: router.clone(), bank: self.bank };
+        self.store.hint(self.spec.layer, hint);
     }
 }
 
@@ -131,28 +176,6 @@ impl Step<'_> {
         let pairs = first..first + offsets.last().copied().unwrap_or(0);
         (offsets, pairs)
     }
-}
-
-/// Packs a matrix, which must fit its expert, as the kernels read it.
-fn matrix(
-    packer: &dyn Packer,
-    view: &WeightView<'_>,
-    (spec, projection): (&ExpertSpec, Projection),
-) -> Result<PackedMatrix> {
-    let ((rows, cols), held) = (spec.shape(projection), spec.format_of(projection));
-    if (view.rows, view.cols) != (rows, cols) {
-        return Err(Error::Shape {
-            what: format!("`{}`", view.name),
-            expected: format!("[{rows}, {cols}]"),
-            got: format!("[{}, {}]", view.rows, view.cols),
-        });
-    }
-    let bytes = packer.pack(view, held)?;
-    let mut buffer = Buffer::new(bytes.len());
-    buffer.bytes_mut().copy_from_slice(&bytes);
-    let memory = SharedBytes::new(Arc::new(buffer), 0..bytes.len());
-    let packed = memory.and_then(|memory| PackedMatrix::from_packed(held, rows, cols, memory));
-    packed.map_err(|error: KernelError| Error::Weight { name: view.name.clone(), source: Box::new(error) })
 }
 
 /// The kernels' name for an activation.

@@ -7,8 +7,17 @@
 mod backend;
 mod buffer;
 mod experts;
+mod files;
 mod limit;
+mod policy;
+mod readers;
+mod replay;
+mod residency;
 mod slices;
+mod store;
 
-pub use backend::{ConstrainedBackend, ConstrainedOptions, Processor};
+pub use backend::{ConstrainedBackend, ConstrainedOptions, Processor, slot_bytes};
 pub use limit::ReadLimit;
+pub use policy::{CachePolicy, Heat};
+pub use replay::{Replay, Replayed};
+pub use store::LayerResidency;

@@ -28,6 +28,8 @@ pub use heads::HeadLinear;
 pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
 pub use recurrence::{DeltaRule, DeltaRuleSizes, ScanSizes, SelectiveScan, conv_sizes};
 pub use spec::{Activation, BackendInfo, ExpertSpec, LinearSpec, Projection, WeightSpec};
-pub use weights::{Backend, ExpertBank, ExpertSource, Linear, MappedPages, Packer, PanelBytes, WeightView};
+pub use weights::{
+    Backend, ExpertBank, ExpertSource, FileSpan, Linear, MappedPages, Packer, PanelBytes, WeightView,
+};
 
 pub use moebius_expert_kernels::WeightFormat;

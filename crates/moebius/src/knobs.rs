@@ -22,8 +22,14 @@ pub(crate) const CACHE_DIR: Knob = Knob {
     help: "directory of packed models; default: moebius/packed in this user's caches",
 };
 
+/// Where experts are put that are to be fetched and do not lie packed in a file.
+pub(crate) const SPILL_DIR: Knob = Knob {
+    name: "MOEBIUS_SPILL_DIR",
+    help: "directory of the file without a name that --memory fetches experts from which are not packed on disk",
+};
+
 /// All of them.
-pub const KNOBS: &[Knob] = &[ISA, MODEL, CACHE_DIR];
+pub const KNOBS: &[Knob] = &[ISA, MODEL, CACHE_DIR, SPILL_DIR];
 
 impl Knob {
     /// Its value, if it is set to something.

@@ -13,7 +13,7 @@ use moebius_router::{ExpertLoad, LoadStats, Routing};
 
 use super::random::Random;
 use super::{Kind, Measurement, Plan, Subject, Test};
-use crate::backend::open_backend;
+use crate::backend;
 use crate::cache::CacheUse;
 use crate::model::{Loaded, load, open_files};
 use crate::{EnergyMeter, OpenOptions, Result, memory};
@@ -65,7 +65,8 @@ impl Session {
     ) -> Result<Self> {
         memory::forget_peak();
         let started = Instant::now();
-        let backend = open_backend(&options.backend)?;
+        let opened = backend::open(&options.backend)?;
+        let backend = opened.backend.clone();
         let chunk = options.chunk();
         let context = plan.context(chunk);
         let mut files = subject_files(subject, options, (context, plan.seed), &backend)?;
@@ -81,8 +82,10 @@ impl Session {
             Subject::Shape { .. } => info.vocab_size as u64 * info.hidden as u64 * size_of::<u16>() as u64,
         };
         let working_bytes = cache_bytes.saturating_add(made_bytes);
-        let loaded = load(&mut files, &backend, options, (working_bytes, progress))?;
-        let Loaded { engine, info, cache_use } = loaded;
+        let budgeted = options.backend.constraint.memory.is_some();
+        let options = OpenOptions { context: budgeted.then_some(context), ..options.clone() };
+        let loaded = load(&mut files, &opened, &options, (working_bytes, progress))?;
+        let Loaded { engine, info, cache_use, .. } = loaded;
         engine.meter().time_stages(plan.profile);
         let load = started.elapsed();
         let plan = plan.clone();
@@ -373,7 +376,7 @@ mod tests {
     #[test]
     fn every_shape_can_be_made_up_in_bf16() {
         let backend =
-            open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() }).unwrap();
+            backend::open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() }).unwrap();
         for shape in crate::bench::SHAPES {
             let files =
                 ModelFiles::random(shape.config(), &RandomWeights::default(), None, &backend).unwrap();

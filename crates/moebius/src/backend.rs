@@ -44,7 +44,7 @@ pub fn open_backend(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
 /// Those of [`open_backend`].
 pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
     let cpu = || Ok::<_, Error>(CpuBackend::new(CpuOptions { threads: options.threads, isa: isa()? })?);
-    let budget = options.constraint.memory.is_some();
+    let budget = options.constraint.memory.is_some() || options.constraint.resident.is_some();
     match options.name.as_deref().unwrap_or(if budget { "constrained" } else { BACKENDS[0] }) {
         "cpu" if budget => Err(Error::UnknownName {
             what: "backend with a budget of memory",

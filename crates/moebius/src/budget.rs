@@ -81,6 +81,41 @@ impl MemoryLimit {
     }
 }
 
+/// How many experts may be in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CachePlaces {
+    /// So many.
+    Experts(usize),
+    /// A share of all, 0 to 1.
+    Share(f64),
+}
+
+impl CachePlaces {
+    /// The same as a number, of so many experts; at least one.
+    #[must_use]
+    pub fn of(self, experts: usize) -> usize {
+        match self {
+            CachePlaces::Experts(places) => places.max(1),
+            CachePlaces::Share(share) => ((experts as f64 * share).round() as usize).max(1),
+        }
+    }
+}
+
+impl FromStr for CachePlaces {
+    type Err = String;
+
+    /// Reads `64` or `25%`.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let expected = || format!("expected a number of experts, or a share such as 25%, got `{text}`");
+        let Some(percent) = text.strip_suffix('%') else {
+            let experts = text.parse().ok().filter(|&experts: &usize| experts > 0);
+            return experts.map(CachePlaces::Experts).ok_or_else(expected);
+        };
+        let share = percent.parse::<f64>().map_err(|_| expected())? / 100.0;
+        if share > 0.0 && share <= 1.0 { Ok(CachePlaces::Share(share)) } else { Err(expected()) }
+    }
+}
+
 /// Which expert leaves memory when another one needs its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpertPolicy {
@@ -122,7 +157,7 @@ impl ExpertPolicy {
         let mut reader = TraceReader::open(path)?;
         let loads = reader.loads()?;
         let layers = reader.header().layers.iter();
-        let heat = layers.zip(loads).map(|(layer, load)| (layer.layer as usize, load.counts().to_vec()));
+        let heat = layers.zip(loads).map(|(layer, load)| (layer.layer, load.counts().to_vec()));
         Ok(CachePolicy::Hot(Arc::new(heat.collect())))
     }
 }
@@ -132,6 +167,8 @@ impl ExpertPolicy {
 pub struct Constraint {
     /// Memory of the whole program; `None` holds every expert.
     pub memory: Option<MemoryLimit>,
+    /// Experts in memory at a time; `None` is as many as the budget allows.
+    pub resident: Option<CachePlaces>,
     /// Which expert leaves.
     pub policy: ExpertPolicy,
     /// Whether experts of the next layer are left alone until its router has chosen.
@@ -175,6 +212,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) chunk: Option<usize>,
     /// Positions of all sequences together, where more than one is planned for.
     pub(crate) positions: u64,
+    /// Experts that may be in memory, however much there is.
+    pub(crate) resident: Option<CachePlaces>,
 }
 
 impl MemoryPlan {
@@ -202,9 +241,11 @@ impl MemoryPlan {
             return Err(Error::Budget { needed_bytes, budget_bytes });
         }
         let top_k = info.moe.as_ref().map_or(0, |moe| moe.top_k);
+        let wanted = asked.resident.map_or(experts, |resident| resident.of(experts).min(experts));
         // Guesses are worth a place only where a step finds its own experts in memory with room to spare.
-        let prefetch = if prefetch && places < experts && places >= 4 * top_k { top_k } else { 0 };
-        let slots = (places - prefetch.min(places)).min(experts);
+        let spare = places >= 4 * top_k || wanted + top_k <= places;
+        let prefetch = if prefetch && wanted.min(places) < experts && spare { top_k } else { 0 };
+        let slots = wanted.min(places - prefetch);
         Ok(MemoryPlan {
             budget_bytes,
             program_bytes,
@@ -287,6 +328,15 @@ mod tests {
         assert_eq!(read("50%"), Ok(MemoryLimit::Share(0.5)));
         for wrong in ["", "2", "GiB", "0%", "101%", "-1GiB", "nanGiB", "1e30GiB", "2 apples"] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn places_are_numbers_or_shares_and_never_none() {
+        let places = |text: &str| text.parse::<CachePlaces>().map(|places| places.of(64));
+        assert_eq!([places("7"), places("25%"), places("0.1%")], [Ok(7), Ok(16), Ok(1)]);
+        for wrong in ["0", "-1", "0%", "101%", "half", ""] {
+            assert!(places(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -56,7 +56,7 @@ pub mod text;
 pub mod trace;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
-pub use budget::{Constraint, ExpertPolicy, MemoryLimit, MemoryPlan};
+pub use budget::{CachePlaces, Constraint, ExpertPolicy, MemoryLimit, MemoryPlan};
 pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use count::DryModel;

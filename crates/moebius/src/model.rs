@@ -235,7 +235,7 @@ fn divide(
     let banks = files.expert_banks(&opened.backend)?;
     let positions = working_bytes.checked_div(info.cache_bytes_per_token).unwrap_or(0);
     let OpenOptions { context, chunk, .. } = *options;
-    let asked = Asked { info, banks: &banks, context, chunk, positions };
+    let asked = Asked { info, banks: &banks, context, chunk, positions, resident: constraint.resident };
     let unlimited = constraint.memory.is_none();
     let budget = constraint.memory.map_or(Ok(u64::MAX / 2), MemoryLimit::bytes)?;
     let plan = MemoryPlan::new(budget, &asked, !constraint.no_prefetch)?;

@@ -65,7 +65,6 @@ pub(crate) struct Loader<'a> {
     problems: RefCell<Vec<TensorProblem>>,
     /// Routers that were planned, in the order of their layers.
     routers: RefCell<Vec<PlannedRouter>>,
-    /// Experts that were planned, likewise.
     banks: RefCell<Vec<ExpertSpec>>,
     pub(crate) rerouting: Rerouting<'a>,
 }
@@ -224,8 +223,8 @@ impl<'a> Loader<'a> {
             self.note_stored_experts(layout, &spec);
         }
         if self.progress.is_none() {
-            self.banks.borrow_mut().push(spec.clone());
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
+            self.banks.borrow_mut().push(spec.clone());
             return Ok(match self.dry {
                 true => Box::new(DryExperts(spec)),
                 false => Box::new(PlannedExperts(spec)),

@@ -9,6 +9,7 @@ mod convert;
 mod explain;
 mod hub;
 mod layer;
+mod memory;
 mod model;
 mod plan;
 mod run;
@@ -25,11 +26,12 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat, RowsArgs};
-pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
+pub(crate) use cache::{CacheCommand, CacheListArgs, CacheSimArgs, ClearArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use explain::ExplainArgs;
 pub(crate) use hub::{ListModelsArgs, PullArgs, RmArgs};
 pub(crate) use layer::LayerArgs;
+pub(crate) use memory::PlaceArgs;
 pub(crate) use model::{
     CacheArgs, ExpertsArg, FormatArg, ModelArgs, RoutingArgs, RulesArgs, ShapeArgs, saturate,
 };

@@ -5,6 +5,7 @@
 //!
 //! Invariants: what was not counted is `None`, prints as n/a and is null; never 0.
 
+mod fetches;
 mod full;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::energy;
 use crate::table::facts;
 use crate::terminal::GOOD;
 
+pub(crate) use fetches::{Fetches, line as fetch_line, plan};
 pub(crate) use full::{FullMeter, tables};
 
 /// The speed of both phases, under the names that llama.cpp's server uses.
@@ -49,6 +51,9 @@ pub(crate) struct Meter {
     experts_per_token_layer: Option<f64>,
     prompt_distinct_experts_per_token_layer: Option<f64>,
     decode_distinct_experts_per_token_layer: Option<f64>,
+    /// Absent where every expert is in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetches: Option<Fetches>,
 }
 
 impl Timings {
@@ -88,6 +93,7 @@ impl Meter {
             prompt_distinct_experts_per_token_layer: prefill.distinct_experts_per_token_layer(),
             decode_distinct_experts_per_token_layer: decode
                 .and_then(Reading::distinct_experts_per_token_layer),
+            fetches: whole.counts.fetches().map(Fetches::from),
         }
     }
 }
@@ -99,6 +105,7 @@ pub(crate) fn block(info: &ModelInfo, summary: &Summary, energy: Option<Option<E
     let mut rows = speed_rows(&summary.prefill, Some((&summary.decode, decoded)));
     let meter = Meter::new(info, &summary.prefill, Some(&summary.decode));
     rows.extend(work_rows(info, &meter));
+    rows.extend(fetch_line(&join(&summary.prefill, &summary.decode)).map(|line| ("fetched", line)));
     if let Some(energy) = energy {
         let tokens = (summary.prompt.len() + summary.tokens.len()) as u64;
         rows.push(("energy", energy::text(energy, tokens, "token read or generated")));
@@ -113,6 +120,7 @@ pub(crate) fn block(info: &ModelInfo, summary: &Summary, energy: Option<Option<E
 pub(crate) fn score_block(info: &ModelInfo, reading: &Reading) -> String {
     let mut rows = speed_rows(reading, None);
     rows.extend(work_rows(info, &Meter::new(info, reading, None)));
+    rows.extend(fetch_line(reading).map(|line| ("fetched", line)));
     facts(&rows)
 }
 

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moebius_backend::{Backend, Unsupported};
+use moebius_backend::{Backend, ExpertSpec, Unsupported};
 
 use crate::cache::LayerCacheSpec;
 use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, Gguf, GgufMetadata, PackedFile, is_gguf, open_gguf};
@@ -254,6 +254,14 @@ impl ModelFiles {
             unknown_tensors,
             unknown_keys: self.unknown_keys.clone(),
         })
+    }
+
+    /// The experts of each layer that has some, as they would be held.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::info`].
+    pub fn expert_banks(&self, backend: &Arc<dyn Backend>) -> Result<Vec<ExpertSpec>> {
+        Ok(self.plan(backend)?.0.banks())
     }
 
     /// Gives the weights to `backend`. `progress` is told how many stored bytes were loaded so far, from any

@@ -65,6 +65,7 @@ pub(crate) struct Loader<'a> {
     problems: RefCell<Vec<TensorProblem>>,
     /// Routers that were planned, in the order of their layers.
     routers: RefCell<Vec<PlannedRouter>>,
+    banks: RefCell<Vec<ExpertSpec>>,
     pub(crate) rerouting: Rerouting<'a>,
 }
 
@@ -87,6 +88,7 @@ impl<'a> Loader<'a> {
             inventory: None,
             problems: RefCell::default(),
             routers: RefCell::default(),
+            banks: RefCell::default(),
             rerouting: Rerouting::default(),
         }
     }
@@ -223,6 +225,7 @@ impl<'a> Loader<'a> {
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
+            self.banks.borrow_mut().push(spec.clone());
             return Ok(match self.dry {
                 true => Box::new(DryExperts(spec)),
                 false => Box::new(PlannedExperts(spec)),
@@ -318,6 +321,11 @@ impl<'a> Loader<'a> {
     /// Routers that were planned, in the order of their layers.
     pub(crate) fn routers(&self) -> Vec<PlannedRouter> {
         self.routers.borrow().clone()
+    }
+
+    /// Experts that were planned, in the order of their layers.
+    pub(crate) fn banks(&self) -> Vec<ExpertSpec> {
+        self.banks.borrow().clone()
     }
 
     /// Everything that a plan found wrong.

@@ -40,6 +40,19 @@ pub enum Error {
         /// Bytes that the system says are available.
         available_bytes: u64,
     },
+    /// A budget of memory is too small.
+    #[error(
+        "a budget of {budget_bytes} bytes is too small: with one expert in memory at a time the model needs {needed_bytes}"
+    )]
+    Budget {
+        /// The least that would do.
+        needed_bytes: u64,
+        /// The budget.
+        budget_bytes: u64,
+    },
+    /// The system does not say how much memory there is.
+    #[error("this system does not say how much memory it has")]
+    UnknownMemory,
     /// Text was given to a model without a tokenizer.
     #[error("the model has no tokenizer, so text cannot be used")]
     NeedsTokenizer(#[source] Arc<TextError>),
@@ -198,7 +211,8 @@ impl Error {
             Error::ModelNotFound(_) | Error::NotLocal(_) | Error::NoBundledModel | Error::NoWeights(_) => {
                 ErrorKind::NotFound
             }
-            Error::Memory { .. } => ErrorKind::Memory,
+            Error::Memory { .. } | Error::Budget { .. } => ErrorKind::Memory,
+            Error::UnknownMemory => ErrorKind::Usage,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
             | Error::NothingToExplain { .. }
@@ -241,6 +255,10 @@ impl Error {
             Error::Memory { .. } => {
                 "close other programs, hold the weights in fewer bits with --format, or use a smaller model"
             }
+            Error::Budget { .. } => {
+                "give more with --memory, hold the weights in fewer bits with --format, or shorten --ctx-size"
+            }
+            Error::UnknownMemory => "give the budget in bytes, such as --memory 2GiB",
             Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
             Error::NoChatTemplate => "give a prompt: the text will be continued",
             Error::NothingToScore(_) => "give a longer text",
@@ -345,6 +363,12 @@ fn model_hint(error: &ModelError) -> Option<String> {
             "the file is damaged: download it again and check it against its published checksum"
         }
         ModelError::Backend(BackendError::Unsupported(_)) => "choose another backend or weight format",
+        ModelError::Backend(BackendError::Fetch { .. }) => {
+            "weights that are fetched from a file need it as it was when the model was opened: open it again"
+        }
+        ModelError::Backend(BackendError::Spill { .. }) => {
+            "make room there, or set MOEBIUS_SPILL_DIR to a directory on another disk"
+        }
         ModelError::Backend(BackendError::Startup { .. }) => {
             "`moebius doctor` shows what this machine can run"
         }

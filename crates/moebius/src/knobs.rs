@@ -52,11 +52,18 @@ pub(crate) const HF_HUB_DOWNLOAD_TIMEOUT: Knob = Knob {
 pub(crate) const OLLAMA_MODELS: Knob =
     Knob { name: "OLLAMA_MODELS", help: "directory of Ollama's models; default: ~/.ollama/models" };
 
+/// Where experts are put that are to be fetched and do not lie packed in a file.
+pub(crate) const SPILL_DIR: Knob = Knob {
+    name: "MOEBIUS_SPILL_DIR",
+    help: "directory of the file without a name that --memory fetches experts from which are not packed on disk",
+};
+
 /// All of them.
 pub const KNOBS: &[Knob] = &[
     ISA,
     MODEL,
     CACHE_DIR,
+    SPILL_DIR,
     HF_HUB_CACHE,
     HF_HOME,
     HF_ENDPOINT,

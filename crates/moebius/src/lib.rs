@@ -25,6 +25,7 @@
 struct Readme;
 
 mod backend;
+mod budget;
 mod cache;
 mod convert;
 mod count;
@@ -57,6 +58,7 @@ pub mod text;
 pub mod trace;
 
 pub use backend::{BACKENDS, BackendOptions, open_backend};
+pub use budget::{CachePlaces, Constraint, ExpertPolicy, MemoryLimit, MemoryPlan};
 pub use cache::{Cache, CacheEntry, CacheFilter, CacheUse, Cached, EntryState};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use count::DryModel;
@@ -80,6 +82,7 @@ pub use twin::{Form, FormTimes, Proof, TwinRow, TwinSession, TwinText};
 
 pub use moebius_backend as backend_contract;
 pub use moebius_backend::WeightFormat;
+pub use moebius_backend_constrained::{CachePolicy, LayerResidency, ReadLimit};
 pub use moebius_backend_cpu::{Peaks, keep_freed_memory};
 pub use moebius_engine::{FinishReason, SamplingParams, ScoredToken};
 pub use moebius_metering as metering;

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moebius_backend::Backend;
+use moebius_backend_constrained::{ConstrainedBackend, LayerResidency};
 use moebius_engine::{Engine, EngineOptions, SamplingParams};
 use moebius_model::{HeldFormats, ModelFiles, ModelInfo, RoutingRules};
 
-use crate::backend::{BackendOptions, open_backend};
+use crate::backend::{BackendOptions, Opened, open, open_backend};
+use crate::budget::{Asked, MemoryPlan};
 use crate::cache::{Cache, CacheUse};
 use crate::generation_config::GenerationConfig;
 use crate::text::{ChatTemplate, TextError, Tokenizer, gguf_stop_tokens};
 use crate::trace::TraceRecorder;
-use crate::{Error, Result, memory};
+use crate::{Error, MemoryLimit, Result, memory};
 
 /// Most prompt tokens of a pass, unless told otherwise: enough to share each expert's weights among many
 /// rows, few enough that activations stay small.
@@ -51,6 +53,8 @@ pub struct Model {
     cache_use: CacheUse,
     dir: PathBuf,
     backend: Arc<dyn Backend>,
+    constrained: Option<Arc<ConstrainedBackend>>,
+    plan: Option<MemoryPlan>,
     tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
     chat_template: Option<ChatTemplate>,
     generation: Option<GenerationConfig>,
@@ -77,12 +81,25 @@ impl Model {
     ) -> Result<Self> {
         let mut files = open_files(path.as_ref(), options)?;
         let text = TextFiles::of(&files)?;
-        let backend = open_backend(&options.backend)?;
-        let Loaded { engine, info, cache_use } = load(&mut files, &backend, options, (0, progress))?;
+        let opened = open(&options.backend)?;
+        let Loaded { engine, info, cache_use, plan } = load(&mut files, &opened, options, (0, progress))?;
+        let Opened { backend, constrained } = opened;
         let TextFiles { tokenizer, chat_template, generation } = text;
         let dir = if files.gguf().is_some() { files.config_path() } else { files.dir() }.into();
         let tracer = None;
-        Ok(Model { engine, info, cache_use, dir, backend, tokenizer, chat_template, generation, tracer })
+        Ok(Model {
+            engine,
+            info,
+            cache_use,
+            dir,
+            backend,
+            constrained,
+            plan,
+            tokenizer,
+            chat_template,
+            generation,
+            tracer,
+        })
     }
 
     /// What the model is.
@@ -103,6 +120,16 @@ impl Model {
     /// Where it runs.
     pub fn backend(&self) -> &dyn Backend {
         self.backend.as_ref()
+    }
+
+    /// What the parts of the model get of a budget of memory, if there is one.
+    pub fn memory_plan(&self) -> Option<&MemoryPlan> {
+        self.plan.as_ref()
+    }
+
+    /// How many experts of each layer are in memory now; empty where all of them always are.
+    pub fn residency(&self) -> Vec<LayerResidency> {
+        self.constrained.as_ref().map_or_else(Vec::new, |constrained| constrained.residency())
     }
 
     /// Most positions of a sequence.
@@ -165,23 +192,55 @@ pub(crate) struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) info: ModelInfo,
     pub(crate) cache_use: CacheUse,
+    pub(crate) plan: Option<MemoryPlan>,
 }
 
-/// Loads `files`, from the cache if it has them, if they and `working_bytes` fit into memory.
+/// Loads `files`, from the cache if it has them, if they and `working_bytes` fit into memory or into the budget.
 pub(crate) fn load(
     files: &mut ModelFiles,
-    backend: &Arc<dyn Backend>,
+    opened: &Opened,
     options: &OpenOptions,
     (working_bytes, progress): (u64, &(dyn Fn(u64, u64) + Sync)),
 ) -> Result<Loaded> {
+    let backend = &opened.backend;
     let info = files.info(backend)?;
     let cache_use = options.cache.as_ref().map_or(CacheUse::NotAsked, |cache| cache.attach(files, backend));
     let total_bytes = files.checkpoint_bytes().unwrap_or(0);
-    memory::check_fits(info.weight_bytes().unwrap_or(total_bytes).saturating_add(working_bytes))?;
+    let plan = divide(files, &info, opened, options, working_bytes)?;
+    match &plan {
+        Some(plan) => memory::check_fits(plan.budget_bytes)?,
+        None => {
+            let weights = info.weight_bytes().unwrap_or(total_bytes);
+            memory::check_fits(weights.saturating_add(working_bytes))?;
+        }
+    }
     let model = files.load(backend, &|bytes| progress(bytes, total_bytes))?;
-    let context = options.context.unwrap_or(usize::MAX);
-    let engine_options = EngineOptions { context, chunk: options.chunk() };
-    Ok(Loaded { engine: Engine::new(model, &backend.info().device, engine_options), info, cache_use })
+    let context = plan.as_ref().map(|plan| plan.context).or(options.context).unwrap_or(usize::MAX);
+    let chunk = plan.as_ref().map_or(options.chunk(), |plan| plan.chunk);
+    let engine_options = EngineOptions { context, chunk };
+    let engine = Engine::new(model, &backend.info().device, engine_options);
+    Ok(Loaded { engine, info, cache_use, plan })
+}
+
+/// Divides a budget of memory, if there is one, and tells the backend.
+fn divide(
+    files: &ModelFiles,
+    info: &ModelInfo,
+    opened: &Opened,
+    options: &OpenOptions,
+    working_bytes: u64,
+) -> Result<Option<MemoryPlan>> {
+    let Some(constrained) = &opened.constrained else { return Ok(None) };
+    let constraint = &options.backend.constraint;
+    let banks = files.expert_banks(&opened.backend)?;
+    let positions = working_bytes.checked_div(info.cache_bytes_per_token).unwrap_or(0);
+    let OpenOptions { context, chunk, .. } = *options;
+    let asked = Asked { info, banks: &banks, context, chunk, positions, resident: constraint.resident };
+    let unlimited = constraint.memory.is_none();
+    let budget = constraint.memory.map_or(Ok(u64::MAX / 2), MemoryLimit::bytes)?;
+    let plan = MemoryPlan::new(budget, &asked, !constraint.no_prefetch)?;
+    constrained.constrain(plan.options(constraint)?);
+    Ok(Some(plan).filter(|_| !unlimited))
 }
 
 /// What a directory says without its weights being read, with or without weights in it. Of the options `experts`,

@@ -77,7 +77,7 @@ const ROWS: [Row; 17] = [
     Row { name: BACKEND, may_import: &[ROUTER, METERING, KERNELS], tests_may_import: &[], others: NO_EDGES },
     Row { name: CPU, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE], others: NO_EDGES },
     Row { name: CUDA, may_import: &[BACKEND, ROUTER, METERING], tests_may_import: &[CONFORMANCE], others: NO_EDGES },
-    Row { name: CONSTRAINED, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE], others: NO_EDGES },
+    Row { name: CONSTRAINED, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE, CPU], others: NO_EDGES },
     Row { name: MODEL, may_import: &[BACKEND, ROUTER, METERING], tests_may_import: &[], others: NO_EDGES },
     Row { name: ENGINE, may_import: &[MODEL, BACKEND, METERING], tests_may_import: &[], others: NO_EDGES_NO_FILES },
     Row { name: FACADE, may_import: &[ENGINE, MODEL, BACKEND, CPU, CUDA, CONSTRAINED, ROUTER, KERNELS, METERING], tests_may_import: &[], others: Others::Never(&["clap", "axum"]) },

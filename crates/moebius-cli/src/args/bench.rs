@@ -1,13 +1,13 @@
 //! `moebius bench`.
 
-use clap::builder::{FalseyValueParser, PossibleValuesParser};
+use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
-use moebius::{BACKENDS, BackendOptions, HeldFormats, OpenOptions};
+use moebius::{HeldFormats, OpenOptions};
 
 use super::model::{held_formats, saturate};
 use super::values;
-use super::{CacheArgs, ExpertsArg, LayerArgs, RoutingArgs, ShapeArgs, WattsArg};
+use super::{CacheArgs, ExpertsArg, LayerArgs, PlaceArgs, RoutingArgs, ShapeArgs, WattsArg};
 
 const NOTES: &str = "\
 Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
@@ -85,10 +85,8 @@ pub(crate) struct BenchArgs {
     /// Most prompt tokens of one pass
     #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ubatch_size: Option<u64>,
-    /// Where the model runs
-    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
-    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
-    pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 /// What to measure other than a model.
@@ -147,7 +145,7 @@ impl BenchArgs {
     pub(crate) fn open_options(&self, threads: Option<usize>, format: HeldFormats) -> OpenOptions {
         OpenOptions {
             routing: self.routing.rules(),
-            backend: BackendOptions { name: self.backend.clone(), threads },
+            backend: self.place.options(threads),
             experts: self.experts.experts,
             format,
             cache: self.cache.place(),

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use moebius::{BACKENDS, BackendOptions, Cache, HeldFormats, OpenOptions, RoutingRules};
+use moebius::{Cache, HeldFormats, OpenOptions, RoutingRules};
 
-use super::values;
+use super::{PlaceArgs, values};
 
 /// A published shape in place of a model.
 #[derive(Args, Clone, Debug)]
@@ -150,17 +150,15 @@ pub(crate) struct ModelArgs {
     /// Most prompt tokens of one pass; results do not depend on it
     #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ubatch_size: Option<u64>,
-    /// Where the model runs
-    #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
-    #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
-    pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 impl ModelArgs {
     /// The same, as the library wants it.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            backend: self.place.options(self.threads.map(saturate)),
             experts: self.experts.experts,
             routing: self.routing.rules(),
             format: self.format.held(),

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use moebius::{MemoryLimit, ReadLimit};
+
 use super::MeterMode;
 
 /// Threads beyond this are a mistake, and may exhaust the system.
@@ -40,6 +42,16 @@ pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
         "true" | "t" | "yes" | "y" | "on" | "1" => Ok(MeterMode::Short),
         "false" | "f" | "no" | "n" | "off" | "0" => Ok(MeterMode::Off),
         _ => Err("expected true, false or full".into()),
+    }
+}
+
+/// Bytes a second.
+pub(crate) fn fetch_limit(text: &str) -> Result<ReadLimit, String> {
+    match text.trim_end_matches("/s").parse()? {
+        MemoryLimit::Bytes(bytes) => {
+            Ok(ReadLimit { bytes_per_second: bytes as f64, latency: std::time::Duration::ZERO })
+        }
+        MemoryLimit::Share(_) => Err(format!("expected a size such as 500MB, got `{text}`")),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::commands::subject;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
 use crate::terminal::{printable, remark, say};
-use crate::{energy, keeping, progress};
+use crate::{energy, keeping, meter, progress};
 use record::{Machine, Setting};
 use report::Report;
 
@@ -124,6 +124,11 @@ fn measure(
         ControlFlow::Continue(())
     });
     line.finish_and_clear();
+    if let Ok(Some(measured)) = &measured
+        && let Some(fetches) = meter::fetch_line(&measured.reading)
+    {
+        remark(output, &format!("{test}: {fetches}"));
+    }
     Ok(measured?)
 }
 
@@ -140,6 +145,9 @@ fn smaller(error: Error, args: &BenchArgs) -> CliError {
 
 /// Says so if the weights are mapped, which may show in what is measured, or could have been.
 fn say_where_from(session: &Session, output: &OutputArgs) {
+    if let Some(plan) = session.memory_plan() {
+        remark(output, &format!("memory: {}", meter::plan(plan)));
+    }
     match session.cache_use() {
         CacheUse::Mapped(path) => {
             let path = path.display().to_string();

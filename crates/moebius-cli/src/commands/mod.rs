@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod cache_sim;
 mod chat;
 mod completions;
 mod convert;

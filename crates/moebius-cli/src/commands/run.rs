@@ -236,6 +236,9 @@ impl Session {
             ),
             ("seed", self.seed.to_string()),
         ];
+        if let Some(plan) = self.model.memory_plan() {
+            rows.insert(3, ("memory", meter::plan(plan)));
+        }
         if let CacheUse::Mapped(path) = self.model.cache_use() {
             rows.insert(3, ("cache", path.display().to_string()));
         }
@@ -250,7 +253,8 @@ impl Session {
             say(format!("\n{block}").trim_end());
         }
         if self.meter == MeterMode::Full {
-            say(format!("\n{}", meter::tables(&reply.summary)).trim_end());
+            let residency = self.model.residency();
+            say(format!("\n{}", meter::tables(&reply.summary, &residency)).trim_end());
         }
     }
 

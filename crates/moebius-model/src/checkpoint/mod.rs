@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use moebius_backend::{MappedPages, PanelBytes, WeightFormat, WeightView};
+use moebius_backend::{FileSpan, MappedPages, PanelBytes, WeightFormat, WeightView};
 use safetensors::Dtype;
 
 use crate::formats::HeldFormats;
@@ -362,7 +362,8 @@ impl Checkpoint {
         let Source::Mapped(file) = &self.files[entry.file] else { return None };
         let start = entry.range.start + packed.stride()?.checked_mul(index)?;
         let end = start.checked_add(packed.matrix_bytes()?).filter(|&end| end <= entry.range.end)?;
-        Some(PanelBytes { owner: file.clone(), range: start..end })
+        let span = FileSpan { file: file.file().clone(), offset: start as u64 };
+        Some(PanelBytes { owner: file.clone(), range: start..end, file: Some(span) })
     }
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.

@@ -13,10 +13,10 @@ use moebius_router::{ExpertLoad, LoadStats, Routing};
 
 use super::random::Random;
 use super::{Kind, Measurement, Plan, Subject, Test};
-use crate::backend::open_backend;
+use crate::backend;
 use crate::cache::CacheUse;
 use crate::model::{Loaded, load, open_files};
-use crate::{EnergyMeter, OpenOptions, Result, memory};
+use crate::{EnergyMeter, MemoryPlan, OpenOptions, Result, memory};
 
 /// How far a measurement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub struct Session {
     engine: Engine,
     info: ModelInfo,
     cache_use: CacheUse,
+    memory_plan: Option<MemoryPlan>,
     backend: Arc<dyn Backend>,
     plan: Plan,
     chunk: usize,
@@ -65,7 +66,8 @@ impl Session {
     ) -> Result<Self> {
         memory::forget_peak();
         let started = Instant::now();
-        let backend = open_backend(&options.backend)?;
+        let opened = backend::open(&options.backend)?;
+        let backend = opened.backend.clone();
         let chunk = options.chunk();
         let context = plan.context(chunk);
         let mut files = subject_files(subject, options, (context, plan.seed), &backend)?;
@@ -76,18 +78,25 @@ impl Session {
         let positions = plan.cached_positions(chunk, info.context) as u64;
         let cache_bytes = info.cache_bytes_per_token.saturating_mul(positions);
         // A random matrix is made whole before it is packed, and the embedding table is the largest.
+        let budgeted = options.backend.constraint.memory.is_some();
         let made_bytes = match subject {
+            // Places for experts are still empty then.
+            _ if budgeted => 0,
             Subject::Model(_) => 0,
             Subject::Shape { .. } => info.vocab_size as u64 * info.hidden as u64 * size_of::<u16>() as u64,
         };
         let working_bytes = cache_bytes.saturating_add(made_bytes);
-        let loaded = load(&mut files, &backend, options, (working_bytes, progress))?;
-        let Loaded { engine, info, cache_use } = loaded;
+        let options = OpenOptions {
+            context: if budgeted { Some(context) } else { options.context },
+            ..options.clone()
+        };
+        let loaded = load(&mut files, &opened, &options, (working_bytes, progress))?;
+        let Loaded { engine, info, cache_use, plan: memory_plan } = loaded;
         engine.meter().time_stages(plan.profile);
         let load = started.elapsed();
         let plan = plan.clone();
         let energy = EnergyMeter::open(None);
-        Ok(Session { engine, info, cache_use, backend, plan, chunk, load, energy })
+        Ok(Session { engine, info, cache_use, memory_plan, backend, plan, chunk, load, energy })
     }
 
     /// What the model is.
@@ -98,6 +107,11 @@ impl Session {
     /// What the cache had for it.
     pub fn cache_use(&self) -> &CacheUse {
         &self.cache_use
+    }
+
+    /// What the parts of the model get of a budget of memory, if there is one.
+    pub fn memory_plan(&self) -> Option<&MemoryPlan> {
+        self.memory_plan.as_ref()
     }
 
     /// Measures energy by `meter` from now on, whose idle power may have been measured.
@@ -373,7 +387,7 @@ mod tests {
     #[test]
     fn every_shape_can_be_made_up_in_bf16() {
         let backend =
-            open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() }).unwrap();
+            backend::open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() }).unwrap();
         for shape in crate::bench::SHAPES {
             let files =
                 ModelFiles::random(shape.config(), &RandomWeights::default(), None, &backend).unwrap();

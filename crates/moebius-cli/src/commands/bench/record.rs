@@ -210,6 +210,12 @@ impl Record {
         self.add("batching_speedup_bound", measured.batching_bound());
         self.add("peak_memory_bytes", measured.peak_bytes);
         self.add("load_ms", setting.load_ms);
+        let fetches = measured.reading.counts.fetches();
+        let tokens = measured.reading.counts.all_tokens().max(1) as f64;
+        self.add("expert_hit_rate", fetches.and_then(|fetches| fetches.hit_rate()));
+        self.add("fetched_bytes_per_token", fetches.map(|fetches| fetches.fetched_bytes as f64 / tokens));
+        self.add("stall_ms_per_token", fetches.map(|fetches| fetches.stall_ns as f64 / 1e6 / tokens));
+        self.add("prefetch_hit_rate", fetches.and_then(|fetches| fetches.prefetch_hit_rate()));
         self.add("joules_per_token", measured.joules_per_token());
         energy::add(self, "all_samples", measured.energy);
     }

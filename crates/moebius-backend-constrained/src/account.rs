@@ -62,6 +62,15 @@ impl Modelled {
             + self.fetch_seconds
     }
 
+    /// Adds `bytes` of experts that were not there and had to come from the host or the disk at `rate` bytes a second.
+    pub fn fetch(&mut self, bytes: u64, rate: Option<f64>) {
+        self.fetched_bytes = self.fetched_bytes.saturating_add(bytes);
+        if bytes > 0 {
+            // At no declared rate it takes a time that is not known, and not none.
+            self.fetch_seconds += rate.map_or(f64::NAN, |rate| bytes as f64 / rate);
+        }
+    }
+
     /// Multiply-adds that tiles add, as a share of what was asked for; `None` without products.
     pub fn padding_share(&self) -> Option<f64> {
         (self.macs > 0).then(|| self.padded_macs as f64 / self.macs as f64 - 1.0)
@@ -244,15 +253,6 @@ impl Ledger {
         modelled.busy_seconds += busy + working * launches;
         modelled.macs += costs.iter().map(|cost| cost.macs).sum::<u64>();
         modelled.padded_macs += costs.iter().map(|cost| cost.padded_macs).sum::<u64>();
-    }
-
-    /// Bytes of experts that were not there and had to come from the host or the disk.
-    pub fn fetched(&self, bytes: u64) {
-        let mut state = self.lock();
-        state.modelled.fetched_bytes += bytes;
-        // What is fetched at no declared rate takes a time that is not known, and not none.
-        state.modelled.fetch_seconds +=
-            if bytes == 0 { 0.0 } else { self.profile.fetch.map_or(f64::NAN, |rate| bytes as f64 / rate) };
     }
 
     /// Dispatch and combine of a batch.

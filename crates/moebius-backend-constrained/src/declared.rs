@@ -12,7 +12,7 @@ use moebius_backend::{
     Result, Unsupported, WeightSpec, WeightView,
 };
 use moebius_metering::Meter;
-use moebius_router::Routing;
+use moebius_router::{Router, Routing};
 
 use crate::account::Ledger;
 use crate::declared_ops::DeclaredOps;
@@ -158,5 +158,9 @@ impl ExpertBank for DeclaredBank {
             self.ledger.experts(self.inner.spec(), routing);
         }
         self.inner.forward(x, routing, meter)
+    }
+
+    fn routed_by(&mut self, gate: &Arc<dyn Linear>, router: &Router) {
+        self.inner.routed_by(gate, router);
     }
 }

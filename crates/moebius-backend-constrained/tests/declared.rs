@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use moebius_backend::{Activation, Backend, ExpertSpec, LinearSpec, WeightFormat, WeightSpec, WeightView};
 use moebius_backend_constrained::{
-    DeclaredBackend, Launch, Ledger, Peaks, Profile, Reached, ShapeRule, Tile, Watts,
+    DeclaredBackend, Launch, Ledger, Modelled, Peaks, Profile, Reached, ShapeRule, Tile, Watts,
 };
 use moebius_conformance::{ReferenceBackend, accept};
 use moebius_metering::Meter;
@@ -207,14 +207,13 @@ fn attention_reads_the_keys_that_it_sees() {
 
 #[test]
 fn fetches_take_the_time_of_their_link_and_an_unknown_one_is_not_a_number() {
-    let (_, known) = declare(Profile { fetch: Some(2e9), ..profile(1) });
-    known.fetched(1000);
-    assert!(near(known.snapshot(0).fetch_seconds, 5e-7) && known.snapshot(0).fetched_bytes == 1000);
-    let (_, unknown) = declare(profile(1));
-    unknown.fetched(0);
-    assert_eq!(unknown.snapshot(0).seconds(), 0.0);
-    unknown.fetched(1);
-    assert!(unknown.snapshot(0).seconds().is_nan());
+    let mut modelled = Modelled::default();
+    modelled.fetch(1000, Some(2e9));
+    assert!(near(modelled.seconds(), 5e-7) && modelled.fetched_bytes == 1000);
+    modelled.fetch(0, None);
+    assert!(near(modelled.seconds(), 5e-7));
+    modelled.fetch(1, None);
+    assert!(modelled.seconds().is_nan());
 }
 
 #[test]

@@ -50,6 +50,7 @@ mod score;
 mod twin;
 
 pub mod bench;
+pub mod declared;
 pub mod plan;
 pub mod sweep;
 pub mod text;
@@ -66,7 +67,7 @@ pub use doctor::{RouterLayers, RouterReport, RouterSetting, RouterTensor, Settin
 pub use energy::{CounterState, EnergyMark, EnergyMeter, POWERCAP};
 pub use error::{Error, ErrorKind, Result};
 pub use explain::{ExplainedExpert, Explanation};
-pub use generate::{GenerateOptions, Generation, Piece, Prompt, Summary};
+pub use generate::{GenerateOptions, Generation, ModelledRun, Piece, Prompt, Summary};
 pub use knobs::{KNOBS, Knob};
 pub use locate::{bundled_model, locate_model};
 pub use model::{Model, OpenOptions, TextSummary, inspect};

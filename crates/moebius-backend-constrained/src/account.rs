@@ -10,7 +10,7 @@
 //! Invariants: counts and times only grow; an operation on no rows takes no time.
 
 use std::collections::BTreeMap;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use moebius_backend::{AttentionSpan, AttentionSpec, ExpertSpec, LinearSpec};
@@ -83,26 +83,40 @@ impl Modelled {
         let busy = self.busy_seconds.min(all);
         Some(load * busy + idle.unwrap_or(load) * (all - busy))
     }
+
+    fn zip(&self, other: &Modelled, count: fn(u64, u64) -> u64, seconds: fn(f64, f64) -> f64) -> Modelled {
+        Modelled {
+            passes: count(self.passes, other.passes),
+            operations: count(self.operations, other.operations),
+            memory_seconds: seconds(self.memory_seconds, other.memory_seconds),
+            compute_seconds: seconds(self.compute_seconds, other.compute_seconds),
+            launch_seconds: seconds(self.launch_seconds, other.launch_seconds),
+            exchange_seconds: seconds(self.exchange_seconds, other.exchange_seconds),
+            fetch_seconds: seconds(self.fetch_seconds, other.fetch_seconds),
+            busy_seconds: seconds(self.busy_seconds, other.busy_seconds),
+            macs: count(self.macs, other.macs),
+            padded_macs: count(self.padded_macs, other.padded_macs),
+            exchanged_bytes: count(self.exchanged_bytes, other.exchanged_bytes),
+            fetched_bytes: count(self.fetched_bytes, other.fetched_bytes),
+        }
+    }
 }
 
+/// Joins the accounts of two stretches.
+impl Add for &Modelled {
+    type Output = Modelled;
+
+    fn add(self, other: &Modelled) -> Modelled {
+        self.zip(other, u64::saturating_add, f64::add)
+    }
+}
+
+/// What was accounted for from an earlier moment to this one.
 impl Sub for &Modelled {
     type Output = Modelled;
 
     fn sub(self, earlier: &Modelled) -> Modelled {
-        Modelled {
-            passes: self.passes - earlier.passes,
-            operations: self.operations - earlier.operations,
-            memory_seconds: self.memory_seconds - earlier.memory_seconds,
-            compute_seconds: self.compute_seconds - earlier.compute_seconds,
-            launch_seconds: self.launch_seconds - earlier.launch_seconds,
-            exchange_seconds: self.exchange_seconds - earlier.exchange_seconds,
-            fetch_seconds: self.fetch_seconds - earlier.fetch_seconds,
-            busy_seconds: self.busy_seconds - earlier.busy_seconds,
-            macs: self.macs - earlier.macs,
-            padded_macs: self.padded_macs - earlier.padded_macs,
-            exchanged_bytes: self.exchanged_bytes - earlier.exchanged_bytes,
-            fetched_bytes: self.fetched_bytes - earlier.fetched_bytes,
-        }
+        self.zip(earlier, u64::saturating_sub, f64::sub)
     }
 }
 

@@ -14,6 +14,7 @@ mod json;
 mod keeping;
 mod markdown;
 mod meter;
+mod modelled;
 mod plot;
 mod progress;
 mod reply;

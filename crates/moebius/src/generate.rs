@@ -1,7 +1,7 @@
 //! Generating text, piece by piece.
 
 use moebius_engine::{FinishReason, Request, RequestId, SamplingParams};
-use moebius_metering::{Phase, Reading, Window};
+use moebius_metering::{Reading, Window};
 use moebius_model::Probe;
 
 use crate::declared::{Modelled, ModelledPhase};
@@ -196,8 +196,8 @@ impl Generation<'_> {
         let ((prefill, prefilled), (decode, decoded)) = self.windows.readings(self.model);
         let modelled = self.model.declared().zip(prefilled.zip(decoded));
         let modelled = modelled.map(|(declared, (prefilled, decoded))| ModelledRun {
-            prefill: declared.prefill(prefilled, prefill.counts.tokens_in(Phase::Prefill)),
-            decode: declared.decode(decoded, decode.counts.tokens_in(Phase::Decode)),
+            prefill: declared.prefill(prefilled, &prefill.counts),
+            decode: declared.decode(decoded, &decode.counts),
         });
         Summary {
             prompt: std::mem::take(&mut self.prompt),

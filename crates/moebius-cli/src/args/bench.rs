@@ -3,6 +3,7 @@
 use clap::builder::{FalseyValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
+use moebius::plan::Machine;
 use moebius::{BACKENDS, BackendOptions, OpenOptions, RoutingRules};
 
 use super::model::saturate;
@@ -93,6 +94,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
     #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
     pub(crate) backend: Option<String>,
+    /// Hardware to stand for, as `moebius run --profile` takes it: rows gain its modelled speed and energy
+    #[arg(long, env = "MOEBIUS_PROFILE", hide_env_values = true, value_name = "NAME", value_parser = values::machine)]
+    pub(crate) hardware: Option<Machine>,
 }
 
 /// What to measure other than a model.
@@ -138,7 +142,7 @@ impl BenchArgs {
     pub(crate) fn open_options(&self, threads: Option<usize>) -> OpenOptions {
         OpenOptions {
             routing: RoutingRules::default(),
-            backend: BackendOptions { name: self.backend.clone(), threads },
+            backend: BackendOptions { name: self.backend.clone(), threads, profile: self.hardware.clone() },
             experts: self.experts.experts,
             format: self.format.held(),
             cache: self.cache.place(),

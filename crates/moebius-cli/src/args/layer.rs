@@ -96,6 +96,7 @@ impl LayerArgs {
                         let options = BackendOptions {
                             name: backend.cloned(),
                             threads: threads.copied().map(saturate),
+                            ..BackendOptions::default()
                         };
                         plans.push((self.plan(format, routing), options));
                     }

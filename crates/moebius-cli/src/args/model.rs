@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use moebius::plan::Machine;
 use moebius::{BACKENDS, BackendOptions, Cache, HeldFormats, OpenOptions, RoutingRules};
 
 use super::values;
@@ -129,13 +130,28 @@ pub(crate) struct ModelArgs {
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
     #[arg(value_parser = PossibleValuesParser::new(BACKENDS))]
     pub(crate) backend: Option<String>,
+    /// Hardware to stand for, by a name that `moebius plan` knows (8xNAME for eight) or as FILE.toml: what it could not
+    /// hold or multiply is refused, and the time that it would take is modelled
+    #[arg(
+        long,
+        visible_alias = "hardware",
+        env = "MOEBIUS_PROFILE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    #[arg(value_parser = values::machine)]
+    pub(crate) profile: Option<Machine>,
 }
 
 impl ModelArgs {
     /// The same, as the library wants it.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            backend: BackendOptions {
+                name: self.backend.clone(),
+                threads: self.threads.map(saturate),
+                profile: self.profile.clone(),
+            },
             experts: self.experts.experts,
             routing: self.rules.rules(self.threshold.unwrap_or(0.0)),
             format: self.format.held(),

@@ -81,7 +81,11 @@ impl SweepArgs {
     /// How the model is opened where no list says otherwise.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            backend: BackendOptions {
+                name: self.backend.clone(),
+                threads: self.threads.map(saturate),
+                ..BackendOptions::default()
+            },
             cache: self.cache.place(),
             context: self.ctx_size.map(saturate),
             ..OpenOptions::default()

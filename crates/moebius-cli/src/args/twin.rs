@@ -67,7 +67,11 @@ impl TwinArgs {
     /// How to open the model.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: BackendOptions { name: self.backend.clone(), threads: self.threads.map(saturate) },
+            backend: BackendOptions {
+                name: self.backend.clone(),
+                threads: self.threads.map(saturate),
+                ..BackendOptions::default()
+            },
             experts: self.experts.experts,
             format: self.format.held(),
             ..OpenOptions::default()

@@ -1,6 +1,7 @@
 //! One row of results in every detail.
 
 use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
+use moebius::declared::ModelledPhase;
 use moebius::metering::Stage;
 use serde_json::json;
 
@@ -140,6 +141,12 @@ impl Record {
         self.add("load_ms", setting.load_ms);
         self.add("joules_per_token", measured.joules_per_token());
         energy::add(self, "all_samples", measured.energy);
+        let modelled = measured.modelled.as_ref();
+        let band = modelled.and_then(ModelledPhase::tokens_per_second);
+        self.add("modelled_tokens_per_second", band.map(|band| band.expected));
+        self.add("modelled_tokens_per_second_low", band.map(|band| band.low));
+        self.add("modelled_tokens_per_second_high", band.map(|band| band.high));
+        self.add("modelled_joules_per_token", modelled.and_then(ModelledPhase::joules_per_token));
     }
 
     /// Every stage, so that all rows have the same names.

@@ -36,7 +36,8 @@ pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 pub(crate) use sweep::SweepArgs;
 pub(crate) use trace::{
-    ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs, TraceCommand,
+    DevicesArgs, ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs,
+    TraceCommand,
 };
 pub(crate) use twin::TwinArgs;
 

@@ -252,6 +252,13 @@ impl Error {
         }
     }
 
+    /// Whether a backend, or the hardware that it stands for, refused the model before a weight was read.
+    pub fn is_refusal(&self) -> bool {
+        use moebius_backend::Error as BackendError;
+        let unsupported = matches!(self, Error::Model(ModelError::Backend(BackendError::Unsupported(_))));
+        unsupported || matches!(self, Error::BeyondProfile { .. })
+    }
+
     /// The next thing to try.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

@@ -50,6 +50,7 @@ mod route;
 mod score;
 mod twin;
 
+pub mod balance;
 pub mod bench;
 pub mod declared;
 pub mod plan;

@@ -2,12 +2,10 @@
 //!
 //! Invariants: measured and modelled figures stand in columns of their own; a backend that refuses is a row that says why.
 
-use std::error::Error as StdError;
-
 use moebius::declared::ModelledPhase;
 use moebius::metering::format::{UNKNOWN, percent, si};
 use moebius::metering::{Phase, Reading, Work};
-use moebius::{ComparedRun, Error, Prompt, run_to_compare};
+use moebius::{ComparedRun, Prompt, run_to_compare};
 use serde::Serialize;
 
 use crate::args::{BackendName, CompareArgs, OutputArgs};
@@ -95,19 +93,9 @@ fn refused(
     name: &BackendName,
     run: moebius::Result<ComparedRun>,
 ) -> Result<std::result::Result<ComparedRun, Refusal>> {
-    let unsupported = |error: &Error| {
-        let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-        while let Some(error) = cause {
-            if error.downcast_ref::<moebius::backend_contract::Unsupported>().is_some() {
-                return true;
-            }
-            cause = error.source();
-        }
-        matches!(error, Error::BeyondProfile { .. }) || error.to_string().contains("has no arithmetic for")
-    };
     match run {
         Ok(run) => Ok(Ok(run)),
-        Err(error) if name.declares() && unsupported(&error) => {
+        Err(error) if name.declares() && error.is_refusal() => {
             let reason = printable(&error.to_string()).into_owned();
             Ok(Err(Refusal { reason, hint: error.hint() }))
         }

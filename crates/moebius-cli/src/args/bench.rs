@@ -142,7 +142,12 @@ impl BenchArgs {
     pub(crate) fn open_options(&self, threads: Option<usize>) -> OpenOptions {
         OpenOptions {
             routing: RoutingRules::default(),
-            backend: BackendOptions { name: self.backend.clone(), threads, profile: self.hardware.clone() },
+            backend: BackendOptions {
+                name: self.backend.clone(),
+                threads,
+                profile: self.hardware.clone(),
+                ..BackendOptions::default()
+            },
             experts: self.experts.experts,
             format: self.format.held(),
             cache: self.cache.place(),

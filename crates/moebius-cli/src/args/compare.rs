@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::Args;
 use moebius::plan::Machine;
-use moebius::{BACKENDS, BackendOptions, OpenOptions};
+use moebius::{BACKENDS, BackendOptions, Constraint, MemoryLimit, OpenOptions};
 
 use super::model::saturate;
 use super::{ExpertsArg, FormatArg, JsonArg, values};
@@ -39,6 +39,9 @@ pub(crate) struct CompareArgs {
     /// Most tokens of a sequence; default: the model's own context
     #[arg(short, long, env = "MOEBIUS_CTX_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ctx_size: Option<u64>,
+    /// Memory that constrained backends keep to, such as 2GiB or 50%: experts are fetched into what is left
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<MemoryLimit>,
     /// CPU threads; default: all cores
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
@@ -89,6 +92,10 @@ impl CompareArgs {
                 name: Some(name.backend.clone()),
                 threads: self.threads.map(saturate),
                 profile: name.profile.clone(),
+                constraint: Constraint {
+                    memory: self.memory.filter(|_| name.backend == "constrained"),
+                    ..Constraint::default()
+                },
             },
             experts: self.experts.experts,
             format: self.format.held(),

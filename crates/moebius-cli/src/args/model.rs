@@ -151,6 +151,7 @@ impl ModelArgs {
                 name: self.backend.clone(),
                 threads: self.threads.map(saturate),
                 profile: self.profile.clone(),
+                ..BackendOptions::default()
             },
             experts: self.experts.experts,
             routing: self.rules.rules(self.threshold.unwrap_or(0.0)),

@@ -5,6 +5,7 @@
 
 mod bench;
 mod cache;
+mod compare;
 mod convert;
 mod explain;
 mod hub;
@@ -27,6 +28,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat, RowsArgs};
 pub(crate) use cache::{CacheCommand, CacheListArgs, CacheSimArgs, ClearArgs};
+pub(crate) use compare::{BackendName, CompareArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use explain::ExplainArgs;
 pub(crate) use hub::{ListModelsArgs, PullArgs, RmArgs};
@@ -40,7 +42,8 @@ pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 pub(crate) use sweep::SweepArgs;
 pub(crate) use trace::{
-    ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs, TraceCommand,
+    DevicesArgs, ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs,
+    TraceCommand,
 };
 pub(crate) use twin::TwinArgs;
 
@@ -75,6 +78,8 @@ Examples:
   moebius explain \"Once upon a time\"         one token through gate, softmax, top-k, experts
   moebius plan qwen3-30b-a3b --format q4_k_m --hardware rtx-4090,m4-pro,ddr5-5600
                                              what it would need and how fast it would be there
+  moebius compare --backends cpu,constrained:8xascend-910b-64g
+                                             the same bits here, and the time that such hardware would take
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -162,6 +167,8 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Run a model beside its dense twins, and say what sparsity saves and where it loses
     Twin(Box<TwinArgs>),
+    /// Run one prompt on several backends: equal bits, speed, memory, and what declared hardware would take
+    Compare(Box<CompareArgs>),
     /// Walk one real token through a router and its experts, number by number
     Explain(ExplainArgs),
     /// Memory, speed and cost of a model on machines that are not here

@@ -15,6 +15,7 @@ mod json;
 mod keeping;
 mod markdown;
 mod meter;
+mod modelled;
 mod plot;
 mod progress;
 mod reply;

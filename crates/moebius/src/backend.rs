@@ -7,10 +7,14 @@ use moebius_backend_constrained::{ConstrainedBackend, Processor};
 use moebius_backend_cpu::{CpuBackend, CpuOptions, Isa};
 
 use crate::budget::Constraint;
+use crate::declared::Declared;
+use crate::plan::Machine;
 use crate::{Error, Result, knobs};
 
 /// Names of the backends that are built in, the default first.
-pub const BACKENDS: &[&str] = &["cpu", "constrained"];
+pub const BACKENDS: &[&str] = &["cpu", CONSTRAINED];
+
+const CONSTRAINED: &str = "constrained";
 
 /// Which backend to use, and how.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +25,8 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// What the constrained backend keeps to. A budget of memory without a name means that backend.
     pub constraint: Constraint,
+    /// Hardware that the constrained backend stands for; without a name it means that backend too.
+    pub profile: Option<Machine>,
 }
 
 /// A backend that was started.
@@ -28,6 +34,8 @@ pub(crate) struct Opened {
     pub(crate) backend: Arc<dyn Backend>,
     /// The same, if it is the constrained one.
     pub(crate) constrained: Option<Arc<ConstrainedBackend>>,
+    /// The hardware that it stands for, if any.
+    pub(crate) declared: Option<Declared>,
 }
 
 /// Starts a backend.
@@ -45,23 +53,30 @@ pub fn open_backend(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
 pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
     let cpu = || Ok::<_, Error>(CpuBackend::new(CpuOptions { threads: options.threads, isa: isa()? })?);
     let budget = options.constraint.memory.is_some() || options.constraint.resident.is_some();
-    match options.name.as_deref().unwrap_or(if budget { "constrained" } else { BACKENDS[0] }) {
-        "cpu" if budget => Err(Error::UnknownName {
-            what: "backend with a budget of memory",
-            got: "cpu".into(),
-            expected: "constrained".into(),
-        }),
-        "cpu" => Ok(Opened { backend: Arc::new(cpu()?), constrained: None }),
-        "constrained" => {
+    let profile = &options.profile;
+    let default = if budget || profile.is_some() { CONSTRAINED } else { BACKENDS[0] };
+    let (backend, constrained): (Arc<dyn Backend>, _) = match options.name.as_deref().unwrap_or(default) {
+        "cpu" if budget || profile.is_some() => {
+            let what = if budget { "backend with a budget of memory" } else { "backend with a profile" };
+            return Err(Error::UnknownName { what, got: "cpu".into(), expected: CONSTRAINED.into() });
+        }
+        "cpu" => (Arc::new(cpu()?), None),
+        // Without a budget nothing is fetched, and the CPU's banks do for declared hardware.
+        CONSTRAINED if profile.is_some() && !budget => (Arc::new(cpu()?), None),
+        CONSTRAINED => {
             let cpu = cpu()?;
             let processor = Processor { kernels: cpu.kernels(), pool: cpu.pool() };
             let constrained = Arc::new(ConstrainedBackend::new(Arc::new(cpu), processor)?);
-            Ok(Opened { backend: constrained.clone(), constrained: Some(constrained) })
+            (constrained.clone(), Some(constrained))
         }
         other => {
-            Err(Error::UnknownName { what: "backend", got: other.into(), expected: BACKENDS.join(", ") })
+            let expected = BACKENDS.join(", ");
+            return Err(Error::UnknownName { what: "backend", got: other.into(), expected });
         }
-    }
+    };
+    let Some(machine) = profile else { return Ok(Opened { backend, constrained, declared: None }) };
+    let (backend, declared) = Declared::new(machine, backend)?;
+    Ok(Opened { backend, constrained, declared: Some(declared) })
 }
 
 /// The instruction set that [`knobs::ISA`] asks for.

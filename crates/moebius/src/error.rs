@@ -77,6 +77,32 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A machine cannot be declared.
+    #[error("`{profile}` cannot be declared: {reason}")]
+    Undeclared {
+        /// Its name.
+        profile: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A model is larger than the memory of declared hardware.
+    #[error(
+        "`{profile}` could not hold the model: {needed_bytes} bytes on each device, which has {memory_bytes}"
+    )]
+    BeyondProfile {
+        /// The machine.
+        profile: String,
+        /// One of its devices.
+        device: String,
+        /// Bytes of weights, cache and activations on each device, or the budget that was asked for.
+        needed_bytes: u64,
+        /// Bytes that a device has.
+        memory_bytes: u64,
+        /// The widest format that would fit, and about how many bytes it takes.
+        format: Option<(&'static str, u64)>,
+        /// The fewest devices that would be enough, if any number is.
+        devices: Option<u64>,
+    },
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -211,7 +237,7 @@ impl Error {
             Error::ModelNotFound(_) | Error::NotLocal(_) | Error::NoBundledModel | Error::NoWeights(_) => {
                 ErrorKind::NotFound
             }
-            Error::Memory { .. } | Error::Budget { .. } => ErrorKind::Memory,
+            Error::Memory { .. } | Error::Budget { .. } | Error::BeyondProfile { .. } => ErrorKind::Memory,
             Error::UnknownMemory => ErrorKind::Usage,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
@@ -224,6 +250,7 @@ impl Error {
             | Error::NoRouters
             | Error::Baseline(_)
             | Error::Hardware { .. }
+            | Error::Undeclared { .. }
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
             | Error::Trace { .. }
@@ -237,6 +264,13 @@ impl Error {
             Error::Engine(_) => ErrorKind::Usage,
             Error::Model(error) => model_kind(error),
         }
+    }
+
+    /// Whether a backend, or the hardware that it stands for, refused the model before a weight was read.
+    pub fn is_refusal(&self) -> bool {
+        use moebius_backend::Error as BackendError;
+        let unsupported = matches!(self, Error::Model(ModelError::Backend(BackendError::Unsupported(_))));
+        unsupported || matches!(self, Error::BeyondProfile { .. })
     }
 
     /// The next thing to try.
@@ -259,6 +293,13 @@ impl Error {
                 "give more with --memory, hold the weights in fewer bits with --format, or shorten --ctx-size"
             }
             Error::UnknownMemory => "give the budget in bytes, such as --memory 2GiB",
+            Error::BeyondProfile { device, format, devices, .. } => {
+                return Some(beyond_hint(device, *format, *devices));
+            }
+            Error::Undeclared { .. } => {
+                "copy its entry from crates/moebius/hardware into a file, add what is missing with a source, and give \
+                 --profile FILE.toml"
+            }
             Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
             Error::NoChatTemplate => "give a prompt: the text will be continued",
             Error::NothingToScore(_) => "give a longer text",
@@ -291,6 +332,15 @@ impl Error {
         };
         Some(hint.into())
     }
+}
+
+/// What would fit declared hardware.
+fn beyond_hint(device: &str, format: Option<(&str, u64)>, devices: Option<u64>) -> String {
+    let format = format.map(|(name, bytes)| format!("--format {name} (about {bytes} bytes on each device)"));
+    let devices = devices.map(|devices| format!("--profile {devices}x{device}"));
+    let budget = "experts fetched into a smaller --memory".to_owned();
+    let ways: Vec<String> = [format, devices, Some(budget)].into_iter().flatten().collect();
+    format!("it may fit with {}", ways.join(", or with "))
 }
 
 fn text_kind(error: &TextError) -> ErrorKind {

@@ -11,6 +11,7 @@ use moebius_model::{HeldFormats, ModelFiles, ModelInfo, RoutingRules};
 use crate::backend::{BackendOptions, Opened, open, open_backend};
 use crate::budget::{Asked, MemoryPlan};
 use crate::cache::{Cache, CacheUse};
+use crate::declared::{self, Declared, Modelled};
 use crate::generation_config::GenerationConfig;
 use crate::text::{ChatTemplate, TextError, Tokenizer, gguf_stop_tokens};
 use crate::trace::TraceRecorder;
@@ -54,6 +55,7 @@ pub struct Model {
     dir: PathBuf,
     backend: Arc<dyn Backend>,
     constrained: Option<Arc<ConstrainedBackend>>,
+    declared: Option<Declared>,
     plan: Option<MemoryPlan>,
     tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
     chat_template: Option<ChatTemplate>,
@@ -83,7 +85,7 @@ impl Model {
         let text = TextFiles::of(&files)?;
         let opened = open(&options.backend)?;
         let Loaded { engine, info, cache_use, plan } = load(&mut files, &opened, options, (0, progress))?;
-        let Opened { backend, constrained } = opened;
+        let Opened { backend, constrained, declared } = opened;
         let TextFiles { tokenizer, chat_template, generation } = text;
         let dir = if files.gguf().is_some() { files.config_path() } else { files.dir() }.into();
         let tracer = None;
@@ -94,6 +96,7 @@ impl Model {
             dir,
             backend,
             constrained,
+            declared,
             plan,
             tokenizer,
             chat_template,
@@ -130,6 +133,16 @@ impl Model {
     /// How many experts of each layer are in memory now; empty where all of them always are.
     pub fn residency(&self) -> Vec<LayerResidency> {
         self.constrained.as_ref().map_or_else(Vec::new, |constrained| constrained.residency())
+    }
+
+    /// The hardware that it stands for, if some is declared.
+    pub fn declared(&self) -> Option<&Declared> {
+        self.declared.as_ref()
+    }
+
+    /// The account of declared hardware so far: what it would have taken for all that ran, a model and no measurement.
+    pub fn modelled(&self) -> Option<Modelled> {
+        self.declared.as_ref().map(|declared| declared.snapshot(self.info.n_layers))
     }
 
     /// Most positions of a sequence.
@@ -207,6 +220,10 @@ pub(crate) fn load(
     let cache_use = options.cache.as_ref().map_or(CacheUse::NotAsked, |cache| cache.attach(files, backend));
     let total_bytes = files.checkpoint_bytes().unwrap_or(0);
     let plan = divide(files, &info, opened, options, working_bytes)?;
+    if let Some(machine) = &options.backend.profile {
+        let budget = plan.as_ref().map(|plan| plan.budget_bytes);
+        declared::check_fits(machine, &info, options.context, budget)?;
+    }
     match &plan {
         Some(plan) => memory::check_fits(plan.budget_bytes)?,
         None => {

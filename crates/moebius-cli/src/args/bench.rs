@@ -3,7 +3,8 @@
 use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
-use moebius::{HeldFormats, OpenOptions};
+use moebius::plan::Machine;
+use moebius::{BackendOptions, HeldFormats, OpenOptions};
 
 use super::model::{held_formats, saturate};
 use super::values;
@@ -87,6 +88,9 @@ pub(crate) struct BenchArgs {
     pub(crate) ubatch_size: Option<u64>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    /// Hardware to stand for, as `moebius run --profile` takes it: rows gain its modelled speed and energy
+    #[arg(long, env = "MOEBIUS_PROFILE", hide_env_values = true, value_name = "NAME", value_parser = values::machine)]
+    pub(crate) hardware: Option<Machine>,
 }
 
 /// What to measure other than a model.
@@ -145,7 +149,7 @@ impl BenchArgs {
     pub(crate) fn open_options(&self, threads: Option<usize>, format: HeldFormats) -> OpenOptions {
         OpenOptions {
             routing: self.routing.rules(),
-            backend: self.place.options(threads),
+            backend: BackendOptions { profile: self.hardware.clone(), ..self.place.options(threads) },
             experts: self.experts.experts,
             format,
             cache: self.cache.place(),

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use moebius::{Cache, HeldFormats, OpenOptions, RoutingRules};
+use moebius::plan::Machine;
+use moebius::{BackendOptions, Cache, HeldFormats, OpenOptions, RoutingRules};
 
 use super::{PlaceArgs, values};
 
@@ -152,13 +153,27 @@ pub(crate) struct ModelArgs {
     pub(crate) ubatch_size: Option<u64>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    /// Hardware to stand for, by a name that `moebius plan` knows (8xNAME for eight) or as FILE.toml: what it could not
+    /// hold or multiply is refused, and the time that it would take is modelled
+    #[arg(
+        long,
+        visible_alias = "hardware",
+        env = "MOEBIUS_PROFILE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    #[arg(value_parser = values::machine)]
+    pub(crate) profile: Option<Machine>,
 }
 
 impl ModelArgs {
     /// The same, as the library wants it.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: self.place.options(self.threads.map(saturate)),
+            backend: BackendOptions {
+                profile: self.profile.clone(),
+                ..self.place.options(self.threads.map(saturate))
+            },
             experts: self.experts.experts,
             routing: self.routing.rules(),
             format: self.format.held(),

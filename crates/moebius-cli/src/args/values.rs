@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use moebius::plan::Machine;
 use moebius::{MemoryLimit, ReadLimit};
 
 use super::MeterMode;
@@ -80,6 +81,15 @@ pub(crate) fn layer_expert(text: &str) -> Result<(usize, u32), String> {
     let parts = text.trim().split_once(':');
     let pair = parts.and_then(|(layer, expert)| Some((layer.parse().ok()?, expert.parse().ok()?)));
     pair.ok_or_else(|| format!("expected LAYER:EXPERT such as 0:3, got `{text}`"))
+}
+
+/// Hardware by its name, or the path of a file that describes it.
+pub(crate) fn machine(text: &str) -> Result<Machine, String> {
+    let machine = Machine::find(text).map_err(|error| error.to_string())?;
+    match moebius::declared::profile(&machine) {
+        Ok(_) => Ok(machine),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A number of threads.

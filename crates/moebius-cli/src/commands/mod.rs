@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod cache_sim;
 mod chat;
+mod compare;
 mod completions;
 mod convert;
 mod doctor;
@@ -49,6 +50,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Cache(args)) => cache::cache(args),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Twin(args)) => twin::twin(args, &cli.output),
+        Some(Command::Compare(args)) => compare::compare(args, &cli.output),
         Some(Command::Explain(args)) => explain::explain(args, &cli.output),
         Some(Command::Plan(args)) => plan::plan(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),

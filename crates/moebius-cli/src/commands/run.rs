@@ -18,6 +18,7 @@ use crate::errors::{CliError, Result};
 use crate::interrupt::Interrupt;
 use crate::json;
 use crate::meter::{self, FullMeter, Meter, Timings};
+use crate::modelled::Modelled;
 use crate::progress::Opening;
 use crate::reply::{self, Outlet, Reply};
 use crate::route_strip::RouteStrip;
@@ -54,6 +55,8 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     work: Option<FullMeter>,
     energy: Option<Joules>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modelled: Option<Modelled>,
     #[serde(skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<Vec<Route<'a>>>>,
 }
@@ -248,8 +251,7 @@ impl Session {
     /// Ends with the meter, if it is wanted.
     fn conclude(&self, reply: &Reply) {
         if self.meter != MeterMode::Off {
-            let block =
-                meter::block(self.model.info(), &reply.summary, self.energy.as_ref().map(|_| reply.energy));
+            let block = meter::block(&self.model, &reply.summary, self.energy.as_ref().map(|_| reply.energy));
             say(format!("\n{block}").trim_end());
         }
         if self.meter == MeterMode::Full {
@@ -272,6 +274,8 @@ impl Session {
             meter,
             work: (self.meter == MeterMode::Full).then(|| FullMeter::new(summary)),
             energy: reply.energy.map(Joules::from),
+            modelled: (summary.modelled.as_ref().zip(self.model.declared()))
+                .map(|(run, declared)| Modelled::of_run(run, declared, self.model.info().hidden)),
             routes: self.options.record_routes.then(|| reply.routes.iter().map(|r| routes(r)).collect()),
         };
         json::print(&report)

@@ -15,6 +15,7 @@ use super::random::Random;
 use super::{Kind, Measurement, Plan, Subject, Test};
 use crate::backend;
 use crate::cache::CacheUse;
+use crate::declared::{Declared, Modelled};
 use crate::model::{Loaded, load, open_files};
 use crate::{EnergyMeter, MemoryPlan, OpenOptions, Result, memory};
 
@@ -34,6 +35,7 @@ pub struct Session {
     cache_use: CacheUse,
     memory_plan: Option<MemoryPlan>,
     backend: Arc<dyn Backend>,
+    declared: Option<Declared>,
     plan: Plan,
     chunk: usize,
     load: Duration,
@@ -47,6 +49,7 @@ struct Sample {
     steps: u64,
     stages: StageTimes,
     energy: Option<Energy>,
+    modelled: Option<Modelled>,
 }
 
 /// Asked before each step whether to go on.
@@ -68,6 +71,7 @@ impl Session {
         let started = Instant::now();
         let opened = backend::open(&options.backend)?;
         let backend = opened.backend.clone();
+        let declared = opened.declared.clone();
         let chunk = options.chunk();
         let context = plan.context(chunk);
         let mut files = subject_files(subject, options, (context, plan.seed), &backend)?;
@@ -96,7 +100,7 @@ impl Session {
         let load = started.elapsed();
         let plan = plan.clone();
         let energy = EnergyMeter::open(None);
-        Ok(Session { engine, info, cache_use, memory_plan, backend, plan, chunk, load, energy })
+        Ok(Session { engine, info, cache_use, memory_plan, backend, declared, plan, chunk, load, energy })
     }
 
     /// What the model is.
@@ -151,6 +155,12 @@ impl Session {
             }
         }
         let total = total.unwrap_or_default();
+        let counts = &total.reading.counts;
+        let modelled =
+            self.declared.as_ref().zip(total.modelled.clone()).map(|(declared, modelled)| match test.kind {
+                Kind::Prompt(_) => declared.prefill(modelled, counts),
+                Kind::Generate(_) => declared.decode(modelled, counts),
+            });
         Ok(Some(Measurement {
             test,
             samples: times,
@@ -159,6 +169,7 @@ impl Session {
             stages: self.plan.profile.then_some(total.stages),
             peak_bytes: memory::peak_bytes(),
             energy: total.energy,
+            modelled,
             routing: self.info.moe.as_ref().map(|moe| (moe.n_experts, moe.top_k)),
         }))
     }
@@ -218,6 +229,7 @@ impl Session {
             self.engine.step(None)?;
         }
         let (before, mark) = (self.engine.meter().stage_times(), self.energy.mark());
+        let account = self.modelled();
         let window = Window::open(self.engine.meter());
         for _ in 0..timed {
             if go().is_break() {
@@ -227,7 +239,13 @@ impl Session {
         }
         let reading = window.close(self.engine.meter());
         let stages = self.engine.meter().stage_times() - before;
-        Ok(Some(Sample { reading, steps: timed as u64, stages, energy: self.energy.since(&mark) }))
+        let modelled = self.modelled().zip(account).map(|(now, before)| &now - &before);
+        Ok(Some(Sample { reading, steps: timed as u64, stages, energy: self.energy.since(&mark), modelled }))
+    }
+
+    /// The account of declared hardware so far.
+    fn modelled(&self) -> Option<Modelled> {
+        self.declared.as_ref().map(|declared| declared.snapshot(self.info.n_layers))
     }
 }
 
@@ -258,6 +276,7 @@ impl Sample {
             steps: self.steps + other.steps,
             stages: self.stages + other.stages,
             energy: self.energy.zip(other.energy).map(|(one, other)| one + other),
+            modelled: self.modelled.as_ref().zip(other.modelled.as_ref()).map(|(one, other)| one + other),
         }
     }
 }

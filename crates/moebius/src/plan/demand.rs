@@ -137,8 +137,13 @@ impl Demand {
         };
         let held = if let Weights::Held(held) = weights { held } else { HeldFormats::AsStored };
         let info = files.hold(held).info(&backend)?;
+        Ok(Demand { is_assumed, ..Demand::from_info(name, info, weights) })
+    }
+
+    /// Of a model that was planned already, with weights held as it says if `weights` are formats of this program.
+    pub(crate) fn from_info(name: String, info: ModelInfo, weights: Weights) -> Self {
         let parts = info.tally.iter().map(|(&place, tally)| weights.part(place, tally)).collect();
-        Ok(Demand { name, info, weights, is_assumed, parts })
+        Demand { name, info, weights, is_assumed: false, parts }
     }
 
     /// Bytes of all weights.

@@ -1,6 +1,7 @@
 //! One row of results in every detail.
 
 use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
+use moebius::declared::ModelledPhase;
 use moebius::metering::Stage;
 use moebius::metering::format::UNKNOWN;
 use moebius::{HeldFormats, OpenOptions, Peaks, RoutingRules, WeightFormat};
@@ -218,6 +219,12 @@ impl Record {
         self.add("prefetch_hit_rate", fetches.and_then(|fetches| fetches.prefetch_hit_rate()));
         self.add("joules_per_token", measured.joules_per_token());
         energy::add(self, "all_samples", measured.energy);
+        let modelled = measured.modelled.as_ref();
+        let band = modelled.and_then(ModelledPhase::tokens_per_second);
+        self.add("modelled_tokens_per_second", band.map(|band| band.expected));
+        self.add("modelled_tokens_per_second_low", band.map(|band| band.low));
+        self.add("modelled_tokens_per_second_high", band.map(|band| band.high));
+        self.add("modelled_joules_per_token", modelled.and_then(ModelledPhase::joules_per_token));
     }
 
     /// Every stage, so that all rows have the same names.

@@ -250,6 +250,7 @@ mod tests {
             stages: None,
             peak_bytes: Some(14_000_000_000),
             energy: None,
+            modelled: None,
             routing: Some((64, 8)),
         }
     }

@@ -68,7 +68,7 @@ impl Place {
     }
 }
 
-fn run<'a>(model: &'a str) -> Vec<&'a str> {
+fn run(model: &str) -> Vec<&str> {
     [&["run", model][..], &PROMPT].concat()
 }
 

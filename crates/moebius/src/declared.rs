@@ -217,7 +217,7 @@ pub(crate) fn check_fits(
     });
     let mut smaller: Vec<(WeightFormat, u64)> = smaller.filter(|(_, bytes)| *bytes <= memory_bytes).collect();
     smaller.sort_by(|(a, _), (b, _)| b.bits_per_weight().total_cmp(&a.bits_per_weight()));
-    let format = smaller.first().map(|&(format, bytes)| (format.name(), bytes));
+    let format = smaller.first().map(|&(format, bytes)| Box::new((format.name(), bytes)));
     Err(Error::BeyondProfile {
         profile: profile_name,
         device,

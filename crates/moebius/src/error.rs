@@ -99,7 +99,7 @@ pub enum Error {
         /// Bytes that a device has.
         memory_bytes: u64,
         /// The widest format that would fit, and about how many bytes it takes.
-        format: Option<(&'static str, u64)>,
+        format: Option<Box<(&'static str, u64)>>,
         /// The fewest devices that would be enough, if any number is.
         devices: Option<u64>,
     },
@@ -294,7 +294,7 @@ impl Error {
             }
             Error::UnknownMemory => "give the budget in bytes, such as --memory 2GiB",
             Error::BeyondProfile { device, format, devices, .. } => {
-                return Some(beyond_hint(device, *format, *devices));
+                return Some(beyond_hint(device, format.as_deref().copied(), *devices));
             }
             Error::Undeclared { .. } => {
                 "copy its entry from crates/moebius/hardware into a file, add what is missing with a source, and give \

@@ -37,6 +37,7 @@ impl PlaceArgs {
         BackendOptions {
             name: self.backend.clone(),
             threads,
+            profile: None,
             constraint: Constraint {
                 memory: self.memory,
                 resident: self.resident_experts,

@@ -47,7 +47,7 @@ pub(crate) enum TraceCommand {
     /// The figures by layer: evenness, reuse, pairs; several files are compared
     Stats(StatsArgs),
     /// Spread the experts over devices: who gets how many tokens, who waits, what crosses the links
-    Devices(DevicesArgs),
+    Devices(Box<DevicesArgs>),
     /// Write a trace as CSV or as lines of JSON
     Export(ExportArgs),
     /// Draw a trace as SVG: the load of all experts, the pairs of a layer, or two traces against each other

@@ -5,7 +5,7 @@
 use moebius::declared::ModelledPhase;
 use moebius::metering::format::{UNKNOWN, percent, si};
 use moebius::metering::{Phase, Reading, Work};
-use moebius::{ComparedRun, Prompt, run_to_compare};
+use moebius::{ComparedRun, Needs, Prompt, run_to_compare};
 use serde::Serialize;
 
 use crate::args::{BackendName, CompareArgs, OutputArgs};
@@ -67,7 +67,7 @@ struct Sparsity {
 
 /// Runs the prompt on each backend and prints them side by side.
 pub(crate) fn compare(args: &CompareArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Needs::Everything, output)?;
     let mut rows = Vec::new();
     for name in &args.backends {
         let options = args.open_options(name);

@@ -60,7 +60,6 @@ impl Copy {
 
 /// What a revision of a model in the cache is.
 pub(super) struct Found {
-    pub(super) commit: String,
     pub(super) snapshot: PathBuf,
 }
 
@@ -68,7 +67,7 @@ pub(super) struct Found {
 pub(super) fn find(cache: &Path, name: &HubName) -> Option<Found> {
     let copy = Copy::new(cache, name);
     let commit = copy.commit(name.revision())?;
-    Some(Found { snapshot: copy.snapshot(&commit), commit })
+    Some(Found { snapshot: copy.snapshot(&commit) })
 }
 
 /// What in a snapshot can be opened as a model with all its weights; `quant` chooses among GGUF files.

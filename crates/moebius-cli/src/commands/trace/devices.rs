@@ -2,12 +2,12 @@
 //!
 //! Invariants: what a trace does not tell is `None`, prints as n/a and is null.
 
-use moebius::OpenOptions;
 use moebius::balance::{
     LayerDevices, Rule, Spread, SyntheticRow, Taste, TraceDevices, synthetic, trace_devices,
 };
 use moebius::declared::Balance;
 use moebius::metering::format::{UNKNOWN, percent, si};
+use moebius::{Needs, OpenOptions};
 use serde::Serialize;
 
 use crate::args::{DevicesArgs, OutputArgs};
@@ -103,7 +103,7 @@ pub(crate) fn devices(args: &DevicesArgs, output: &OutputArgs) -> Result<()> {
     let hidden = match (args.hidden, &args.model) {
         (Some(hidden), _) => Some(hidden),
         (None, Some(model)) => {
-            let dir = model_dir(Some(model))?;
+            let dir = model_dir(Some(model), Needs::Description, output)?;
             Some(moebius::inspect(dir, &OpenOptions::default())?.0.hidden)
         }
         (None, None) => None,

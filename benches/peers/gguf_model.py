@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from formats import FORMATS, Format, blocks, held
+from formats import FORMATS, MIXES, Format, blocks, held
 
 if TYPE_CHECKING:
     import gguf
@@ -176,7 +176,7 @@ def write(path: Path, of: Shape, choice: str, seed: int = 0) -> None:
     writer = gguf.GGUFWriter(path, ARCHITECTURES[of.model_type])
     describe(writer, of)
     plan = list(tensors(of, choice))
-    writer.add_file_type(FORMATS.get(choice, FORMATS["q4_k"]).file_type)
+    writer.add_file_type(FORMATS[MIXES.get(choice, choice)].file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for tensor in plan:
         width = (tensor.format.bytes(tensor.dims[-1]),)

@@ -172,7 +172,7 @@ class Command(unittest.TestCase):
         shape = ["--moebius", sys.executable, "--shape"]
         self.check([*shape, "olmo"], "unknown shape `olmo`", "olmoe-1b-7b", "hint: ")
         self.check([*shape, "qwen1.5-moe-a2.7b"], "family `qwen2_moe`", "qwen3_moe", "hint: ")
-        self.check([*shape, "olmoe-1b-7b", "--format", "q5_k"], "unknown format `q5_k`", "q4_k_m", "hint: ")
+        self.check([*shape, "olmoe-1b-7b", "--format", "q3_k"], "unknown format `q3_k`", "q4_k_m", "hint: ")
         self.check([*shape, "olmoe-1b-7b", "-p", "0", "-n", "0"], "nothing to measure", "hint: ")
         self.check([*shape, "olmoe-1b-7b", "-r", "0"], "`-r` is 0", "hint: ")
         self.check(["--moebius", "./no-such", "--shape", "olmoe-1b-7b"], "no `moebius` program", "hint: cargo build")
@@ -208,6 +208,8 @@ class Models(unittest.TestCase):
         self.assertEqual(names("q8_0"), ["q8_0", "q8_0", "q8_0", "f32"])
         self.assertEqual(names("q4_0"), ["q4_0", "q4_0", "q6_k", "f32"])
         self.assertEqual(names("q4_k_m"), ["q4_k", "q6_k", "q6_k", "f32"])
+        self.assertEqual(names("q5_k_m"), ["q5_k", "q6_k", "q6_k", "f32"])
+        self.assertEqual(names("q5_k"), ["q5_k", "q5_k", "q5_k", "f32"])
         self.assertEqual(names("q4_k", 96), ["q8_0", "q8_0", "q8_0", "f32"])
         self.assertEqual(names("q4_k", 48), ["bf16", "bf16", "bf16", "f32"])
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Failure, licenses, tidy};
+use crate::{Failure, fuzz, licenses, tidy};
 
 /// What a user types to run the tests: the README's words, `.ci/run`'s words and the `test` step.
 pub(crate) const TEST_COMMAND: &str = "cargo test --workspace";
@@ -19,7 +19,7 @@ const EMULATED_COMMAND: &str = "test --workspace --features moebius/emulated --t
 
 type Run = fn(&Path) -> Result<(), Failure>;
 
-const STEPS: [(&str, Run); 8] = [
+const STEPS: [(&str, Run); 9] = [
     ("fmt", |root| cargo(root, "fmt --all --check", &[])),
     ("tidy", tidy::run),
     ("clippy", |root| cargo(root, "clippy --workspace --all-targets --locked -- -D warnings", &[])),
@@ -27,6 +27,7 @@ const STEPS: [(&str, Run); 8] = [
     ("deny", deny),
     ("doc", |root| cargo(root, "doc --workspace --no-deps --locked", &[("RUSTDOCFLAGS", "-D warnings")])),
     ("emulated", emulated),
+    ("fuzz", fuzz::run),
     ("test", |root| cargo(root, TEST_COMMAND.trim_start_matches("cargo "), &[])),
 ];
 
@@ -81,7 +82,7 @@ pub(crate) fn cargo_command(root: &Path) -> Command {
     command
 }
 
-fn cargo(root: &Path, line: &str, vars: &[(&str, &str)]) -> Result<(), Failure> {
+pub(crate) fn cargo(root: &Path, line: &str, vars: &[(&str, &str)]) -> Result<(), Failure> {
     let prefix: String = vars.iter().map(|(key, value)| format!("{key}=\"{value}\" ")).collect();
     println!("$ {prefix}cargo {line}");
     let mut command = cargo_command(root);

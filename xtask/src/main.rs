@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ci;
+mod fuzz;
 mod gpu;
 mod licenses;
 mod tidy;
@@ -18,6 +19,7 @@ Tasks:
   ci         Everything that a change must pass, in order; stops at the first failure
              --only STEP  run that step alone, --skip STEP  leave one out (repeatable)
              Steps: fmt, tidy, clippy, licenses, deny, doc, emulated, test
+             Steps: fmt, tidy, clippy, licenses, deny, doc, fuzz, test
   tidy       Prove the crate arrows and the invariants of ARCHITECTURE.md, list every finding
   licenses   Check licence and source of every dependency against deny.toml
   gpu        Compile the CUDA kernels; with a GPU, run the CUDA backend on it; write docs/gpu.md

@@ -91,6 +91,18 @@ impl CpuBackend {
             engine,
         })
     }
+
+    /// The kernels that it runs, for others to run on the same processor.
+    #[must_use]
+    pub fn kernels(&self) -> Kernels {
+        self.engine.kernels
+    }
+
+    /// Its threads, to share them rather than start more.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.engine.pool.clone()
+    }
 }
 
 impl Backend for CpuBackend {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Projection, Result};
+use moebius_backend::{Activation, BankBiases, ExpertBank, ExpertSource, ExpertSpec, Projection, Result};
 use moebius_expert_kernels::{
     Activation as KernelActivation, ExpertBiases, ExpertRows, PackedExperts, PackedMatrix,
 };
@@ -31,40 +31,13 @@ impl CpuExperts {
         };
         let gate = spec.gated.then(|| bank(Projection::Gate)).transpose()?;
         let (up, down) = (bank(Projection::Up)?, bank(Projection::Down)?);
-        let biases = biases(spec, source)?;
+        let BankBiases { gate: gate_bias, up: up_bias, down: down_bias } = spec.read_biases(source)?;
+        let biases = ExpertBiases { gate: gate_bias, up: up_bias, down: down_bias };
         let packed = PackedExperts::new(gate, up, down, kernel_activation(spec.activation))
             .and_then(|packed| packed.with_biases(biases))
             .map_err(kernel)?;
         Ok(CpuExperts { spec: spec.clone(), packed, engine: engine.clone() })
     }
-}
-
-/// The biases of all experts, one after another.
-fn biases(spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<ExpertBiases> {
-    let bank = |projection| {
-        if !(spec.biases && spec.projections().contains(&projection)) {
-            return Ok(None);
-        }
-        let (rows, _) = spec.shape(projection);
-        let mut values = Vec::with_capacity(spec.n_experts * rows);
-        for expert in 0..spec.n_experts {
-            let bias = source.bias(expert, projection)?;
-            if bias.len() != rows {
-                return Err(Error::Shape {
-                    what: format!("bias of {projection:?} of expert {expert} in layer {}", spec.layer),
-                    expected: format!("[{rows}]"),
-                    got: format!("[{}]", bias.len()),
-                });
-            }
-            values.extend(bias);
-        }
-        Ok(Some(values))
-    };
-    Ok(ExpertBiases {
-        gate: bank(Projection::Gate)?,
-        up: bank(Projection::Up)?,
-        down: bank(Projection::Down)?,
-    })
 }
 
 /// The kernels' name for an activation.
@@ -84,21 +57,7 @@ impl ExpertBank for CpuExperts {
     }
 
     fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor> {
-        let (tokens, hidden) = x.dims2()?;
-        if routing.tokens() != tokens || routing.n_experts() != self.spec.n_experts {
-            return Err(Error::Shape {
-                what: "routing".into(),
-                expected: format!("{tokens} tokens over {} experts", self.spec.n_experts),
-                got: format!("{} tokens over {} experts", routing.tokens(), routing.n_experts()),
-            });
-        }
-        if hidden != self.spec.hidden {
-            return Err(Error::Shape {
-                what: "expert input".into(),
-                expected: format!("[{tokens}, {}]", self.spec.hidden),
-                got: format!("[{tokens}, {hidden}]"),
-            });
-        }
+        let (tokens, hidden) = self.spec.check_call(x, routing)?;
         let dispatch = routing.dispatch();
         let rows = ExpertRows {
             offsets: dispatch.offsets(),

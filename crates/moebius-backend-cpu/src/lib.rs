@@ -14,4 +14,4 @@ mod recurrence;
 mod slices;
 
 pub use backend::{CpuBackend, CpuOptions};
-pub use moebius_expert_kernels::{Isa, KernelError, Kernels, Pool, keep_freed_memory};
+pub use moebius_expert_kernels::{Isa, KernelError, Kernels, Peaks, Pool, keep_freed_memory};

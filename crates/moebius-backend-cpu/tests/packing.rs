@@ -28,7 +28,7 @@ fn kept(bytes: &[u8]) -> PanelBytes {
     let mut buffer = vec![0; bytes.len() + 64];
     let start = buffer.as_ptr().align_offset(64);
     buffer[start..start + bytes.len()].copy_from_slice(bytes);
-    PanelBytes { owner: Arc::new(buffer), range: start..start + bytes.len() }
+    PanelBytes { owner: Arc::new(buffer), range: start..start + bytes.len(), file: None }
 }
 
 /// The bits of a product with a loaded matrix.
@@ -63,7 +63,7 @@ fn panels_of_another_format_shape_or_length_are_errors_that_name_the_tensor() {
     let weight = |error| matches!(error, Some(Error::Weight { name, .. }) if name == "projection");
     assert!(weight(load(WeightFormat::Q4_0, SHAPE, &bytes)));
     assert!(weight(load(WeightFormat::Q8_0, SHAPE, &bytes[1..])));
-    let beyond = PanelBytes { owner: Arc::new([0u8; 4]), range: 2..6 };
+    let beyond = PanelBytes { owner: Arc::new([0u8; 4]), range: 2..6, file: None };
     let view = WeightView::in_panels("projection", WeightFormat::Q8_0, SHAPE, beyond);
     assert!(weight(backend.load_linear(&spec(WeightFormat::Q8_0), view, None).err()));
     let error = load(WeightFormat::Q8_0, (SHAPE.0 + 1, SHAPE.1), &bytes);

@@ -40,6 +40,22 @@ pub enum Error {
         /// What the packer found.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A weight that is fetched while the model runs did not come.
+    #[error("cannot fetch {what}")]
+    Fetch {
+        /// The weight, in words.
+        what: String,
+        /// What reading it met.
+        source: std::io::Error,
+    },
+    /// Weights that are to be fetched while the model runs could not be put where they are fetched from.
+    #[error("cannot put experts into a file in `{}`", dir.display())]
+    Spill {
+        /// The directory of the file.
+        dir: std::path::PathBuf,
+        /// What writing them met.
+        source: std::io::Error,
+    },
     /// A kernel refused its arguments.
     #[error("kernel refused its arguments")]
     Kernel(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod experts;
 mod heads;
 mod ops;
 mod recurrence;
@@ -22,10 +23,13 @@ mod spec;
 mod weights;
 
 pub use error::{Error, Result, Unsupported};
+pub use experts::BankBiases;
 pub use heads::HeadLinear;
 pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
 pub use recurrence::{DeltaRule, DeltaRuleSizes, ScanSizes, SelectiveScan, conv_sizes};
 pub use spec::{Activation, BackendInfo, ExpertSpec, LinearSpec, Projection, WeightSpec};
-pub use weights::{Backend, ExpertBank, ExpertSource, Linear, MappedPages, Packer, PanelBytes, WeightView};
+pub use weights::{
+    Backend, ExpertBank, ExpertSource, FileSpan, Linear, MappedPages, Packer, PanelBytes, WeightView,
+};
 
 pub use moebius_expert_kernels::WeightFormat;

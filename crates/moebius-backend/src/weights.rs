@@ -9,13 +9,14 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use moebius_expert_kernels::WeightFormat;
 use moebius_metering::Meter;
-use moebius_router::Routing;
+use moebius_router::{Router, Routing};
 
 use crate::heads::OneByOne;
 use crate::{
@@ -111,6 +112,12 @@ pub trait ExpertBank: Send + Sync {
     /// The weighted sum of the chosen experts' outputs: `[tokens, hidden]` to `[tokens, hidden]`.
     /// Experts add up in ascending id. What was computed and read is counted into `meter`.
     fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor>;
+
+    /// Told once, before the first call, what chooses among these experts: `router`, from the logits of `gate`. A bank
+    /// that fetches experts may ask the next layer's router early; others have no use for it.
+    fn routed_by(&mut self, gate: &Arc<dyn Linear>, router: &Router) {
+        let _ = (gate, router);
+    }
 }
 
 /// Where a backend gets experts from: one matrix at a time, so that nothing is held twice.
@@ -143,11 +150,23 @@ pub struct PanelBytes {
     pub owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
     /// Which of the owner's bytes they are; whoever takes them over checks that they are there.
     pub range: Range<usize>,
+    /// The same bytes in a file, for whoever would rather read than map them.
+    pub file: Option<FileSpan>,
+}
+
+/// Where bytes begin in a file.
+#[derive(Clone, Debug)]
+pub struct FileSpan {
+    /// The file, open for reading.
+    pub file: Arc<File>,
+    /// The first byte.
+    pub offset: u64,
 }
 
 impl fmt::Debug for PanelBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PanelBytes").field("range", &self.range).finish_non_exhaustive()
+        let mut text = f.debug_struct("PanelBytes");
+        text.field("range", &self.range).field("file", &self.file).finish_non_exhaustive()
     }
 }
 

@@ -6,9 +6,12 @@
 mod backend;
 mod bench;
 mod cache;
+mod compare;
 mod convert;
 mod explain;
+mod hub;
 mod layer;
+mod memory;
 mod model;
 mod plan;
 mod run;
@@ -25,18 +28,24 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use backend::BackendArgs;
-pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat};
-pub(crate) use cache::{CacheCommand, CacheListArgs, ClearArgs};
+pub(crate) use bench::{BenchArgs, BenchCommand, OutputFormat, RowsArgs};
+pub(crate) use cache::{CacheCommand, CacheListArgs, CacheSimArgs, ClearArgs};
+pub(crate) use compare::{BackendName, CompareArgs};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use explain::ExplainArgs;
+pub(crate) use hub::{ListModelsArgs, PullArgs, RmArgs};
 pub(crate) use layer::LayerArgs;
-pub(crate) use model::{CacheArgs, ExpertsArg, FormatArg, ModelArgs, RulesArgs, saturate};
+pub(crate) use memory::PlaceArgs;
+pub(crate) use model::{
+    CacheArgs, ExpertsArg, FormatArg, ModelArgs, RoutingArgs, RulesArgs, ShapeArgs, saturate,
+};
 pub(crate) use plan::{PlanArgs, TableFormat};
 pub(crate) use run::{MeterMode, RunArgs, SamplingArgs};
 pub(crate) use score::ScoreArgs;
 pub(crate) use sweep::SweepArgs;
 pub(crate) use trace::{
-    ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs, TraceCommand,
+    DevicesArgs, ExportArgs, ImportArgs, PlotArgs, PlotWhat, ShowTraceArgs, StatsArgs, TraceArg, TraceArgs,
+    TraceCommand,
 };
 pub(crate) use twin::TwinArgs;
 
@@ -53,6 +62,9 @@ Examples:
   moebius                                    tell a story with the bundled model
   moebius \"The little robot\"                 continue a text with it
   moebius run ./OLMoE-1B-7B \"Hello\" --route  show which experts each layer chooses
+  moebius run allenai/OLMoE-1B-7B-0924-Instruct \"Hello\"
+                                             a model from the hub, downloaded the first time
+  moebius run ollama:olmoe \"Hello\"           a model from Ollama's store, read in place
   moebius show ./OLMoE-1B-7B                 what a model is, from config.json alone if need be
   moebius score ./OLMoE-1B-7B a.txt b.txt    perplexity of texts, --routing compares them
   moebius run ./OLMoE-1B-7B --format q4_k_m  hold it in about 4 bits a weight
@@ -68,6 +80,8 @@ Examples:
   moebius explain \"Once upon a time\"         one token through gate, softmax, top-k, experts
   moebius plan qwen3-30b-a3b --format q4_k_m --hardware rtx-4090,m4-pro,ddr5-5600
                                              what it would need and how fast it would be there
+  moebius compare --backends cpu,constrained:8xascend-910b-64g
+                                             the same bits here, and the time that such hardware would take
   moebius doctor                             what this machine can do
   moebius doctor router ./OLMoE-1B-7B        which router formula a model needs, and what contradicts it
 
@@ -88,7 +102,7 @@ pub(crate) struct Cli {
     pub(crate) output: OutputArgs,
 }
 
-/// What goes to the terminal besides results.
+/// What every command is told: what goes to the terminal besides results, and whether the network may be asked.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct OutputArgs {
@@ -111,6 +125,9 @@ pub(crate) struct OutputArgs {
         default_value = "auto"
     )]
     pub(crate) color: Color,
+    /// Ask no hub: what is not in the cache is an error; HF_HUB_OFFLINE=1 does the same
+    #[arg(long, global = true, env = "MOEBIUS_OFFLINE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(crate) offline: bool,
 }
 
 /// When to use colours.
@@ -137,6 +154,13 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Measure quality against compute: perplexity and speed by experts per token and by weight format
     Sweep(Box<SweepArgs>),
+    /// Download a model from the hub, or check and complete what is there
+    Pull(PullArgs),
+    /// List the models from the hub that are here, or Ollama's
+    #[command(visible_alias = "ls")]
+    List(ListModelsArgs),
+    /// Remove a model from the cache of the hub
+    Rm(RmArgs),
     /// Write a model with its weights rounded and packed, to start at once
     Convert(ConvertArgs),
     /// List the packed models that --cache keeps, or remove them
@@ -145,6 +169,8 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Run a model beside its dense twins, and say what sparsity saves and where it loses
     Twin(Box<TwinArgs>),
+    /// Run one prompt on several backends: equal bits, speed, memory, and what declared hardware would take
+    Compare(Box<CompareArgs>),
     /// Walk one real token through a router and its experts, number by number
     Explain(ExplainArgs),
     /// Memory, speed and cost of a model on machines that are not here
@@ -165,7 +191,7 @@ pub(crate) enum Command {
 /// `moebius show`.
 #[derive(Args, Debug)]
 pub(crate) struct ShowArgs {
-    /// Model directory, or a config.json; default: the bundled model
+    /// Model directory, config.json, owner/name on the hub, or ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
@@ -208,7 +234,7 @@ pub(crate) enum DoctorCommand {
 /// `moebius doctor router`.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorRouterArgs {
-    /// Model directory, or a config.json; default: the bundled model
+    /// Model directory, config.json, owner/name on the hub, or ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) json: JsonArg,

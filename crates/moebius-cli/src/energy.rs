@@ -25,11 +25,19 @@ pub(crate) fn text(energy: Option<Energy>, amount: u64, each: &str) -> String {
         return UNKNOWN.into();
     };
     let off = energy.uncertainty_joules.map(|joules| joules / amount as f64);
-    let number = millis(joules);
-    match (energy.source, off) {
-        (EnergySource::Estimate, _) => format!("~{number} a {each} (est.)"),
-        (EnergySource::Counter, Some(off)) => format!("{number} ± {} a {each}", millis(off)),
-        (EnergySource::Counter, None) => format!("{number} a {each}"),
+    let number = self::joules(Some(joules), off);
+    match energy.source {
+        EnergySource::Estimate => format!("~{number} a {each} (est.)"),
+        EnergySource::Counter => format!("{number} a {each}"),
+    }
+}
+
+/// Joules with how far off they may be, if that is known.
+pub(crate) fn joules(joules: Option<f64>, uncertainty: Option<f64>) -> String {
+    match (joules.map(millis), uncertainty.map(millis)) {
+        (None, _) => UNKNOWN.into(),
+        (Some(joules), None) => joules,
+        (Some(joules), Some(off)) => format!("{joules} ± {off}"),
     }
 }
 

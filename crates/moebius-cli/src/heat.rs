@@ -11,6 +11,7 @@ use anstyle::{Ansi256Color, Style};
 use plotters::prelude::*;
 
 use crate::errors::{CliError, Result};
+use crate::files;
 use crate::terminal::{FAINT, HEADING, stdout_has_color, stdout_width};
 
 /// Cells that stand between two marks above the grid.
@@ -77,13 +78,11 @@ impl Grid {
         text
     }
 
-    /// Writes the grid as an SVG file, with what it shows above it.
-    pub(crate) fn write_svg(&self, path: &Path, words: &Words) -> Result<()> {
+    /// Writes the grid as an SVG file, with what it shows above it, and says how many bytes it has.
+    pub(crate) fn write_svg(&self, path: &Path, words: &Words) -> Result<u64> {
         let svg =
             self.svg(words).map_err(|error| CliError::Output(std::io::Error::other(error.to_string())))?;
-        std::fs::write(path, svg).map_err(|source| {
-            CliError::Library(moebius::Error::Write { path: path.into(), source: source.into() })
-        })
+        files::write(path, &svg)
     }
 
     fn svg(&self, words: &Words) -> std::result::Result<String, Box<dyn std::error::Error>> {

@@ -5,19 +5,23 @@
 //!
 //! Invariants: what was not counted is `None`, prints as n/a and is null; never 0.
 
+mod fetches;
 mod full;
 
 use std::time::Duration;
 
+use moebius::declared::ModelledPhase;
 use moebius::metering::format::{UNKNOWN, percent, si};
 use moebius::metering::{Energy, Phase, Reading};
-use moebius::{ModelInfo, Summary};
+use moebius::{Model, ModelInfo, Summary};
 use serde::Serialize;
 
 use crate::energy;
+use crate::modelled;
 use crate::table::facts;
 use crate::terminal::GOOD;
 
+pub(crate) use fetches::{Fetches, line as fetch_line, plan};
 pub(crate) use full::{FullMeter, tables};
 
 /// The speed of both phases, under the names that llama.cpp's server uses.
@@ -49,6 +53,9 @@ pub(crate) struct Meter {
     experts_per_token_layer: Option<f64>,
     prompt_distinct_experts_per_token_layer: Option<f64>,
     decode_distinct_experts_per_token_layer: Option<f64>,
+    /// Absent where every expert is in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetches: Option<Fetches>,
 }
 
 impl Timings {
@@ -88,20 +95,26 @@ impl Meter {
             prompt_distinct_experts_per_token_layer: prefill.distinct_experts_per_token_layer(),
             decode_distinct_experts_per_token_layer: decode
                 .and_then(Reading::distinct_experts_per_token_layer),
+            fetches: whole.counts.fetches().map(Fetches::from),
         }
     }
 }
 
 /// The block that ends a generation.
 /// `energy` is `None` where nobody looked.
-pub(crate) fn block(info: &ModelInfo, summary: &Summary, energy: Option<Option<Energy>>) -> String {
+pub(crate) fn block(model: &Model, summary: &Summary, energy: Option<Option<Energy>>) -> String {
+    let info = model.info();
     let decoded = summary.decode.counts.tokens_in(Phase::Decode);
     let mut rows = speed_rows(&summary.prefill, Some((&summary.decode, decoded)));
     let meter = Meter::new(info, &summary.prefill, Some(&summary.decode));
     rows.extend(work_rows(info, &meter));
+    rows.extend(fetch_line(&join(&summary.prefill, &summary.decode)).map(|line| ("fetched", line)));
     if let Some(energy) = energy {
         let tokens = (summary.prompt.len() + summary.tokens.len()) as u64;
         rows.push(("energy", energy::text(energy, tokens, "token read or generated")));
+    }
+    if let (Some(run), Some(declared)) = (&summary.modelled, model.declared()) {
+        rows.extend(modelled::rows((&run.prefill, Some(&run.decode)), declared));
     }
     if summary.finish == "context" {
         rows.push(("ended", "the context is full".into()));
@@ -110,9 +123,13 @@ pub(crate) fn block(info: &ModelInfo, summary: &Summary, energy: Option<Option<E
 }
 
 /// The block that ends a scoring.
-pub(crate) fn score_block(info: &ModelInfo, reading: &Reading) -> String {
+pub(crate) fn score_block(model: &Model, reading: &Reading, modelled: Option<&ModelledPhase>) -> String {
     let mut rows = speed_rows(reading, None);
-    rows.extend(work_rows(info, &Meter::new(info, reading, None)));
+    rows.extend(work_rows(model.info(), &Meter::new(model.info(), reading, None)));
+    rows.extend(fetch_line(reading).map(|line| ("fetched", line)));
+    if let (Some(phase), Some(declared)) = (modelled, model.declared()) {
+        rows.extend(modelled::rows((phase, None), declared));
+    }
     facts(&rows)
 }
 

@@ -14,6 +14,7 @@ mod tests;
 use std::path::Path;
 
 use crate::errors::{CliError, Result};
+use crate::files;
 
 pub(crate) use scale::Scale;
 
@@ -124,8 +125,6 @@ impl Figure {
     /// As [`Figure::write`], with notes for each chart, in their order.
     pub(crate) fn write_noted(&self, path: &Path, notes: &[Vec<Note>]) -> Result<()> {
         let svg = self.svg(notes)?;
-        std::fs::write(path, svg).map_err(|source| {
-            CliError::Library(moebius::Error::Write { path: path.into(), source: source.into() })
-        })
+        files::write(path, &svg).map(drop)
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn with_bar<T>(output: &OutputArgs, doing: &str, load: impl FnOnce(Lo
     let progress = |bytes: u64, total: u64| {
         if wanted && started.elapsed() > PATIENCE {
             shown.call_once(|| show(&bar, doing, total));
+            bar.set_length(total);
             bar.set_position(bytes);
         }
     };

@@ -9,6 +9,7 @@ use crate::args::OutputFormat;
 use crate::errors::Result;
 use crate::json;
 use crate::terminal::print;
+use crate::version;
 
 /// One row.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,15 @@ impl Record {
     /// Adds a value under its name.
     pub(crate) fn add(&mut self, name: &str, value: impl Into<Value>) {
         self.0.push((name.into(), value.into()));
+    }
+
+    /// Adds what ran: program, build, processor and kernels.
+    pub(crate) fn add_program(&mut self, cpu: Option<String>, kernels: &'static str) {
+        self.add("version", env!("CARGO_PKG_VERSION"));
+        self.add("build", version::PROFILE);
+        self.add("target", version::TARGET);
+        self.add("cpu", cpu);
+        self.add("kernels", kernels);
     }
 }
 

@@ -40,7 +40,9 @@ fn fail(args: &[&str], code: i32, message: &str) {
 fn tables_are_markdown_with_a_row_for_each_test() {
     let args = [&QUICK[..], &["-b", "1,4", "-d", "0,16", "--profile"]].concat();
     let text = succeed(&args);
-    for part in ["| model ", "pp8", "tg4 x b4 @ d16", "by chance", "ms a step", "| experts ", "of bw"] {
+    for part in
+        ["| model ", "pp8", "tg4 x b4 @ d16", "by chance", "ms a step", "| experts ", "of bw", "of peak"]
+    {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
     let rows = text.lines().filter(|line| line.starts_with("| moebius-tiny"));
@@ -65,6 +67,33 @@ fn json_rows_carry_every_number_with_its_unit() {
     let bound = rows[2]["batching_speedup_bound"].as_f64().expect("a bound");
     assert!((1.0..4.0).contains(&bound) && rows[2]["batching_speedup"].is_f64(), "{bound}");
     assert_eq!(rows[1]["distinct_experts_per_layer"], 4.0);
+}
+
+#[test]
+fn formats_and_rules_are_columns_of_one_table() {
+    let args = [&QUICK[..], &["-b", "1,2", "--format", "q8_0,q4_k_m,q8_0", "--threshold", "0.3"]].concat();
+    let rows: Vec<Value> = serde_json::from_str(&succeed(&[&args[..], &["--json"]].concat())).expect("rows");
+    let named = rows.iter().map(|row| (row["held"].as_str(), row["test"].as_str())).collect::<Vec<_>>();
+    let of = |held| ["pp8", "tg4", "tg4 x b2"].map(|test| (Some(held), Some(test)));
+    assert_eq!(named, [of("q8_0"), of("q4_k_m")].concat());
+    for row in &rows {
+        // Fewer than the four of a token, and at least one.
+        assert!(
+            (1.0..8.0).contains(&row["distinct_experts_per_layer"].as_f64().expect("a number"))
+                || row["test"] == "pp8"
+        );
+        assert_eq!(row["arithmetic"], "int8");
+        assert!(row["peak_share"].as_f64().is_some_and(|share| share > 0.0 && share < 1.0), "{row}");
+        assert!(row["batching_speedup"].is_number() == (row["test"] == "tg4 x b2"), "{row}");
+    }
+    let decode = |row: &Value| row["distinct_experts_per_layer"].as_f64().expect("a number");
+    assert!(decode(&rows[1]) < 4.0, "a threshold drops experts: {}", rows[1]);
+    let table = succeed(&args);
+    assert!(table.contains("| q4_k_m |") && table.matches("x b2").count() == 4, "{table}");
+    let masked =
+        succeed(&[&QUICK[..], &["--mask", "0:3", "--experts-by-layer", "4,4,2,1", "--json"]].concat());
+    let masked: Vec<Value> = serde_json::from_str(&masked).expect("rows");
+    assert_eq!((&masked[1]["masked_experts"], decode(&masked[1])), (&1.into(), 11.0 / 4.0));
 }
 
 #[test]

@@ -95,7 +95,10 @@ fn wrong_usage_is_code_2() {
         (&["run", "hi", "--repeat-penalty", "0"], "--repeat-penalty"),
         (&["run", "hi", "--stop", ""], "--stop"),
         (&["run", "hi", "--backend", "abacus"], "--backend"),
-        (&["run", "hi", "--format", "q5_k"], "bf16, f16, q8_0, q4_0, q4_k, q6_k, mxfp4, q4_k_m"),
+        (
+            &["run", "hi", "--format", "q3_k"],
+            "f16, q8_0, q5_1, q4_0, q4_k, q5_k, q6_k, mxfp4, iq4_xs, q2_k, q4_k_m",
+        ),
         (&["bench", "--format", "Q4_0"], "--format"),
         (&["run", "hi", "--experts", "0"], "expected 1 to 32, got 0"),
         (&["run", "hi", "--experts", "33"], "got 33"),
@@ -120,7 +123,7 @@ fn a_huge_number_of_tokens_ends_with_the_context() {
 fn a_model_that_is_not_there_is_code_3() {
     fail(&["run", "/no/such/model", "hi"], 3, "no model at");
     fail(&["run", "./missing"], 3, "--prompt");
-    fail(&["run", "owner/name", "hi"], 3, "not downloaded");
+    fail(&["run", "owner/name", "hi"], 3, "is offline");
     let empty = tempfile::tempdir().expect("a directory");
     fail(&["show", &empty.path().display().to_string()], 3, "config.json");
 }
@@ -258,7 +261,7 @@ fn a_model_runs_and_scores_in_the_format_that_is_named() {
         moebius(&["run", "-p", "A dog", "-n", "1", "-v"]).env("MOEBIUS_FORMAT", "q8_0").output();
     let said = stderr(&from_variable.expect("the program starts"));
     assert!(said.contains(" in q8_0"), "{said}");
-    assert!(succeed(&["run", "--help"]).contains("mxfp4, q4_k_m]"));
+    assert!(succeed(&["run", "--help"]).contains("q5_k_m]"));
 }
 
 #[test]

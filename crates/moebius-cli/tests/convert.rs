@@ -68,7 +68,7 @@ fn what_cannot_be_converted_is_said_and_nothing_is_written() {
     let here = dir.path().display().to_string();
     fail(&["convert", &tiny(), &here], 2, "exists already");
     fail(&["convert", &here, &target(&dir)], 3, "config.json");
-    fail(&["convert", "owner/name", &target(&dir)], 3, "not downloaded");
+    fail(&["convert", "owner/name", &target(&dir)], 3, "is offline");
     assert_eq!(output(&["convert"]).status.code(), Some(2));
     assert!(stderr(&output(&["convert"])).contains("OUT"));
     assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);

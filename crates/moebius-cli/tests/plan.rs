@@ -81,7 +81,7 @@ fn what_is_asked_wrongly_is_named() {
     fail(&["plan", "olmoe-1b-7b", "--hardware", "ascend-920"], 2, "ascend-910c");
     fail(&["plan", "olmoe-1b-7b", "--hardware", "0xh100"], 2, "1 to 100000 devices");
     fail(&["plan", "olmoe-1b-7b", "--hardware", "/no/such.toml"], 2, "no description of hardware");
-    for bad in [["-c", "0"], ["-b", "0"], ["--watts", "0"], ["--format", "q5_k"], ["--memory-gb", "nan"]] {
+    for bad in [["-c", "0"], ["-b", "0"], ["--watts", "0"], ["--format", "q9_k"], ["--memory-gb", "nan"]] {
         fail(&[&["plan", "olmoe-1b-7b"][..], &bad[..]].concat(), 2, bad[0]);
     }
     fail(&["plan", "olmoe-1b-7b", "--experts", "65"], 2, "65");

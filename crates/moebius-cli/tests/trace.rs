@@ -51,6 +51,10 @@ fn a_run_traces_its_prompt_and_what_it_generates() {
     let file = place(dir.path(), "rows.csv");
     succeed(&["trace", "export", &path, "-o", &file]);
     assert_eq!(std::fs::read_to_string(&file).expect("the file"), csv);
+    let written = json(&["trace", "export", &path, "-o", &file, "--json"]);
+    assert_eq!((&written["rows"], &written["bytes"]), (&(csv.lines().count() - 1).into(), &csv.len().into()));
+    assert_eq!((&written["file"], &written["format"]), (&file.clone().into(), &"csv".into()));
+    fail(&["trace", "export", &path, "--json"], 2, "--output");
 }
 
 #[test]
@@ -148,8 +152,10 @@ fn plots_are_pictures() {
         [("load", "Load of each expert", 4 * 32), ("pairs", "Pairs of experts in layer 0", 32 * 32)]
     {
         let svg = place(dir.path(), "x.svg");
-        succeed(&["trace", "plot", &path, "--what", what, "-o", &svg]);
+        let written = json(&["trace", "plot", &path, "--what", what, "-o", &svg, "--json"]);
         let svg = std::fs::read_to_string(&svg).expect("a picture");
+        let size = |key: &str| written[key].as_u64().expect("a number") as usize;
+        assert_eq!((size("rows") * size("columns"), size("bytes")), (cells, svg.len()));
         assert!(svg.contains(title) && svg.trim_end().ends_with("</svg>"));
         assert_eq!(svg.matches("<rect").count(), 1 + cells + 16);
     }

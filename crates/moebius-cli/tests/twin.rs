@@ -97,6 +97,34 @@ fn a_layer_is_measured_beside_its_twins_and_drawn() {
 }
 
 #[test]
+fn a_layer_replays_what_a_trace_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let trace = dir.path().join("ab.trace").display().to_string();
+    let answer = json(&["run", "A dog", "-n", "5", "--temp", "0", "--trace", &trace, "--json"]);
+    // The last token that is generated goes through no layer.
+    let passed = answer["prompt_ids"].as_array().expect("ids").len() as u64 + 4;
+    let small =
+        ["--hidden", "32", "--ffn", "32", "--experts", "32", "-k", "1,4", "--tokens", "2,64", "-r", "1"];
+    let small = [&["bench", "layer", "-t1"], &small[..]].concat();
+    let routing = format!("trace:{trace}@3");
+    let rows = json(&[&small[..], &["--routing", &routing, "--json"]].concat());
+    let rows = rows.as_array().expect("rows");
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        assert_eq!((&row["routing"], &row["replayed_tokens"]), (&routing.clone().into(), &passed.into()));
+        // 64 tokens over and over the few of the trace touch what these touch.
+        let most = row["experts_per_token"].as_u64().expect("a number")
+            * passed.min(row["tokens"].as_u64().expect("a number"));
+        assert!(row["distinct_experts"].as_f64().is_some_and(|distinct| distinct <= most as f64), "{row}");
+    }
+    let text = succeed(&[&small[..], &["--routing", &format!("trace:{trace}")]].concat());
+    assert!(text.contains("trace:ab.trace@2") && text.contains("these batches repeat: B 64"), "{text}");
+    fail(&[&small[..], &["--routing", &format!("trace:{trace}@9")]].concat(), 2, "one of layers 0, 1, 2, 3");
+    fail(&["bench", "layer", "--routing", &format!("trace:{trace}")], 2, "expected 64 experts, got 32");
+    fail(&["bench", "layer", "--routing", "trace:/no/such.trace"], 1, "/no/such.trace");
+}
+
+#[test]
 fn what_makes_no_layer_and_no_twin_is_said_at_once() {
     fail(&["bench", "layer", "--experts", "4", "-k", "8"], 2, "experts per token");
     fail(&["bench", "layer", "--hidden", "33", "--format", "q8_0"], 2, "multiple of 32");

@@ -31,15 +31,19 @@ pub struct Tolerance {
 /// off by up to 1/254 of the largest one in its block, which can be more than the input itself. Over the sampled
 /// inputs that adds up to 0.3 % of a sum's magnitude at most; for experts to 0.2 %, because the magnitude grows along
 /// the way too. What is allowed is three times as much, for other ways of rounding. Six bits do not pass.
-pub const TOLERANCES: [Tolerance; 8] = [
+pub const TOLERANCES: [Tolerance; 12] = [
     Tolerance { format: WeightFormat::F32, linear: 1e-6, experts: 1e-6 },
     Tolerance { format: WeightFormat::Bf16, linear: 1e-6, experts: 1e-6 },
     Tolerance { format: WeightFormat::F16, linear: 1e-6, experts: 1e-6 },
     Tolerance { format: WeightFormat::Q8_0, linear: 1e-2, experts: 1e-2 },
+    Tolerance { format: WeightFormat::Q5_1, linear: 1e-2, experts: 1e-2 },
     Tolerance { format: WeightFormat::Q4_0, linear: 1e-2, experts: 1e-2 },
     Tolerance { format: WeightFormat::Q4K, linear: 1e-2, experts: 1e-2 },
+    Tolerance { format: WeightFormat::Q5K, linear: 1e-2, experts: 1e-2 },
     Tolerance { format: WeightFormat::Q6K, linear: 1e-2, experts: 1e-2 },
     Tolerance { format: WeightFormat::Mxfp4, linear: 1e-2, experts: 1e-2 },
+    Tolerance { format: WeightFormat::Iq4Xs, linear: 1e-2, experts: 1e-2 },
+    Tolerance { format: WeightFormat::Q2K, linear: 1e-2, experts: 1e-2 },
 ];
 
 /// For the operations between projections, which know f32 only.

@@ -194,11 +194,29 @@ impl Kernels {
         rows: &ExpertRows<'_>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
+        rows.check(bank.n_experts(), rows_in("x", x.len(), bank.hidden())?)?;
+        check_len("out", x.len(), out.len())?;
+        out.fill(0.0);
+        self.add_experts(pool, x, bank, rows, out)
+    }
+
+    /// As [`Kernels::experts`], and adds the sums to what `out` holds. A bank that is cut into runs of experts gives the
+    /// bits of the whole one, if its runs are added in ascending order to zeros.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::experts`].
+    pub fn add_experts(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        bank: &PackedExperts,
+        rows: &ExpertRows<'_>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
         let (hidden, intermediate) = (bank.hidden(), bank.intermediate());
         let tokens = rows_in("x", x.len(), hidden)?;
         check_len("out", x.len(), out.len())?;
         rows.check(bank.n_experts(), tokens)?;
-        out.fill(0.0);
         if rows.rows.is_empty() {
             return Ok(());
         }
@@ -266,7 +284,7 @@ impl Layer<'_> {
         });
     }
 
-    /// Adds `down inner` of every pair to its token's row of `out`, which is zero.
+    /// Adds `down inner` of every pair to its token's row of `out`.
     fn down(&self, inner: &RowBlocks, out: &mut [f32]) {
         let (kernels, bank, rows) = (self.kernels, self.bank, self.rows);
         let tokens = out.len() / bank.hidden();

@@ -3,21 +3,30 @@
 //! A format is one module with one [`Unit`]: how a block is encoded and decoded, how sixteen rows' blocks lie side
 //! by side, and how they are multiplied. Block layouts are those of GGUF, so that files can be exchanged.
 
+mod affine;
 mod bf16;
 mod f16;
 mod f32;
+mod foreign;
+mod iq4_xs;
 mod mxfp4;
+mod q2_k;
 mod q4_0;
 mod q4_k;
+mod q5_1;
+mod q5_k;
 mod q6_k;
 mod q8_0;
 mod rounding;
+mod runs;
 
 use std::{fmt, str::FromStr};
 
+pub use self::foreign::ForeignFormat;
 pub(crate) use self::{
-    bf16::LanesBf16, f16::LanesF16, f32::LanesF32, mxfp4::UnitMxfp4, q4_0::UnitQ4_0, q4_k::UnitQ4K,
-    q6_k::UnitQ6K, q8_0::UnitQ8_0,
+    bf16::LanesBf16, f16::LanesF16, f32::LanesF32, iq4_xs::UnitIq4Xs, mxfp4::UnitMxfp4, q2_k::UnitQ2K,
+    q4_0::UnitQ4_0, q4_k::UnitQ4K, q5_1::UnitQ5_1, q5_k::UnitQ5K, q6_k::UnitQ6K, q8_0::UnitQ8_0,
+    runs::RunFactors,
 };
 use crate::{
     KernelError, Kernels,
@@ -107,14 +116,22 @@ formats! {
     F16 "f16" LanesF16;
     /// Blocks of 32: 8 bits a weight and one scale, 8.5 bits in all.
     Q8_0 "q8_0" UnitQ8_0;
+    /// Blocks of 32: 5 bits a weight, one scale and one minimum, 6 bits in all.
+    Q5_1 "q5_1" UnitQ5_1;
     /// Blocks of 32: 4 bits a weight and one scale, 4.5 bits in all.
     Q4_0 "q4_0" UnitQ4_0;
     /// Blocks of 256: 4 bits a weight, a scale and a minimum for every 32, 4.5 bits in all.
     Q4K "q4_k" UnitQ4K;
+    /// Blocks of 256: 5 bits a weight, a scale and a minimum for every 32, 5.5 bits in all.
+    Q5K "q5_k" UnitQ5K;
     /// Blocks of 256: 6 bits a weight, a scale for every 16, 6.5625 bits in all.
     Q6K "q6_k" UnitQ6K;
     /// Blocks of 32: a 4-bit float a weight and a power of two, 4.25 bits in all (OCP Microscaling, arXiv 2310.10537).
     Mxfp4 "mxfp4" UnitMxfp4;
+    /// Blocks of 256: 4 bits a weight that name one of sixteen values, a scale for every 32, 4.25 bits in all.
+    Iq4Xs "iq4_xs" UnitIq4Xs;
+    /// Blocks of 256: 2 bits a weight, a scale and a minimum for every 16, 2.625 bits in all.
+    Q2K "q2_k" UnitQ2K;
 }
 
 impl WeightFormat {
@@ -256,8 +273,11 @@ pub(crate) trait Unit: Plain + Send + Sync {
 /// Rows from which on it pays to take two panels together for the sake of the inputs that they share.
 const MIN_ROWS_TO_SHARE: usize = 3;
 
-/// How far ahead of its use memory is asked for, in each panel.
-const PREFETCH_BYTES: usize = 2048;
+/// How far ahead of its use memory is asked for, in each panel. One or two rows take less time than memory does, so
+/// that the processor's own prefetcher is ahead already and wants only its lines brought nearer.
+const fn prefetch_bytes(rows: usize) -> usize {
+    if rows < 3 { 256 } else { 2048 }
+}
 
 /// A unit of one column: sixteen plain numbers.
 pub(crate) trait Lanes: Unit {
@@ -267,8 +287,7 @@ pub(crate) trait Lanes: Unit {
 
 /// A unit whose products with quantised inputs are exact whole numbers until they are scaled.
 pub(crate) trait Dot: Unit {
-    /// Adds the products of `P` panels with one step of inputs for `R` rows to their sums. Panels take turns within
-    /// long units, because processors fetch several short runs of memory sooner than one long one.
+    /// Adds the products of `P` panels with one step of inputs for `R` rows to their sums.
     fn add<S: Simd, const P: usize, const R: usize>(
         simd: S,
         units: [&Self; P],
@@ -330,11 +349,15 @@ macro_rules! of_group {
 
 use of_group;
 
-/// Asks for one of several parts of the memory a while after some units.
+/// Asks for one of several parts of the memory a while after some units, which `R` rows are multiplied with.
 #[inline(always)]
-fn prefetch<S: Simd, U, const Q: usize>(simd: S, units: [&U; Q], (part, parts): (usize, usize)) {
+fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
+    simd: S,
+    units: [&U; Q],
+    (part, parts): (usize, usize),
+) {
     let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
-    let ahead = PREFETCH_BYTES + part * lines * CACHE_LINE;
+    let ahead = prefetch_bytes(R) + part * lines * CACHE_LINE;
     for unit in units {
         let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
         for line in 0..lines {

@@ -183,8 +183,20 @@ fn pair_of(quads: &[i32]) -> [i32; 2] {
 
 /// Two numbers of sixteen bits in a word.
 #[inline(always)]
-fn join([low, high]: [i32; 2]) -> i32 {
+pub(crate) fn join([low, high]: [i32; 2]) -> i32 {
     low & 0xffff | high << 16
+}
+
+/// The sum of all bytes behind a pair.
+#[inline(always)]
+pub(crate) fn pair_total(pair: i32) -> i32 {
+    i32::from(pair as i16) + (pair >> 16)
+}
+
+/// The pair of all bytes behind two pairs.
+#[inline(always)]
+pub(crate) fn both_pairs(a: i32, b: i32) -> i32 {
+    join([i32::from(a as i16) + i32::from(b as i16), (a >> 16) + (b >> 16)])
 }
 
 /// Rows cut into blocks of tile heights, each block stored `[words, rows]`.

@@ -221,8 +221,9 @@ impl Kernels {
     }
 
     /// Visits every tile of a task: chunks of blocks that stay in a cache, in each of them all panel groups, whose
-    /// weights stay in a nearer cache, with all blocks of the chunk. A group has as many panels as the tallest
-    /// block allows in registers.
+    /// weights stay in a nearer cache, with all blocks of the chunk. A group has as many panels as pay: blocks of
+    /// weights that are read once come from memory, and one run of it is read faster than several at a time; panels
+    /// that are read again by the next block of rows share the inputs. Long units leave no registers for that.
     pub(crate) fn for_each_tile(
         &self,
         panels: Range<usize>,
@@ -231,10 +232,15 @@ impl Kernels {
         mut visit: impl FnMut(Range<usize>, Block<'_>),
     ) {
         let tallest = blocks.clone().map(|block| rows.block(block).rows.len()).max().unwrap_or(1);
-        let group = match self.tile(rows.form()).accumulators / tallest {
+        let fit = match self.tile(rows.form()).accumulators / tallest {
             0 | 1 => 1,
             2 | 3 => 2,
             _ => 4,
+        };
+        let group = match rows.form() {
+            Inputs::Floats => fit,
+            Inputs::Blocks32 if blocks.len() > 1 => fit.min(2),
+            Inputs::Blocks32 | Inputs::Blocks256 => 1,
         };
         let chunk = (CHUNK_BYTES / (tallest * rows.row_bytes())).max(1);
         for first_block in blocks.clone().step_by(chunk) {

@@ -35,6 +35,60 @@ pub struct LayerCounts {
     pub experts: ExpertCounts,
     /// Tokens that each routed expert saw, by id, `[n_experts]`; empty in a layer that has none.
     pub tokens_per_expert: Vec<u64>,
+    /// Experts that were fetched; all zero where every expert is in memory.
+    pub fetches: FetchCounts,
+}
+
+/// How experts came that are not all in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FetchCounts {
+    /// Experts of a step that were in memory.
+    pub hits: u64,
+    /// Experts of a step that had to be fetched, those fetched ahead included.
+    pub misses: u64,
+    /// Bytes that were fetched, needed or not.
+    pub fetched_bytes: u64,
+    /// Nanoseconds in which nothing was computed because experts had not come.
+    pub stall_ns: u64,
+    /// Experts that were fetched ahead because a router was asked early.
+    pub prefetched: u64,
+    /// Those of them that were then needed.
+    pub prefetch_used: u64,
+}
+
+impl FetchCounts {
+    /// Experts in memory of those that were needed; `None` where none was.
+    pub fn hit_rate(&self) -> Option<f64> {
+        share(self.hits, self.hits.saturating_add(self.misses))
+    }
+
+    /// Experts fetched ahead that were needed; `None` where none was fetched ahead.
+    pub fn prefetch_hit_rate(&self) -> Option<f64> {
+        share(self.prefetch_used, self.prefetched)
+    }
+
+    fn zip(self, other: FetchCounts, number: fn(u64, u64) -> u64) -> FetchCounts {
+        FetchCounts {
+            hits: number(self.hits, other.hits),
+            misses: number(self.misses, other.misses),
+            fetched_bytes: number(self.fetched_bytes, other.fetched_bytes),
+            stall_ns: number(self.stall_ns, other.stall_ns),
+            prefetched: number(self.prefetched, other.prefetched),
+            prefetch_used: number(self.prefetch_used, other.prefetch_used),
+        }
+    }
+}
+
+impl Add for FetchCounts {
+    type Output = FetchCounts;
+
+    fn add(self, other: FetchCounts) -> FetchCounts {
+        self.zip(other, u64::saturating_add)
+    }
+}
+
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// What routed experts did, beside what dense twins would have done.
@@ -73,6 +127,12 @@ impl Counts {
     /// The routed experts of all layers.
     pub fn experts(&self) -> ExpertCounts {
         self.layers.values().fold(ExpertCounts::default(), |sum, layer| sum + layer.experts)
+    }
+
+    /// The experts of all layers that were fetched; `None` where every expert was in memory.
+    pub fn fetches(&self) -> Option<FetchCounts> {
+        let all = self.layers.values().fold(FetchCounts::default(), |sum, layer| sum + layer.fetches);
+        (all != FetchCounts::default()).then_some(all)
     }
 
     /// The layers in which tokens were routed, with their indices.
@@ -170,7 +230,9 @@ impl LayerCounts {
     }
 
     fn is_empty(&self) -> bool {
-        self.parts == PartWork::default() && self.experts == ExpertCounts::default()
+        self.parts == PartWork::default()
+            && self.experts == ExpertCounts::default()
+            && self.fetches == FetchCounts::default()
     }
 
     fn zip(
@@ -188,6 +250,7 @@ impl LayerCounts {
             parts: std::array::from_fn(|part| work(self.parts[part], other.parts[part])),
             experts,
             tokens_per_expert,
+            fetches: self.fetches.zip(other.fetches, number),
         }
     }
 }

@@ -46,7 +46,7 @@ mod meter;
 mod window;
 mod work;
 
-pub use counts::{Counts, ExpertCounts, LayerCounts, PartWork};
+pub use counts::{Counts, ExpertCounts, FetchCounts, LayerCounts, PartWork};
 pub use energy::{Energy, EnergySource, Power, RAPL_UPDATE, WrappingCounter};
 pub use laps::{Stage, StageTimes};
 pub use meter::Meter;

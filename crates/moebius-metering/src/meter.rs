@@ -7,7 +7,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::counts::Counts;
+use crate::counts::{Counts, FetchCounts};
 use crate::laps::Stopwatch;
 use crate::work::{ExpertWork, Phase, Site, Work, widen};
 
@@ -44,6 +44,16 @@ impl Meter {
             return;
         }
         self.lock().layers.entry(work.layer).or_default().add_experts(work);
+    }
+
+    /// Adds what one step of a layer fetched.
+    pub fn fetched(&self, layer: usize, fetches: FetchCounts) {
+        if fetches == FetchCounts::default() {
+            return;
+        }
+        let mut counts = self.lock();
+        let sum = &mut counts.layers.entry(layer).or_default().fetches;
+        *sum = *sum + fetches;
     }
 
     /// Adds tokens that went through the model.
@@ -125,6 +135,22 @@ mod tests {
         assert_eq!((experts.tokens, experts.distinct), (7, 10));
         assert_eq!((experts.executed_macs, experts.iso_total_macs), (140, 280));
         assert_eq!(counts.part(Part::Experts), Work { macs: 140, weight_bytes: 1_000, cache_bytes: 0 });
+    }
+
+    #[test]
+    fn fetches_add_up_by_layer_and_are_none_where_all_is_in_memory() {
+        let meter = Meter::new();
+        meter.experts(LAYER);
+        assert_eq!(meter.snapshot().fetches(), None);
+        let fetches =
+            FetchCounts { hits: 3, misses: 1, fetched_bytes: 100, stall_ns: 7, ..Default::default() };
+        meter.fetched(1, fetches);
+        meter.fetched(4, FetchCounts { prefetched: 4, prefetch_used: 1, ..fetches });
+        let all = meter.snapshot().fetches().unwrap();
+        assert_eq!((all.hits, all.misses, all.fetched_bytes, all.stall_ns), (6, 2, 200, 14));
+        assert_eq!((all.hit_rate(), all.prefetch_hit_rate()), (Some(0.75), Some(0.25)));
+        assert_eq!(meter.snapshot().layers[&1].fetches, fetches);
+        assert_eq!(fetches.prefetch_hit_rate(), None);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moebius_backend::{Backend, Unsupported};
+use moebius_backend::{Backend, ExpertSpec, Unsupported};
 
 use crate::cache::LayerCacheSpec;
-use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, PackedFile};
+use crate::checkpoint::{Asked, Checkpoint, FP8_BLOCK, Gguf, GgufMetadata, PackedFile, is_gguf, open_gguf};
 use crate::config::Config;
 use crate::error::TensorProblem;
 use crate::families::{self, Architecture, Family, Outline};
@@ -39,6 +39,8 @@ pub struct ModelFiles {
     text_part_of: Option<String>,
     settings: Vec<Setting>,
     unknown_keys: Vec<String>,
+    /// What a GGUF file says, and the config.json that it stands for.
+    gguf: Option<(GgufMetadata, String)>,
 }
 
 /// Weights that are made up, to measure a shape without its checkpoint: bf16, roughly normal.
@@ -54,12 +56,15 @@ pub struct RandomWeights {
 
 impl ModelFiles {
     /// Opens a directory with config.json and a checkpoint, or either config.json alone or a directory with
-    /// nothing else. `top_k` replaces the configured experts per token.
+    /// nothing else; or a GGUF file, of a split one any part. `top_k` replaces the configured experts per token.
     ///
     /// # Errors
     /// [`Error::NotFound`] without a config.json; errors of the configuration; errors of a checkpoint that
     /// is there but damaged.
     pub fn open(path: &Path, top_k: Option<usize>) -> Result<Self> {
+        if is_gguf(path) {
+            return ModelFiles::open_gguf(path, top_k);
+        }
         let (dir, config_path) = locate(path)?;
         let config = Config::read(&config_path)?.into_text_part().with_top_k(top_k);
         let checkpoint = || match Checkpoint::open(&dir, config.fp8_block()?) {
@@ -69,6 +74,15 @@ impl ModelFiles {
         };
         let files = ModelFiles::of_config(&config)?;
         Ok(ModelFiles { checkpoint: checkpoint()?, dir, config: config_path, ..files })
+    }
+
+    fn open_gguf(path: &Path, top_k: Option<usize>) -> Result<Self> {
+        let Gguf { metadata, config: keys, checkpoint } = open_gguf(path)?;
+        let text = serde_json::to_string_pretty(&keys).expect("plain data can be written");
+        let files = ModelFiles::of_config(&Config::from_map(keys).with_top_k(top_k))?;
+        let config = checkpoint.paths()[0].clone();
+        let (checkpoint, gguf) = (Some(checkpoint), Some((metadata, text)));
+        Ok(ModelFiles { checkpoint, dir: directory_of(path), config, gguf, ..files })
     }
 
     /// A model without files.
@@ -88,6 +102,7 @@ impl ModelFiles {
             text_part_of: config.text_part_of().map(str::to_owned),
             settings: config.settings(),
             unknown_keys: config.unused(),
+            gguf: None,
         })
     }
 
@@ -165,6 +180,16 @@ impl ModelFiles {
         &self.dir
     }
 
+    /// What a GGUF file says, if the model is one.
+    pub fn gguf(&self) -> Option<&GgufMetadata> {
+        self.gguf.as_ref().map(|(metadata, _)| metadata)
+    }
+
+    /// The text of the config.json that a GGUF file stands for.
+    pub fn gguf_config(&self) -> Option<&str> {
+        self.gguf.as_ref().map(|(_, config)| config.as_str())
+    }
+
     /// The configuration's file; empty for random weights.
     pub fn config_path(&self) -> &Path {
         &self.config
@@ -229,6 +254,14 @@ impl ModelFiles {
             unknown_tensors,
             unknown_keys: self.unknown_keys.clone(),
         })
+    }
+
+    /// The experts of each layer that has some, as they would be held.
+    ///
+    /// # Errors
+    /// Those of [`ModelFiles::info`].
+    pub fn expert_banks(&self, backend: &Arc<dyn Backend>) -> Result<Vec<ExpertSpec>> {
+        Ok(self.plan(backend)?.0.banks())
     }
 
     /// Gives the weights to `backend`. `progress` is told how many stored bytes were loaded so far, from any
@@ -374,8 +407,12 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         return Ok((path.into(), path.join("config.json")));
     }
     if path.is_file() && path.extension().is_some_and(|e| e == "json") {
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        return Ok((dir.into(), path.into()));
+        return Ok((directory_of(path), path.into()));
     }
     Err(Error::NotFound { what: "model directory", path: path.into() })
+}
+
+/// The directory that a file is in.
+fn directory_of(path: &Path) -> PathBuf {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).into()
 }

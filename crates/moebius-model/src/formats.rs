@@ -24,20 +24,23 @@ pub enum HeldFormats {
     /// Everything as it is stored.
     #[default]
     AsStored,
-    /// One format for every matrix but routers; under formats of four bits, embedding and output projection are held
+    /// One format for every matrix but routers; under formats of two or four bits, embedding and output projection are held
     /// in [`WeightFormat::Q6K`].
     Uniform(WeightFormat),
     /// `q4_k_m`: experts in [`WeightFormat::Q4K`], everything else but routers in [`WeightFormat::Q6K`].
     Q4KM,
+    /// `q5_k_m`: experts in [`WeightFormat::Q5K`], everything else but routers in [`WeightFormat::Q6K`].
+    Q5KM,
 }
 
 impl HeldFormats {
-    /// The name of [`HeldFormats::Q4KM`].
-    const MIX: &str = "q4_k_m";
+    /// Mixes and their names.
+    const MIXES: [(HeldFormats, &str); 2] = [(HeldFormats::Q4KM, "q4_k_m"), (HeldFormats::Q5KM, "q5_k_m")];
 
     /// Every name that [`FromStr`] reads.
     pub fn names() -> Vec<&'static str> {
-        WeightFormat::ALL.into_iter().map(WeightFormat::name).chain([HeldFormats::MIX]).collect()
+        let mixes = HeldFormats::MIXES.map(|(_, name)| name);
+        WeightFormat::ALL.into_iter().map(WeightFormat::name).chain(mixes).collect()
     }
 
     /// What a place is to be held in where the columns allow it; `None` is as stored.
@@ -51,7 +54,8 @@ impl HeldFormats {
             }
             (HeldFormats::Uniform(format), _) => Some(format),
             (HeldFormats::Q4KM, Place::Experts) => Some(WeightFormat::Q4K),
-            (HeldFormats::Q4KM, _) => Some(WeightFormat::Q6K),
+            (HeldFormats::Q5KM, Place::Experts) => Some(WeightFormat::Q5K),
+            (HeldFormats::Q4KM | HeldFormats::Q5KM, _) => Some(WeightFormat::Q6K),
         }
     }
 
@@ -70,10 +74,11 @@ impl HeldFormats {
 
 impl fmt::Display for HeldFormats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            HeldFormats::AsStored => "as stored",
-            HeldFormats::Uniform(format) => format.name(),
-            HeldFormats::Q4KM => HeldFormats::MIX,
+        let mix = HeldFormats::MIXES.into_iter().find(|(mix, _)| mix == self);
+        f.pad(match (self, mix) {
+            (_, Some((_, name))) => name,
+            (HeldFormats::Uniform(format), None) => format.name(),
+            (_, None) => "as stored",
         })
     }
 }
@@ -82,8 +87,8 @@ impl FromStr for HeldFormats {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        if name == HeldFormats::MIX {
-            return Ok(HeldFormats::Q4KM);
+        if let Some((mix, _)) = HeldFormats::MIXES.into_iter().find(|(_, mix)| *mix == name) {
+            return Ok(mix);
         }
         let unknown =
             |_| Error::UnknownFormat { got: name.into(), expected: HeldFormats::names().join(", ") };
@@ -94,7 +99,7 @@ impl FromStr for HeldFormats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use WeightFormat::{Bf16, F16, F32, Mxfp4, Q4_0, Q4K, Q6K, Q8_0};
+    use WeightFormat::{Bf16, F16, F32, Iq4Xs, Mxfp4, Q2K, Q4_0, Q4K, Q5_1, Q5K, Q6K, Q8_0};
 
     /// Checks what `name` holds a bf16 matrix of 512 columns in, at each kind of place.
     #[track_caller]
@@ -120,7 +125,12 @@ mod tests {
         check("q4_0", [Q4_0, Q4_0, Q6K, Bf16]);
         check("q4_k", [Q4K, Q4K, Q6K, Bf16]);
         check("mxfp4", [Mxfp4, Mxfp4, Q6K, Bf16]);
+        check("q5_1", [Q5_1, Q5_1, Q5_1, Bf16]);
+        check("q5_k", [Q5K, Q5K, Q5K, Bf16]);
+        check("iq4_xs", [Iq4Xs, Iq4Xs, Q6K, Bf16]);
+        check("q2_k", [Q2K, Q2K, Q6K, Bf16]);
         check("q4_k_m", [Q4K, Q6K, Q6K, Bf16]);
+        check("q5_k_m", [Q5K, Q6K, Q6K, Bf16]);
     }
 
     #[test]
@@ -158,9 +168,12 @@ mod tests {
         for name in HeldFormats::names() {
             assert_eq!(name.parse::<HeldFormats>().unwrap().to_string(), name);
         }
-        for name in ["", "q5_k", "Q4_0", "as stored"] {
+        for name in ["", "q3_k", "Q4_0", "as stored"] {
             let error = name.parse::<HeldFormats>().unwrap_err().to_string();
-            assert!(error.contains(&format!("`{name}`")) && error.ends_with("mxfp4, q4_k_m"), "{error}");
+            assert!(
+                error.contains(&format!("`{name}`")) && error.ends_with("q2_k, q4_k_m, q5_k_m"),
+                "{error}"
+            );
         }
     }
 }

@@ -83,6 +83,12 @@ pub(crate) enum ExpertLayout {
         /// How gate and up share the first.
         order: GateUp,
     },
+    /// `[experts, intermediate, hidden]` for gate and up and `[experts, hidden, intermediate]` for down, and for each a
+    /// `.bias` where there are some: `{prefix}.{name}.weight` (GGUF).
+    Stacks {
+        /// Up to the names of the three, without the dot.
+        prefix: String,
+    },
     /// `[experts * intermediate, hidden]` for each of the three, down transposed (DBRX).
     Stacked {
         /// Full names of gate, up and down.
@@ -90,7 +96,16 @@ pub(crate) enum ExpertLayout {
     },
 }
 
+/// Names of gate, up and down in [`ExpertLayout::Stacks`].
+const STACKS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
+
 impl ExpertLayout {
+    /// The layouts of GGUF files, in a layer.
+    pub(crate) fn of_gguf(layer: usize) -> [Self; 2] {
+        let [both, down] = ["ffn_gate_up_exps", STACKS[2]].map(|name| format!("blk.{layer}.{name}.weight"));
+        [ExpertLayout::Stacks { prefix: format!("blk.{layer}") }, ExpertLayout::fused(both, down)]
+    }
+
     /// Gate and up one after the other in one tensor, both as they are multiplied.
     pub(crate) fn fused(gate_up: String, down: String) -> Self {
         ExpertLayout::Fused { gate_up, down, order: GateUp::Concatenated }
@@ -130,6 +145,14 @@ impl ExpertLayout {
                     part: Part::Columns { from_row: expert * hidden, first, step },
                 }
             }
+            ExpertLayout::Stacks { prefix } => {
+                let (rows, cols) = spec.shape(projection);
+                Stored {
+                    name: format!("{prefix}.{}.weight", STACKS[projection as usize]),
+                    shape: vec![n_experts, rows, cols],
+                    part: Part::Rows { first: expert * rows, step: 1 },
+                }
+            }
             ExpertLayout::Stacked { names } => Stored {
                 name: names[projection as usize].clone(),
                 shape: vec![n_experts * intermediate, hidden],
@@ -152,7 +175,9 @@ impl ExpertLayout {
             ExpertLayout::PerExpert { .. } => {
                 Some((0..MAX_EXPERTS).take_while(|&expert| stored(expert).is_some()).count())
             }
-            ExpertLayout::Fused { .. } | ExpertLayout::FusedTransposed { .. } => stored(0)?.first().copied(),
+            ExpertLayout::Fused { .. }
+            | ExpertLayout::FusedTransposed { .. }
+            | ExpertLayout::Stacks { .. } => stored(0)?.first().copied(),
             ExpertLayout::Stacked { .. } => Some(stored(0)?.first()? / spec.intermediate),
         }
     }
@@ -184,6 +209,11 @@ impl ExpertLayout {
                 let (rows, _) = spec.shape(projection);
                 let name = format!("{prefix}.{expert}.{}.bias", names[projection as usize]);
                 StoredValues { name, shape: vec![rows], first: 0, step: 1 }
+            }
+            ExpertLayout::Stacks { prefix } => {
+                let (rows, _) = spec.shape(projection);
+                let name = format!("{prefix}.{}.bias", STACKS[projection as usize]);
+                StoredValues { name, shape: vec![n_experts, rows], first: expert * rows, step: 1 }
             }
             ExpertLayout::Stacked { names } => {
                 let (rows, _) = spec.shape(projection);

@@ -65,6 +65,7 @@ pub(crate) struct Loader<'a> {
     problems: RefCell<Vec<TensorProblem>>,
     /// Routers that were planned, in the order of their layers.
     routers: RefCell<Vec<PlannedRouter>>,
+    banks: RefCell<Vec<ExpertSpec>>,
     pub(crate) rerouting: Rerouting<'a>,
 }
 
@@ -87,6 +88,7 @@ impl<'a> Loader<'a> {
             inventory: None,
             problems: RefCell::default(),
             routers: RefCell::default(),
+            banks: RefCell::default(),
             rerouting: Rerouting::default(),
         }
     }
@@ -193,7 +195,8 @@ impl<'a> Loader<'a> {
 
     /// The experts of one layer, in the first layout whose first tensor is there.
     pub(crate) fn experts(&self, request: ExpertRequest) -> Result<Box<dyn ExpertBank>> {
-        let ExpertRequest { mut spec, top_k, layouts } = request;
+        let ExpertRequest { mut spec, top_k, mut layouts } = request;
+        layouts.extend(ExpertLayout::of_gguf(spec.layer));
         let first = spec.projections()[0];
         let present = |layout: &&ExpertLayout| self.has(&layout.locate(&spec, 0, first).name);
         let layout = layouts.iter().find(present).or(layouts.first()).expect("a family names a layout");
@@ -222,6 +225,7 @@ impl<'a> Loader<'a> {
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
+            self.banks.borrow_mut().push(spec.clone());
             return Ok(match self.dry {
                 true => Box::new(DryExperts(spec)),
                 false => Box::new(PlannedExperts(spec)),
@@ -317,6 +321,11 @@ impl<'a> Loader<'a> {
     /// Routers that were planned, in the order of their layers.
     pub(crate) fn routers(&self) -> Vec<PlannedRouter> {
         self.routers.borrow().clone()
+    }
+
+    /// Experts that were planned, in the order of their layers.
+    pub(crate) fn banks(&self) -> Vec<ExpertSpec> {
+        self.banks.borrow().clone()
     }
 
     /// Everything that a plan found wrong.
@@ -415,7 +424,8 @@ impl<'a> Loader<'a> {
     fn entry(&self, stored: &Stored) -> Option<&'a TensorEntry> {
         let checkpoint = self.checkpoint?;
         let part = checkpoint.packed_part(&stored.name, stored.part).map(|(_, entry)| entry);
-        part.or_else(|| checkpoint.get(&stored.name))
+        let piece = || checkpoint.get(checkpoint.piece(&stored.name, stored.part)?.0);
+        part.or_else(piece).or_else(|| checkpoint.get(&stored.name))
     }
 
     fn shared(&self) -> SharedLoader<'_, 'a> {

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use moebius_backend::Backend;
+use moebius_backend_constrained::{ConstrainedBackend, Processor};
 use moebius_backend_cpu::{CpuBackend, CpuOptions, Isa};
 
+use crate::budget::Constraint;
+use crate::declared::Declared;
+use crate::plan::Machine;
 use crate::{Error, Result, knobs};
 
 /// Names of the backends that are built in, the default first.
 pub const BACKENDS: &[&str] = &[
     "cpu",
+    CONSTRAINED,
     #[cfg(feature = "cuda")]
     "cuda",
     #[cfg(feature = "emulated")]
@@ -18,6 +23,8 @@ pub const BACKENDS: &[&str] = &[
 
 /// Names of the backends that are built in with a cargo feature of the same name.
 pub const OPTIONAL_BACKENDS: &[&str] = &["cuda"];
+
+const CONSTRAINED: &str = "constrained";
 
 /// Which backend to use, and how.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +35,19 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// Which GPU, from 0, for a backend that runs on one; `None` is the first.
     pub device: Option<usize>,
+    /// What the constrained backend keeps to. A budget of memory without a name means that backend.
+    pub constraint: Constraint,
+    /// Hardware that the constrained backend stands for; without a name it means that backend too.
+    pub profile: Option<Machine>,
+}
+
+/// A backend that was started.
+pub(crate) struct Opened {
+    pub(crate) backend: Arc<dyn Backend>,
+    /// The same, if it is the constrained one.
+    pub(crate) constrained: Option<Arc<ConstrainedBackend>>,
+    /// The hardware that it stands for, if any.
+    pub(crate) declared: Option<Declared>,
 }
 
 /// Starts a backend.
@@ -37,25 +57,50 @@ pub struct BackendOptions {
 /// exist and for an instruction set, [`Error::NoDevices`] for a device of a backend that has none; a device that does not
 /// start.
 pub fn open_backend(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
-    match options.name.as_deref().unwrap_or(BACKENDS[0]) {
-        "cpu" if options.device.is_some() => Err(Error::NoDevices("cpu")),
-        "cpu" => {
-            let options = CpuOptions { threads: options.threads, isa: isa()? };
-            Ok(Arc::new(CpuBackend::new(options)?))
+    Ok(open(options)?.backend)
+}
+
+/// Starts a backend that may be constrained later.
+///
+/// # Errors
+/// Those of [`open_backend`].
+pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
+    let cpu = || Ok::<_, Error>(CpuBackend::new(CpuOptions { threads: options.threads, isa: isa()? })?);
+    let budget = options.constraint.memory.is_some() || options.constraint.resident.is_some();
+    let profile = &options.profile;
+    let default = if budget || profile.is_some() { CONSTRAINED } else { BACKENDS[0] };
+    let (backend, constrained): (Arc<dyn Backend>, _) = match options.name.as_deref().unwrap_or(default) {
+        "cpu" if budget || profile.is_some() => {
+            let what = if budget { "backend with a budget of memory" } else { "backend with a profile" };
+            return Err(Error::UnknownName { what, got: "cpu".into(), expected: CONSTRAINED.into() });
+        }
+        "cpu" | CONSTRAINED if options.device.is_some() => return Err(Error::NoDevices("cpu")),
+        "cpu" => (Arc::new(cpu()?), None),
+        // Without a budget nothing is fetched, and the CPU's banks do for declared hardware.
+        CONSTRAINED if profile.is_some() && !budget => (Arc::new(cpu()?), None),
+        CONSTRAINED => {
+            let cpu = cpu()?;
+            let processor = Processor { kernels: cpu.kernels(), pool: cpu.pool() };
+            let constrained = Arc::new(ConstrainedBackend::new(Arc::new(cpu), processor)?);
+            (constrained.clone(), Some(constrained))
         }
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Arc::new(moebius_backend_cuda::CudaBackend::new(options.device.unwrap_or(0))?)),
+        "cuda" => (Arc::new(moebius_backend_cuda::CudaBackend::new(options.device.unwrap_or(0))?), None),
         #[cfg(feature = "emulated")]
         "emulated" => {
             use moebius_backend_cuda::{CudaBackend, Order};
 
-            Ok(Arc::new(CudaBackend::emulated(Order::Ascending)?))
+            (Arc::new(CudaBackend::emulated(Order::Ascending)?), None)
         }
-        other if OPTIONAL_BACKENDS.contains(&other) => Err(Error::NotBuiltIn(other.into())),
+        other if OPTIONAL_BACKENDS.contains(&other) => return Err(Error::NotBuiltIn(other.into())),
         other => {
-            Err(Error::UnknownName { what: "backend", got: other.into(), expected: BACKENDS.join(", ") })
+            let expected = BACKENDS.join(", ");
+            return Err(Error::UnknownName { what: "backend", got: other.into(), expected });
         }
-    }
+    };
+    let Some(machine) = profile else { return Ok(Opened { backend, constrained, declared: None }) };
+    let (backend, declared) = Declared::new(machine, backend)?;
+    Ok(Opened { backend, constrained, declared: Some(declared) })
 }
 
 /// The instruction set that [`knobs::ISA`] asks for.
@@ -76,7 +121,13 @@ mod tests {
     use super::*;
 
     fn refusal(name: &str, device: Option<usize>) -> Option<Error> {
-        open_backend(&BackendOptions { name: Some(name.into()), threads: Some(1), device }).err()
+        open_backend(&BackendOptions {
+            name: Some(name.into()),
+            threads: Some(1),
+            device,
+            ..BackendOptions::default()
+        })
+        .err()
     }
 
     #[test]

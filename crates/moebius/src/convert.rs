@@ -15,6 +15,7 @@ use moebius_model::{Error as ModelError, HeldFormats, ModelFiles};
 
 use crate::backend::{BackendOptions, open_backend};
 use crate::partial::{self, Partial, refuse_existing, write_error};
+use crate::text::gguf_files;
 use crate::{Error, Result};
 
 /// Files beside the weights that say how a model is used, or under which terms; those that are there are copied.
@@ -69,7 +70,7 @@ impl Converted {
     }
 }
 
-/// Writes the model in the directory `model` to the new directory `out`, its weights rounded and packed as
+/// Writes the model in the directory or GGUF file `model` to the new directory `out`, its weights rounded and packed as
 /// [`crate::Model::open`] would hold them. Opening that maps them and copies none, and gives the same bits. The file
 /// serves every little-endian machine, whatever its instruction set. `progress` is told the bytes read so far and in
 /// all after every matrix; `None` when it said to stop, and then nothing is left at `out`.
@@ -92,8 +93,18 @@ pub fn convert(
     let backend = open_backend(&options.backend)?;
     partial::sweep_beside(out);
     let partial = Partial::beside(out)?;
-    copy(files.config_path(), &partial.file(CONFIG))?;
-    copy_companions(files.dir(), partial.path())?;
+    match (files.gguf(), files.gguf_config()) {
+        (Some(metadata), Some(config)) => {
+            write(config.as_bytes(), &partial.file(CONFIG))?;
+            for (name, content) in gguf_files(metadata)? {
+                write(&content, &partial.file(name))?;
+            }
+        }
+        _ => {
+            copy(files.config_path(), &partial.file(CONFIG))?;
+            copy_companions(files.dir(), partial.path())?;
+        }
+    }
     let converted = write_weights(&files, &backend, &partial, progress)?;
     if converted.is_some() {
         partial.rename(out)?;
@@ -129,9 +140,13 @@ pub(crate) fn write_weights(
 
 /// Copies contents and not permissions: what is written can be replaced.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let content = fs::read(from).map_err(|source| ModelError::Io { path: from.into(), source })?;
+    write(&fs::read(from).map_err(|source| ModelError::Io { path: from.into(), source })?, to)
+}
+
+/// Writes a file that was not there.
+fn write(content: &[u8], to: &Path) -> Result<()> {
     let mut file = File::create_new(to).map_err(write_error(to))?;
-    file.write_all(&content).and_then(|()| file.sync_all()).map_err(write_error(to))
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(write_error(to))
 }
 
 /// Copies what lies beside the weights in `from` and is a file.

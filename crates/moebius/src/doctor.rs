@@ -2,7 +2,9 @@
 
 mod router;
 
-use moebius_backend_cpu::{Isa, Kernels, Pool};
+use std::time::Duration;
+
+use moebius_backend_cpu::{Isa, Kernels, Peaks, Pool};
 
 use crate::cache::{Cache, CacheEntry, EntryState};
 use crate::energy::{CounterState, EnergyMeter};
@@ -13,6 +15,8 @@ pub use router::{RouterLayers, RouterReport, RouterSetting, RouterTensor, Settin
 /// Bytes that the bandwidth measurement reads in one pass: well above common caches.
 const BANDWIDTH_BYTES: usize = 512 << 20;
 const BANDWIDTH_REPETITIONS: usize = 5;
+/// Long enough for a processor to find its clock.
+const PEAK_TIME: Duration = Duration::from_millis(150);
 
 /// Something that a person may want to act on.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct Health {
     pub read_bytes_per_second: Option<f64>,
     /// GPUs, if this program can use them.
     pub gpus: GpuState,
+    /// Operations per second that all threads together reach from registers.
+    pub peaks: Peaks,
     /// Whether the energy that this machine takes can be counted.
     pub energy: CounterState,
     /// The default model, if it is there.
@@ -71,7 +77,16 @@ pub fn read_bandwidth(threads: usize) -> Result<Option<f64>> {
     Ok(room.then(|| kernels.measure_read_bandwidth(&pool, BANDWIDTH_BYTES, BANDWIDTH_REPETITIONS)))
 }
 
-/// Looks at this machine. Takes a second or two to measure the memory.
+/// Operations per second that `threads` threads together reach from registers. Takes a third of a second.
+///
+/// # Errors
+/// Those of [`doctor`].
+pub fn peaks(threads: usize) -> Result<Peaks> {
+    let pool = Pool::new(threads).map_err(cpu::startup)?;
+    Ok(cpu::kernels()?.measure_peaks(&pool, PEAK_TIME))
+}
+
+/// Looks at this machine. Takes a second or two to measure it.
 ///
 /// # Errors
 /// An instruction set in the environment that is unknown or not there.
@@ -80,7 +95,7 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or(cores);
     let available_bytes = memory::available_bytes();
-    let read_bytes_per_second = read_bandwidth(threads)?;
+    let (read_bytes_per_second, peaks) = (read_bandwidth(threads)?, peaks(threads)?);
     let named = locate::bundled_model().ok();
     let default_model = named.clone().filter(|dir| dir.exists());
     let cache = Cache::standard().and_then(|cache| Ok((cache.clone(), cache.entries()?))).ok();
@@ -133,6 +148,7 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
         available_bytes,
         read_bytes_per_second,
         gpus,
+        peaks,
         energy,
         default_model,
         cache,

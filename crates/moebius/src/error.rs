@@ -7,6 +7,7 @@ use moebius_engine::{EngineError, SamplerError};
 use moebius_model::Error as ModelError;
 use thiserror::Error as ThisError;
 
+use crate::hub::HubError;
 use crate::text::TextError;
 
 /// Shorthand for results of this crate.
@@ -19,9 +20,12 @@ pub enum Error {
     /// Nothing lies where a model was said to be.
     #[error("no model at `{}`", .0.display())]
     ModelNotFound(PathBuf),
-    /// The name of a model on a hub, where a directory is needed.
-    #[error("`{0}` is not a directory here, and models are not downloaded")]
+    /// The name of a model on a hub that is not in the cache.
+    #[error("`{0}` is neither a directory here nor in the cache of models from the hub")]
     NotLocal(String),
+    /// Names, downloads and copies of models from a hub, and Ollama's store.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The bundled model is not with this program.
     #[error("the bundled model is not beside this program")]
     NoBundledModel,
@@ -36,6 +40,19 @@ pub enum Error {
         /// Bytes that the system says are available.
         available_bytes: u64,
     },
+    /// A budget of memory is too small.
+    #[error(
+        "a budget of {budget_bytes} bytes is too small: with one expert in memory at a time the model needs {needed_bytes}"
+    )]
+    Budget {
+        /// The least that would do.
+        needed_bytes: u64,
+        /// The budget.
+        budget_bytes: u64,
+    },
+    /// The system does not say how much memory there is.
+    #[error("this system does not say how much memory it has")]
+    UnknownMemory,
     /// Text was given to a model without a tokenizer.
     #[error("the model has no tokenizer, so text cannot be used")]
     NeedsTokenizer(#[source] Arc<TextError>),
@@ -65,6 +82,32 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A machine cannot be declared.
+    #[error("`{profile}` cannot be declared: {reason}")]
+    Undeclared {
+        /// Its name.
+        profile: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A model is larger than the memory of declared hardware.
+    #[error(
+        "`{profile}` could not hold the model: {needed_bytes} bytes on each device, which has {memory_bytes}"
+    )]
+    BeyondProfile {
+        /// The machine.
+        profile: String,
+        /// One of its devices.
+        device: String,
+        /// Bytes of weights, cache and activations on each device, or the budget that was asked for.
+        needed_bytes: u64,
+        /// Bytes that a device has.
+        memory_bytes: u64,
+        /// The widest format that would fit, and about how many bytes it takes.
+        format: Option<Box<(&'static str, u64)>>,
+        /// The fewest devices that would be enough, if any number is.
+        devices: Option<u64>,
     },
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
@@ -104,6 +147,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong, with expected and got.
+        reason: String,
+    },
+    /// A trace is not one of such a layer as is measured.
+    #[error("trace `{}` does not fit: {reason}", path.display())]
+    TraceMisfit {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and got.
         reason: String,
     },
     /// A trace would overwrite something else.
@@ -192,7 +243,8 @@ impl Error {
             Error::ModelNotFound(_) | Error::NotLocal(_) | Error::NoBundledModel | Error::NoWeights(_) => {
                 ErrorKind::NotFound
             }
-            Error::Memory { .. } => ErrorKind::Memory,
+            Error::Memory { .. } | Error::Budget { .. } | Error::BeyondProfile { .. } => ErrorKind::Memory,
+            Error::UnknownMemory => ErrorKind::Usage,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
             | Error::NotBuiltIn(_)
@@ -202,15 +254,18 @@ impl Error {
             | Error::NoExperts
             | Error::OutputExists(_)
             | Error::TraceTarget(_)
+            | Error::TraceMisfit { .. }
             | Error::NoRouters
             | Error::Baseline(_)
             | Error::Hardware { .. }
+            | Error::Undeclared { .. }
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
             | Error::Trace { .. }
             | Error::DiskSpace { .. }
             | Error::CachedCopy { .. }
             | Error::SourceChanged(_) => ErrorKind::Runtime,
+            Error::Hub(error) => error.kind(),
             Error::Text(error) => text_kind(error),
             Error::Engine(EngineError::Sampler(SamplerError::InvalidParameter { .. })) => ErrorKind::Usage,
             Error::Engine(EngineError::Sampler(_)) => ErrorKind::Runtime,
@@ -219,20 +274,39 @@ impl Error {
         }
     }
 
+    /// Whether a backend, or the hardware that it stands for, refused the model before a weight was read.
+    pub fn is_refusal(&self) -> bool {
+        use moebius_backend::Error as BackendError;
+        let unsupported = matches!(self, Error::Model(ModelError::Backend(BackendError::Unsupported(_))));
+        unsupported || matches!(self, Error::BeyondProfile { .. })
+    }
+
     /// The next thing to try.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::ModelNotFound(_) => {
-                "give a directory with config.json, model.safetensors and tokenizer.json"
+                "give a directory with config.json, model.safetensors and tokenizer.json, owner/name for a model on the hub, or ollama:NAME"
             }
             Error::NoExperts => "`moebius show` says what a model is; this needs a Mixture-of-Experts model",
-            Error::NotLocal(_) => "download the repository first and give its directory",
+            Error::NotLocal(name) => return Some(format!("`moebius pull {name}` downloads it")),
+            Error::Hub(error) => return error.hint(),
             Error::NoBundledModel => "give a model directory, or set MOEBIUS_MODEL to one",
             Error::NoWeights(_) => {
                 "`moebius show` works from config.json alone; to run, add model.safetensors"
             }
             Error::Memory { .. } => {
                 "close other programs, hold the weights in fewer bits with --format, or use a smaller model"
+            }
+            Error::Budget { .. } => {
+                "give more with --memory, hold the weights in fewer bits with --format, or shorten --ctx-size"
+            }
+            Error::UnknownMemory => "give the budget in bytes, such as --memory 2GiB",
+            Error::BeyondProfile { device, format, devices, .. } => {
+                return Some(beyond_hint(device, format.as_deref().copied(), *devices));
+            }
+            Error::Undeclared { .. } => {
+                "copy its entry from crates/moebius/hardware into a file, add what is missing with a source, and give \
+                 --profile FILE.toml"
             }
             Error::NeedsTokenizer(_) => "give token ids with --ids, or add tokenizer.json to the directory",
             Error::NoChatTemplate => "give a prompt: the text will be continued",
@@ -253,6 +327,9 @@ impl Error {
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Trace { .. } => "docs/trace-format.md says what a trace holds; `--trace FILE` writes one",
+            Error::TraceMisfit { .. } => {
+                "`moebius trace show` says what a trace holds; --experts and --experts-per-token say what is measured"
+            }
             Error::TraceTarget(_) => "name a new file, or remove this one first",
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",
@@ -263,10 +340,21 @@ impl Error {
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
             Error::SourceChanged(_) => "try again when nothing writes to it any more",
             Error::Hardware { .. } => "every figure is [number, mark, source]: see crates/moebius/hardware",
-            Error::NoCachePlace => "set MOEBIUS_CACHE_DIR to a directory",
+            Error::NoCachePlace => {
+                "set MOEBIUS_CACHE_DIR, and for models from the hub HF_HUB_CACHE, to a directory"
+            }
         };
         Some(hint.into())
     }
+}
+
+/// What would fit declared hardware.
+fn beyond_hint(device: &str, format: Option<(&str, u64)>, devices: Option<u64>) -> String {
+    let format = format.map(|(name, bytes)| format!("--format {name} (about {bytes} bytes on each device)"));
+    let devices = devices.map(|devices| format!("--profile {devices}x{device}"));
+    let budget = "experts fetched into a smaller --memory".to_owned();
+    let ways: Vec<String> = [format, devices, Some(budget)].into_iter().flatten().collect();
+    format!("it may fit with {}", ways.join(", or with "))
 }
 
 fn text_kind(error: &TextError) -> ErrorKind {
@@ -339,6 +427,12 @@ fn model_hint(error: &ModelError) -> Option<String> {
             "the file is damaged: download it again and check it against its published checksum"
         }
         ModelError::Backend(BackendError::Unsupported(_)) => "choose another backend or weight format",
+        ModelError::Backend(BackendError::Fetch { .. }) => {
+            "weights that are fetched from a file need it as it was when the model was opened: open it again"
+        }
+        ModelError::Backend(BackendError::Spill { .. }) => {
+            "make room there, or set MOEBIUS_SPILL_DIR to a directory on another disk"
+        }
         ModelError::Backend(BackendError::Startup { .. }) => {
             "`moebius doctor` shows what this machine can run"
         }

@@ -4,6 +4,7 @@ use moebius_engine::{FinishReason, Request, RequestId, SamplingParams};
 use moebius_metering::{Reading, Window};
 use moebius_model::Probe;
 
+use crate::declared::{Modelled, ModelledPhase};
 use crate::observer::Both;
 use crate::route::{LayerRoute, RouteRecorder};
 use crate::text::{StopStrings, StreamDecoder, Tokenizer};
@@ -68,9 +69,29 @@ pub struct Generation<'m> {
 
 /// Where the clock stands: reading the prompt, then generating.
 struct Windows {
-    open: Option<Window>,
-    prefill: Option<Reading>,
-    decode: Option<Reading>,
+    open: Option<Mark>,
+    prefill: Option<Closed>,
+    decode: Option<Closed>,
+}
+
+/// A moment: what was counted and modelled up to it.
+struct Mark {
+    window: Window,
+    modelled: Option<Modelled>,
+}
+
+/// What was counted and modelled between two moments.
+type Closed = (Reading, Option<Modelled>);
+
+impl Mark {
+    fn new(model: &Model) -> Self {
+        Mark { window: Window::open(model.engine.meter()), modelled: model.modelled() }
+    }
+
+    fn close(self, model: &Model) -> Closed {
+        let modelled = model.modelled().zip(self.modelled).map(|(now, before)| &now - &before);
+        (self.window.close(model.engine.meter()), modelled)
+    }
 }
 
 /// Why a generation ended.
@@ -94,6 +115,17 @@ pub struct Summary {
     pub prefill: Reading,
     /// Generating the rest.
     pub decode: Reading,
+    /// What declared hardware would have taken, if some is declared.
+    pub modelled: Option<ModelledRun>,
+}
+
+/// What declared hardware would have taken for a generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelledRun {
+    /// Reading the prompt.
+    pub prefill: ModelledPhase,
+    /// Generating the rest.
+    pub decode: ModelledPhase,
 }
 
 impl Model {
@@ -119,7 +151,7 @@ impl Model {
             vocab_limit,
             logprobs: options.logprobs,
         };
-        let windows = Windows { open: Some(Window::open(self.engine.meter())), prefill: None, decode: None };
+        let windows = Windows { open: Some(Mark::new(self)), prefill: None, decode: None };
         let request = self.engine.submit(request)?;
         let ended = self.engine.is_idle().then_some(Ending::Finished(FinishReason::Length));
         let recorder = options.record_routes.then(RouteRecorder::default);
@@ -161,13 +193,19 @@ impl Generation<'_> {
             None => "cancelled",
         };
         self.close_window();
-        let (prefill, decode) = self.windows.readings(&self.model.engine);
+        let ((prefill, prefilled), (decode, decoded)) = self.windows.readings(self.model);
+        let modelled = self.model.declared().zip(prefilled.zip(decoded));
+        let modelled = modelled.map(|(declared, (prefilled, decoded))| ModelledRun {
+            prefill: declared.prefill(prefilled, &prefill.counts),
+            decode: declared.decode(decoded, &decode.counts),
+        });
         Summary {
             prompt: std::mem::take(&mut self.prompt),
             tokens: std::mem::take(&mut self.tokens),
             finish,
             prefill,
             decode,
+            modelled,
         }
     }
 
@@ -180,7 +218,7 @@ impl Generation<'_> {
                 continue;
             };
             self.tokens.push(event.token);
-            self.windows.first_token(&self.model.engine);
+            self.windows.first_token(self.model);
             let (mut text, stopped) = self.show(event.token);
             self.ended = event.finish.map(Ending::Finished);
             if stopped {
@@ -219,28 +257,28 @@ impl Generation<'_> {
     }
 
     fn close_window(&mut self) {
-        self.windows.close(&self.model.engine);
+        self.windows.close(self.model);
     }
 }
 
 impl Windows {
-    fn first_token(&mut self, engine: &moebius_engine::Engine) {
+    fn first_token(&mut self, model: &Model) {
         if self.prefill.is_none() {
-            self.prefill = self.open.take().map(|window| window.close(engine.meter()));
-            self.open = Some(Window::open(engine.meter()));
+            self.prefill = self.open.take().map(|mark| mark.close(model));
+            self.open = Some(Mark::new(model));
         }
     }
 
-    fn close(&mut self, engine: &moebius_engine::Engine) {
-        if let Some(window) = self.open.take() {
-            let reading = window.close(engine.meter());
+    fn close(&mut self, model: &Model) {
+        if let Some(mark) = self.open.take() {
+            let closed = mark.close(model);
             let slot = if self.prefill.is_none() { &mut self.prefill } else { &mut self.decode };
-            *slot = Some(reading);
+            *slot = Some(closed);
         }
     }
 
-    fn readings(&mut self, engine: &moebius_engine::Engine) -> (Reading, Reading) {
-        let empty = || Window::open(engine.meter()).close(engine.meter());
+    fn readings(&mut self, model: &Model) -> (Closed, Closed) {
+        let empty = || Mark::new(model).close(model);
         (self.prefill.take().unwrap_or_else(empty), self.decode.take().unwrap_or_else(empty))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::hub::{Hub, HubError, HubName, Needs};
+use crate::ollama::{self, OllamaName, OllamaStore};
 use crate::{Error, Result, knobs};
 
 /// The bundled model below a directory of the project.
@@ -25,28 +27,54 @@ pub fn bundled_model() -> Result<PathBuf> {
     candidates.into_iter().find(|dir| dir.join("config.json").is_file()).ok_or(Error::NoBundledModel)
 }
 
-/// The directory that a person means by `name`.
-///
-/// # Errors
-/// [`Error::ModelNotFound`] when there is nothing, [`Error::NotLocal`] for what looks like the name of a
-/// repository on a hub.
-pub fn locate_model(name: &str) -> Result<PathBuf> {
-    let path = PathBuf::from(name);
-    if path.exists() {
-        return Ok(path);
-    }
-    if is_hub_name(name) { Err(Error::NotLocal(name.into())) } else { Err(Error::ModelNotFound(path)) }
+/// What a person may mean by the name of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelName {
+    /// A file or directory. What is there has precedence over names of other kinds.
+    Path(PathBuf),
+    /// A model on a hub: `owner/name[@revision][:quant]`.
+    Hub(HubName),
+    /// A model in Ollama's store: `ollama:NAME[:TAG]`.
+    Ollama(OllamaName),
 }
 
-/// `owner/name`, in the characters that hubs allow, and not a relative or absolute path.
-fn is_hub_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    match name.split_once('/') {
-        Some((owner, name)) => {
-            let part = |p: &str| !p.is_empty() && p.chars().all(allowed) && !p.starts_with('.');
-            part(owner) && part(name)
+impl ModelName {
+    /// What `name` means here and now.
+    ///
+    /// # Errors
+    /// A name that begins with `ollama:` and is none.
+    pub fn of(name: &str) -> Result<Self> {
+        let path = PathBuf::from(name);
+        if path.exists() {
+            return Ok(ModelName::Path(path));
         }
-        None => false,
+        if let Some(name) = name.strip_prefix(ollama::PREFIX) {
+            return Ok(ModelName::Ollama(name.parse()?));
+        }
+        Ok(name.parse().map_or(ModelName::Path(path), ModelName::Hub))
+    }
+}
+
+/// What [`crate::Model::open`] takes for what a person calls `name`: a directory or file, a model in the cache of the hub or
+/// in Ollama's store. `needs` says how much of a hub's model must be there. The network is not asked.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] when there is nothing, [`Error::NotLocal`] for the name of a hub's model that is not in the
+/// cache, [`Error::Hub`] for one that Ollama does not have.
+pub fn locate_model(name: &str, needs: Needs) -> Result<PathBuf> {
+    match ModelName::of(name)? {
+        ModelName::Path(path) if path.exists() => Ok(path),
+        ModelName::Path(path) => Err(Error::ModelNotFound(path)),
+        ModelName::Hub(hub_name) => {
+            Hub::standard()?.find(&hub_name, needs).ok_or_else(|| Error::NotLocal(name.into()))
+        }
+        ModelName::Ollama(name) => {
+            let nowhere = || HubError::NotHere {
+                name: format!("{}{name}", ollama::PREFIX),
+                dir: PathBuf::from("~/.ollama/models"),
+            };
+            OllamaStore::standard().ok_or_else(nowhere)?.find(&name)
+        }
     }
 }
 
@@ -55,10 +83,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_path_and_a_hub_name_are_told_apart() {
-        assert!(matches!(locate_model("allenai/OLMoE-1B-7B-0924"), Err(Error::NotLocal(_))));
+    fn paths_and_names_of_hubs_and_of_ollama_are_told_apart() {
+        let of = |name: &str| ModelName::of(name).unwrap();
+        assert!(matches!(of("allenai/OLMoE-1B-7B-0924@main:q4_k_m"), ModelName::Hub(_)));
+        assert!(matches!(of("ollama:olmoe:7b"), ModelName::Ollama(_)));
         for path in ["./missing", "/missing/model", "../a/b", "missing", "a/b/c"] {
-            assert!(matches!(locate_model(path), Err(Error::ModelNotFound(_))), "{path}");
+            assert_eq!(of(path), ModelName::Path(path.into()));
+            assert!(matches!(locate_model(path, Needs::Everything), Err(Error::ModelNotFound(_))), "{path}");
         }
+        assert!(ModelName::of("ollama:../x").is_err());
+    }
+
+    #[test]
+    fn what_is_there_wins_over_the_name_of_a_hub() {
+        assert_eq!(ModelName::of("src/hub").unwrap(), ModelName::Path("src/hub".into()));
     }
 }

@@ -19,6 +19,16 @@ pub(crate) fn available_bytes() -> Option<u64> {
     field_bytes(&text, "MemAvailable:")
 }
 
+/// Bytes of memory of the machine; `None` elsewhere than on Linux.
+pub(crate) fn total_bytes() -> Option<u64> {
+    field_bytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// Memory that this process holds now, as Linux counts it; `None` elsewhere.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    field_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
 /// The most memory that this process has held at once since [`forget_peak`], as Linux counts it; `None`
 /// elsewhere.
 pub(crate) fn peak_bytes() -> Option<u64> {

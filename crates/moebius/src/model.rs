@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moebius_backend::Backend;
+use moebius_backend_constrained::{ConstrainedBackend, LayerResidency};
 use moebius_engine::{Engine, EngineOptions, SamplingParams};
 use moebius_model::{HeldFormats, ModelFiles, ModelInfo, RoutingRules};
 
-use crate::backend::{BackendOptions, open_backend};
+use crate::backend::{BackendOptions, Opened, open, open_backend};
+use crate::budget::{Asked, MemoryPlan};
 use crate::cache::{Cache, CacheUse};
+use crate::declared::{self, Declared, Modelled};
 use crate::generation_config::GenerationConfig;
-use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::text::{ChatTemplate, TextError, Tokenizer, gguf_stop_tokens};
 use crate::trace::TraceRecorder;
-use crate::{Error, Result, memory};
+use crate::{Error, MemoryLimit, Result, memory};
 
 /// Most prompt tokens of a pass, unless told otherwise: enough to share each expert's weights among many
 /// rows, few enough that activations stay small.
@@ -51,6 +54,9 @@ pub struct Model {
     cache_use: CacheUse,
     dir: PathBuf,
     backend: Arc<dyn Backend>,
+    constrained: Option<Arc<ConstrainedBackend>>,
+    declared: Option<Declared>,
+    plan: Option<MemoryPlan>,
     tokenizer: std::result::Result<Tokenizer, Arc<TextError>>,
     chat_template: Option<ChatTemplate>,
     generation: Option<GenerationConfig>,
@@ -58,7 +64,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the model in the directory `path`.
+    /// Opens the model in the directory or GGUF file `path`.
     ///
     /// # Errors
     /// Files that are missing or wrong, a model that does not fit into memory, a backend that does not start.
@@ -76,13 +82,27 @@ impl Model {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
         let mut files = open_files(path.as_ref(), options)?;
-        let text = TextFiles::read(files.dir())?;
-        let backend = open_backend(&options.backend)?;
-        let Loaded { engine, info, cache_use } = load(&mut files, &backend, options, (0, progress))?;
+        let text = TextFiles::of(&files)?;
+        let opened = open(&options.backend)?;
+        let Loaded { engine, info, cache_use, plan } = load(&mut files, &opened, options, (0, progress))?;
+        let Opened { backend, constrained, declared } = opened;
         let TextFiles { tokenizer, chat_template, generation } = text;
-        let dir = files.dir().into();
+        let dir = if files.gguf().is_some() { files.config_path() } else { files.dir() }.into();
         let tracer = None;
-        Ok(Model { engine, info, cache_use, dir, backend, tokenizer, chat_template, generation, tracer })
+        Ok(Model {
+            engine,
+            info,
+            cache_use,
+            dir,
+            backend,
+            constrained,
+            declared,
+            plan,
+            tokenizer,
+            chat_template,
+            generation,
+            tracer,
+        })
     }
 
     /// What the model is.
@@ -95,7 +115,7 @@ impl Model {
         &self.cache_use
     }
 
-    /// Its directory.
+    /// Its directory or GGUF file.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -103,6 +123,26 @@ impl Model {
     /// Where it runs.
     pub fn backend(&self) -> &dyn Backend {
         self.backend.as_ref()
+    }
+
+    /// What the parts of the model get of a budget of memory, if there is one.
+    pub fn memory_plan(&self) -> Option<&MemoryPlan> {
+        self.plan.as_ref()
+    }
+
+    /// How many experts of each layer are in memory now; empty where all of them always are.
+    pub fn residency(&self) -> Vec<LayerResidency> {
+        self.constrained.as_ref().map_or_else(Vec::new, |constrained| constrained.residency())
+    }
+
+    /// The hardware that it stands for, if some is declared.
+    pub fn declared(&self) -> Option<&Declared> {
+        self.declared.as_ref()
+    }
+
+    /// The account of declared hardware so far: what it would have taken for all that ran, a model and no measurement.
+    pub fn modelled(&self) -> Option<Modelled> {
+        self.declared.as_ref().map(|declared| declared.snapshot(self.info.n_layers))
     }
 
     /// Most positions of a sequence.
@@ -165,24 +205,59 @@ pub(crate) struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) info: ModelInfo,
     pub(crate) cache_use: CacheUse,
+    pub(crate) plan: Option<MemoryPlan>,
 }
 
-/// Loads `files`, from the cache if it has them, if they and `working_bytes` fit into memory.
+/// Loads `files`, from the cache if it has them, if they and `working_bytes` fit into memory or into the budget.
 pub(crate) fn load(
     files: &mut ModelFiles,
-    backend: &Arc<dyn Backend>,
+    opened: &Opened,
     options: &OpenOptions,
     (working_bytes, progress): (u64, &(dyn Fn(u64, u64) + Sync)),
 ) -> Result<Loaded> {
+    let backend = &opened.backend;
     let info = files.info(backend)?;
     let cache_use = options.cache.as_ref().map_or(CacheUse::NotAsked, |cache| cache.attach(files, backend));
     let total_bytes = files.checkpoint_bytes().unwrap_or(0);
-    let needed_bytes = info.weight_bytes().unwrap_or(total_bytes).saturating_add(working_bytes);
-    memory::check_fits(needed_bytes, backend.info().free_bytes)?;
+    let plan = divide(files, &info, opened, options, working_bytes)?;
+    if let Some(machine) = &options.backend.profile {
+        let budget = plan.as_ref().map(|plan| plan.budget_bytes);
+        declared::check_fits(machine, &info, options.context, budget)?;
+    }
+    match &plan {
+        Some(plan) => memory::check_fits(plan.budget_bytes, None)?,
+        None => {
+            let weights = info.weight_bytes().unwrap_or(total_bytes);
+            memory::check_fits(weights.saturating_add(working_bytes), backend.info().free_bytes)?;
+        }
+    }
     let model = files.load(backend, &|bytes| progress(bytes, total_bytes))?;
-    let context = options.context.unwrap_or(usize::MAX);
-    let engine_options = EngineOptions { context, chunk: options.chunk() };
-    Ok(Loaded { engine: Engine::new(model, &backend.info().device, engine_options), info, cache_use })
+    let context = plan.as_ref().map(|plan| plan.context).or(options.context).unwrap_or(usize::MAX);
+    let chunk = plan.as_ref().map_or(options.chunk(), |plan| plan.chunk);
+    let engine_options = EngineOptions { context, chunk };
+    let engine = Engine::new(model, &backend.info().device, engine_options);
+    Ok(Loaded { engine, info, cache_use, plan })
+}
+
+/// Divides a budget of memory, if there is one, and tells the backend.
+fn divide(
+    files: &ModelFiles,
+    info: &ModelInfo,
+    opened: &Opened,
+    options: &OpenOptions,
+    working_bytes: u64,
+) -> Result<Option<MemoryPlan>> {
+    let Some(constrained) = &opened.constrained else { return Ok(None) };
+    let constraint = &options.backend.constraint;
+    let banks = files.expert_banks(&opened.backend)?;
+    let positions = working_bytes.checked_div(info.cache_bytes_per_token).unwrap_or(0);
+    let OpenOptions { context, chunk, .. } = *options;
+    let asked = Asked { info, banks: &banks, context, chunk, positions, resident: constraint.resident };
+    let unlimited = constraint.memory.is_none();
+    let budget = constraint.memory.map_or(Ok(u64::MAX / 2), MemoryLimit::bytes)?;
+    let plan = MemoryPlan::new(budget, &asked, !constraint.no_prefetch)?;
+    constrained.constrain(plan.options(constraint)?);
+    Ok(Some(plan).filter(|_| !unlimited))
 }
 
 /// What a directory says without its weights being read, with or without weights in it. Of the options `experts`,
@@ -195,7 +270,7 @@ pub fn inspect(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(ModelIn
     let files = files.hold(options.format).reroute(options.routing.clone());
     let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
     let info = files.info(&backend)?;
-    let text = TextFiles::read(files.dir())?;
+    let text = TextFiles::of(&files)?;
     let tokens = text.tokenizer.as_ref().ok().map(Tokenizer::vocab_size);
     Ok((info, TextSummary { tokens, chat_template: text.chat_template.is_some() }))
 }
@@ -217,9 +292,10 @@ struct TextFiles {
 }
 
 impl TextFiles {
-    /// A directory without a tokenizer is fine, one with a broken tokenizer is not.
-    fn read(dir: &Path) -> Result<Self> {
-        let tokenizer = match Tokenizer::from_dir(dir) {
+    /// A model without a tokenizer is fine, one with a broken tokenizer is not.
+    fn of(files: &ModelFiles) -> Result<Self> {
+        let (dir, gguf) = (files.dir(), files.gguf());
+        let tokenizer = match gguf.map_or_else(|| Tokenizer::from_dir(dir), Tokenizer::from_gguf) {
             Ok(tokenizer) => Ok(tokenizer),
             Err(
                 error @ (TextError::NoTokenizer { .. }
@@ -228,7 +304,13 @@ impl TextFiles {
             ) => Err(Arc::new(error)),
             Err(error) => return Err(error.into()),
         };
-        let chat_template = ChatTemplate::from_dir(dir)?;
-        Ok(TextFiles { tokenizer, chat_template, generation: GenerationConfig::read(dir)? })
+        let chat_template = gguf.map_or_else(|| ChatTemplate::from_dir(dir), ChatTemplate::from_gguf)?;
+        let generation = match gguf {
+            Some(metadata) => {
+                Some(GenerationConfig { stop_tokens: gguf_stop_tokens(metadata)?, sampling: None })
+            }
+            None => GenerationConfig::read(dir)?,
+        };
+        Ok(TextFiles { tokenizer, chat_template, generation })
     }
 }

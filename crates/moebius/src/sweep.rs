@@ -10,11 +10,13 @@
 mod baseline;
 
 use moebius_engine::SamplingParams;
-use moebius_metering::{Phase, Reading};
+use moebius_metering::{Energy, Phase, Reading};
 use moebius_model::{HeldFormats, RoutingRules};
 
 use crate::bench::Statistics;
-use crate::{GenerateOptions, Model, OpenOptions, Prompt, Result, Score, ScoreOptions, perplexity};
+use crate::{
+    EnergyMeter, GenerateOptions, Model, OpenOptions, Prompt, Result, Score, ScoreOptions, perplexity,
+};
 
 pub use baseline::Baseline;
 
@@ -71,8 +73,43 @@ pub struct Outcome {
     pub divergence: Option<Divergence>,
     /// Reading the texts, with comparing them.
     pub reading: Reading,
-    /// Generating tokens one by one, a sample each.
-    pub decode: Vec<Reading>,
+    /// Generating tokens one by one.
+    pub decode: Decoded,
+}
+
+/// What generating tokens one by one gave and took.
+#[derive(Clone, Debug, Default)]
+pub struct Decoded {
+    /// A sample each.
+    pub samples: Vec<Reading>,
+    /// Energy of all samples together, if known.
+    pub energy: Option<Energy>,
+}
+
+impl Decoded {
+    /// Net joules of a generated token.
+    pub fn joules_per_token(&self) -> Option<f64> {
+        self.energy?.joules_per(self.tokens())
+    }
+
+    /// How far off [`Decoded::joules_per_token`] may be to either side; `None` for an estimate.
+    pub fn joules_per_token_uncertainty(&self) -> Option<f64> {
+        let tokens = self.tokens();
+        (tokens > 0).then_some(self.energy?.uncertainty_joules? / tokens as f64)
+    }
+
+    fn tokens(&self) -> u64 {
+        self.samples.iter().map(|reading| reading.counts.tokens_in(Phase::Decode)).sum()
+    }
+
+    /// Adds a sample. Energy that is unknown for one of them is unknown for all.
+    fn add(&mut self, reading: Reading, energy: Option<Energy>) {
+        self.energy = match self.samples.is_empty() {
+            true => energy,
+            false => self.energy.zip(energy).map(|(sum, one)| sum + one),
+        };
+        self.samples.push(reading);
+    }
 }
 
 impl Outcome {
@@ -83,14 +120,18 @@ impl Outcome {
 
     /// Tokens generated in a second; `None` if that was not measured.
     pub fn tokens_per_second(&self) -> Option<Statistics> {
-        let rates: Vec<f64> =
-            self.decode.iter().filter_map(|reading| reading.tokens_per_second(Phase::Decode)).collect();
+        let rates: Vec<f64> = self
+            .decode
+            .samples
+            .iter()
+            .filter_map(|reading| reading.tokens_per_second(Phase::Decode))
+            .collect();
         (!rates.is_empty()).then(|| Statistics::of(&rates))
     }
 
     /// Bytes of weights and cache that generating a token reads.
     pub fn bytes_per_token(&self) -> Option<f64> {
-        mean(self.decode.iter().map(Reading::bytes_per_token))
+        mean(self.decode.samples.iter().map(Reading::bytes_per_token))
     }
 
     /// Floating-point operations of a generated token.
@@ -99,7 +140,7 @@ impl Outcome {
             let tokens = reading.counts.tokens_in(Phase::Decode);
             (tokens > 0).then(|| reading.flops() as f64 / tokens as f64)
         };
-        mean(self.decode.iter().map(per_token))
+        mean(self.decode.samples.iter().map(per_token))
     }
 }
 
@@ -148,14 +189,22 @@ impl Model {
     }
 
     /// Generates `tokens` tokens, always the most likely one, after the beginning of `sequence`; `samples` times after
-    /// one that does not count. Nothing is done where the context has no room for one.
+    /// one that does not count. `energy` is read around them, and not around the prompt. Nothing is done where the
+    /// context has no room for one.
     ///
     /// # Errors
     /// Those of [`Model::generate`].
-    pub fn time_decode(&mut self, sequence: &[u32], tokens: usize, samples: usize) -> Result<Vec<Reading>> {
+    pub fn time_decode(
+        &mut self,
+        sequence: &[u32],
+        tokens: usize,
+        samples: usize,
+        energy: &mut EnergyMeter,
+    ) -> Result<Decoded> {
         let prompt = &sequence[..sequence.len().min(PROMPT_TOKENS).min(self.context().saturating_sub(1))];
+        let mut decoded = Decoded::default();
         if prompt.is_empty() || tokens == 0 {
-            return Ok(Vec::new());
+            return Ok(decoded);
         }
         let options = GenerateOptions {
             // The first token comes from reading the prompt.
@@ -164,16 +213,18 @@ impl Model {
             ignore_eos: true,
             ..GenerateOptions::default()
         };
-        let mut readings = Vec::with_capacity(samples);
         for sample in 0..=samples {
             let mut generation = self.generate(Prompt::Ids(prompt), &options)?;
+            generation.next().transpose()?;
+            let mark = energy.mark();
             generation.by_ref().try_for_each(|piece| piece.map(drop))?;
+            let energy = energy.since(&mark);
             let reading = generation.finish().decode;
             if sample > 0 {
-                readings.push(reading);
+                decoded.add(reading, energy);
             }
         }
-        Ok(readings)
+        Ok(decoded)
     }
 }
 
@@ -186,7 +237,7 @@ fn outcome(scores: &[Score], reading: Reading, divergence: Option<Divergence>) -
         top1_accuracy: (scored > 0).then(|| correct as f64 / scored as f64),
         divergence,
         reading,
-        decode: Vec::new(),
+        decode: Decoded::default(),
     }
 }
 

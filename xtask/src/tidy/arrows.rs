@@ -70,14 +70,14 @@ const NO_TENSORS: Others = Others::Never(&["candle-core", "candle-nn", "tokenize
 const ANY: Others = Others::Never(&[]);
 
 #[rustfmt::skip]
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 17] = [
     Row { name: ROUTER, may_import: &[], tests_may_import: &[], others: Others::Only(&[]) },
     Row { name: KERNELS, may_import: &[], tests_may_import: &[], others: Others::Only(&["half", "rayon"]) },
     Row { name: METERING, may_import: &[], tests_may_import: &[], others: Others::Only(&["nvml-wrapper"]) },
     Row { name: BACKEND, may_import: &[ROUTER, METERING, KERNELS], tests_may_import: &[], others: NO_EDGES },
     Row { name: CPU, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE], others: NO_EDGES },
     Row { name: CUDA, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE], others: NO_EDGES },
-    Row { name: CONSTRAINED, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE], others: NO_EDGES },
+    Row { name: CONSTRAINED, may_import: &[BACKEND, ROUTER, KERNELS, METERING], tests_may_import: &[CONFORMANCE, CPU], others: NO_EDGES },
     Row { name: MODEL, may_import: &[BACKEND, ROUTER, METERING], tests_may_import: &[], others: NO_EDGES },
     Row { name: ENGINE, may_import: &[MODEL, BACKEND, METERING], tests_may_import: &[], others: NO_EDGES_NO_FILES },
     Row { name: FACADE, may_import: &[ENGINE, MODEL, BACKEND, CPU, CUDA, CONSTRAINED, ROUTER, KERNELS, METERING], tests_may_import: &[], others: Others::Never(&["clap", "axum"]) },
@@ -86,6 +86,7 @@ const ROWS: [Row; 16] = [
     Row { name: CONFORMANCE, may_import: &[BACKEND, ROUTER, METERING], tests_may_import: &[], others: NO_EDGES },
     Row { name: "moebius-examples", may_import: &[FACADE, BACKEND, ROUTER, METERING, KERNELS], tests_may_import: &[CONFORMANCE, MODEL, ENGINE], others: ANY },
     Row { name: "moebius-benches", may_import: &[FACADE, BACKEND, ROUTER, METERING, KERNELS], tests_may_import: &[], others: ANY },
+    Row { name: "moebius-fuzz", may_import: &[FACADE], tests_may_import: &[], others: ANY },
     Row { name: "xtask", may_import: &[], tests_may_import: &[], others: NO_TENSORS },
 ];
 

@@ -7,7 +7,7 @@ use moebius::{BACKENDS, BackendOptions, OPTIONAL_BACKENDS};
 use super::values;
 
 /// The flags that pick a backend and its device.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct BackendArgs {
     /// Where the model runs
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "NAME")]
@@ -22,7 +22,12 @@ pub(crate) struct BackendArgs {
 impl BackendArgs {
     /// The same, as the library wants it, with so many threads.
     pub(crate) fn options(&self, threads: Option<usize>) -> BackendOptions {
-        BackendOptions { name: self.backend.clone(), threads, device: self.device }
+        BackendOptions {
+            name: self.backend.clone(),
+            threads,
+            device: self.device,
+            ..BackendOptions::default()
+        }
     }
 }
 

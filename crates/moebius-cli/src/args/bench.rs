@@ -3,18 +3,20 @@
 use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use moebius::bench::Plan;
-use moebius::{OpenOptions, RoutingRules};
+use moebius::plan::Machine;
+use moebius::{BackendOptions, HeldFormats, OpenOptions};
 
-use super::model::saturate;
+use super::model::{held_formats, saturate};
 use super::values;
-use super::{BackendArgs, CacheArgs, ExpertsArg, FormatArg, LayerArgs, WattsArg};
+use super::{CacheArgs, ExpertsArg, LayerArgs, PlaceArgs, RoutingArgs, ShapeArgs, WattsArg};
 
 const NOTES: &str = "\
 Every combination of the lists is one row: pp512 reads a prompt of 512 tokens, tg128 generates 128 tokens, \
 \"x b8\" does so in 8 sequences together (t/s counts all of them), \"@ d4096\" after 4096 tokens that are in the \
 cache already. Token ids are random. A run of each test that does not count comes first. -b is for generation.
 
-GB/s are weights read; \"of bw\" are weights and cache, as a share of what this machine reads per second. \
+GB/s are weights read; \"of bw\" are weights and cache, as a share of what this machine reads per second; \"of peak\" \
+are all operations, as a share of what it does per second in the arithmetic of the format. \
 Batches are compared with N(1-(1-k/N)^B), the experts of a layer that B tokens choose by chance, and with the \
 speed-up that reading those weights allows.
 
@@ -30,16 +32,11 @@ pub(crate) struct BenchArgs {
     /// What to measure; nothing is a model.
     #[command(subcommand)]
     pub(crate) command: Option<BenchCommand>,
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     #[arg(conflicts_with = "shape")]
     pub(crate) model: Option<String>,
-    /// Measure random weights in this shape: granite-1b-a400m, mixtral-8x7b, olmoe-1b-7b, qwen1.5-moe-a2.7b,
-    /// qwen3-30b-a3b, or the path of a config.json
-    #[arg(long, value_name = "NAME")]
-    pub(crate) shape: Option<String>,
-    /// Decoder layers of the shape in place of its own number
-    #[arg(long, value_name = "N", requires = "shape", value_parser = values::layers)]
-    pub(crate) layers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
     /// Lengths of prompts to read; 0 is none
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "512", value_parser = values::tokens)]
     pub(crate) prompt_tokens: Vec<usize>,
@@ -74,23 +71,26 @@ pub(crate) struct BenchArgs {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) watts: WattsArg,
-    /// How to print the results
-    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
-    pub(crate) output: OutputFormat,
-    /// Print one JSON array of rows, as -o json does
-    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
-    pub(crate) format: FormatArg,
+    pub(crate) routing: RoutingArgs,
+    /// What weights are held in; default: as stored. Rounds while loading; q4_k_m is a mix of q4_k and q6_k
+    #[arg(long, env = "MOEBIUS_FORMAT", hide_env_values = true, value_name = "LIST", value_delimiter = ',')]
+    #[arg(value_parser = held_formats())]
+    pub(crate) format: Vec<HeldFormats>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     /// Most prompt tokens of one pass
     #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ubatch_size: Option<u64>,
     #[command(flatten)]
-    pub(crate) backend: BackendArgs,
+    pub(crate) place: PlaceArgs,
+    /// Hardware to stand for, as `moebius run --profile` takes it: rows gain its modelled speed and energy
+    #[arg(long, env = "MOEBIUS_PROFILE", hide_env_values = true, value_name = "NAME", value_parser = values::machine)]
+    pub(crate) hardware: Option<Machine>,
 }
 
 /// What to measure other than a model.
@@ -113,12 +113,25 @@ pub(crate) enum OutputFormat {
     Jsonl,
 }
 
-impl BenchArgs {
-    /// How results are printed.
-    pub(crate) fn output_format(&self) -> OutputFormat {
+/// How rows are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct RowsArgs {
+    /// How to print the results
+    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
+    output: OutputFormat,
+    /// Print one JSON array of rows, as -o json does
+    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
+    json: bool,
+}
+
+impl RowsArgs {
+    /// The same as one.
+    pub(crate) fn format(self) -> OutputFormat {
         if self.json { OutputFormat::Json } else { self.output }
     }
+}
 
+impl BenchArgs {
     /// What to measure.
     pub(crate) fn plan(&self) -> Plan {
         Plan {
@@ -132,13 +145,13 @@ impl BenchArgs {
         }
     }
 
-    /// How to open the model with a number of threads; `None` is all cores.
-    pub(crate) fn open_options(&self, threads: Option<usize>) -> OpenOptions {
+    /// How to open the model with a number of threads, `None` being all cores, and weights held in `format`.
+    pub(crate) fn open_options(&self, threads: Option<usize>, format: HeldFormats) -> OpenOptions {
         OpenOptions {
-            routing: RoutingRules::default(),
-            backend: self.backend.options(threads),
+            routing: self.routing.rules(),
+            backend: BackendOptions { profile: self.hardware.clone(), ..self.place.options(threads) },
             experts: self.experts.experts,
-            format: self.format.held(),
+            format,
             cache: self.cache.place(),
             chunk: self.ubatch_size.map(saturate),
             ..OpenOptions::default()

@@ -19,7 +19,7 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = NOTES, allow_missing_positional = true)]
 pub(crate) struct ConvertArgs {
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     /// Directory to write, which must not exist
     pub(crate) out: PathBuf,

@@ -11,7 +11,7 @@ pub(crate) struct ExplainArgs {
     /// The text; default: "Once upon a time"
     #[arg(conflicts_with = "ids")]
     pub(crate) prompt: Option<String>,
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     #[arg(short, long, value_name = "DIR")]
     pub(crate) model: Option<String>,
     /// Token ids in place of a text, such as 1,2,3

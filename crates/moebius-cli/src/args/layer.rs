@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use moebius::bench::{LayerPlan, RoutingPattern};
 use moebius::{BackendOptions, WeightFormat};
 
 use super::model::saturate;
-use super::{OutputFormat, WattsArg, values};
+use super::{RowsArgs, WattsArg, values};
 
 const NOTES: &str = "\
 Sparse runs k of the experts for each token. Two dense layers stand beside it: iso-total has the same weights and runs \
@@ -18,6 +18,11 @@ times are medians with quartiles, ratios are those of runs side by side.
 
 Few tokens are bound by reading weights: sparse over iso-total then goes with the experts that the batch touches, \
 N(1-(1-k/N)^B) by chance. Many tokens are bound by arithmetic: it goes with k/E.
+
+A trace has the choices of real tokens, which are not by chance: `moebius run --trace FILE` writes one. Its tokens are \
+replayed in their order, sample after sample, and from the first one again after the last. The layer must have as many \
+--experts as that of the trace, which is the middle one of those with a router if none is named; with fewer experts per \
+token than the trace has, the heaviest of each token run.
 
 Ctrl-C ends with the rows that are finished, a second one at once.";
 
@@ -43,7 +48,8 @@ pub(crate) struct LayerArgs {
     /// What weights are held in
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "bf16", value_parser = formats())]
     pub(crate) format: Vec<WeightFormat>,
-    /// How tokens choose: uniform, or zipf:S, where the share of the r-th expert goes with r^-S
+    /// How tokens choose: uniform; zipf:S, where the share of the r-th expert goes with r^-S; trace:FILE or
+    /// trace:FILE@LAYER, as a trace says
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "uniform")]
     pub(crate) routing: Vec<RoutingPattern>,
     /// CPU threads; default: all cores
@@ -72,12 +78,8 @@ pub(crate) struct LayerArgs {
     /// Draw time against k and against the batch into this SVG file
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
-    /// How to print the results
-    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
-    pub(crate) output: OutputFormat,
-    /// Print one JSON array of rows, as -o json does
-    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
 }
 
 fn formats() -> impl TypedValueParser<Value = WeightFormat> {
@@ -92,13 +94,13 @@ impl LayerArgs {
         for backend in each_or_default(&self.backend) {
             for threads in each_or_default(&self.threads) {
                 for &format in &self.format {
-                    for &routing in &self.routing {
+                    for routing in &self.routing {
                         let options = BackendOptions {
                             name: backend.cloned(),
                             threads: threads.copied().map(saturate),
-                            device: None,
+                            ..BackendOptions::default()
                         };
-                        plans.push((self.plan(format, routing), options));
+                        plans.push((self.plan(format, routing.clone()), options));
                     }
                 }
             }
@@ -117,11 +119,6 @@ impl LayerArgs {
             repetitions: self.repetitions,
             seed: self.seed,
         }
-    }
-
-    /// How results are printed.
-    pub(crate) fn output_format(&self) -> OutputFormat {
-        if self.json { OutputFormat::Json } else { self.output }
     }
 }
 

@@ -2,9 +2,21 @@
 
 use clap::Args;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use moebius::{Cache, HeldFormats, OpenOptions, RoutingRules};
+use moebius::plan::Machine;
+use moebius::{BackendOptions, Cache, HeldFormats, OpenOptions, RoutingRules};
 
-use super::{BackendArgs, values};
+use super::{PlaceArgs, values};
+
+/// A published shape in place of a model.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ShapeArgs {
+    /// Random weights in this shape: one that `moebius families` lists, or the path of a config.json
+    #[arg(long = "shape", id = "shape", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Decoder layers of the shape in place of its own number
+    #[arg(long, value_name = "N", requires = "shape", value_parser = values::layers)]
+    pub(crate) layers: Option<usize>,
+}
 
 /// How many experts a token goes through.
 #[derive(Args, Clone, Copy, Debug)]
@@ -56,10 +68,29 @@ impl RulesArgs {
     }
 }
 
+/// What routers do otherwise than configured, where there is one threshold.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoutingArgs {
+    #[command(flatten)]
+    rules: RulesArgs,
+    /// Drop the experts of a token that weigh less than T times its heaviest, 0 to 1; the rest is weighted as if chosen
+    /// alone
+    #[arg(long, env = "MOEBIUS_THRESHOLD", hide_env_values = true, value_name = "T", value_parser = values::share)]
+    #[arg(allow_negative_numbers = true)]
+    threshold: Option<f32>,
+}
+
+impl RoutingArgs {
+    /// The same, as the library wants it.
+    pub(crate) fn rules(&self) -> RoutingRules {
+        self.rules.rules(self.threshold.unwrap_or(0.0))
+    }
+}
+
 /// What weights are held in.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct FormatArg {
-    /// What weights are held in; default: as stored. Rounds while loading; q4_k_m is a mix of q4_k and q6_k
+    /// What weights are held in; default: as stored. Rounds while loading; q4_k_m is a mix of q4_k and q6_k, q5_k_m of q5_k and q6_k
     #[arg(long, env = "MOEBIUS_FORMAT", hide_env_values = true, value_name = "NAME", value_parser = held_formats())]
     format: Option<HeldFormats>,
 }
@@ -106,12 +137,7 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) experts: ExpertsArg,
     #[command(flatten)]
-    pub(crate) rules: RulesArgs,
-    /// Drop the experts of a token that weigh less than T times its heaviest, 0 to 1; the rest is weighted as if chosen
-    /// alone
-    #[arg(long, env = "MOEBIUS_THRESHOLD", hide_env_values = true, value_name = "T", value_parser = values::share)]
-    #[arg(allow_negative_numbers = true)]
-    pub(crate) threshold: Option<f32>,
+    pub(crate) routing: RoutingArgs,
     #[command(flatten)]
     pub(crate) format: FormatArg,
     #[command(flatten)]
@@ -126,16 +152,30 @@ pub(crate) struct ModelArgs {
     #[arg(long, env = "MOEBIUS_UBATCH_SIZE", hide_env_values = true, value_name = "N", value_parser = values::at_least_one)]
     pub(crate) ubatch_size: Option<u64>,
     #[command(flatten)]
-    pub(crate) backend: BackendArgs,
+    pub(crate) place: PlaceArgs,
+    /// Hardware to stand for, by a name that `moebius plan` knows (8xNAME for eight) or as FILE.toml: what it could not
+    /// hold or multiply is refused, and the time that it would take is modelled
+    #[arg(
+        long,
+        visible_alias = "hardware",
+        env = "MOEBIUS_PROFILE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    #[arg(value_parser = values::machine)]
+    pub(crate) profile: Option<Machine>,
 }
 
 impl ModelArgs {
     /// The same, as the library wants it.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: self.backend.options(self.threads.map(saturate)),
+            backend: BackendOptions {
+                profile: self.profile.clone(),
+                ..self.place.options(self.threads.map(saturate))
+            },
             experts: self.experts.experts,
-            routing: self.rules.rules(self.threshold.unwrap_or(0.0)),
+            routing: self.routing.rules(),
             format: self.format.held(),
             cache: self.cache.place(),
             context: self.ctx_size.map(saturate),

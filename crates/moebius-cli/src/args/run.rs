@@ -26,7 +26,7 @@ Ctrl-C stops the text, a second one quits.";
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct RunArgs {
-    /// Model directory
+    /// Model: directory, owner/name on the hub, ollama:NAME
     #[arg(value_name = "MODEL")]
     pub(crate) first: Option<String>,
     /// Text to continue or message to answer; - reads it from stdin

@@ -19,7 +19,7 @@ number). The second names the experts that an input prefers: x3.4 is 3.4 times t
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct ScoreArgs {
-    /// Model directory, or a text file for the default model
+    /// Model directory or owner/name, or a text file for the default model
     #[arg(value_name = "MODEL")]
     pub(crate) first: Option<PathBuf>,
     /// Text files to score, cut into pieces that fit the context; - is stdin

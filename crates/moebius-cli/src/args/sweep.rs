@@ -6,7 +6,7 @@ use clap::Args;
 use moebius::{HeldFormats, OpenOptions};
 
 use super::model::{held_formats, saturate};
-use super::{BackendArgs, CacheArgs, JsonArg, RulesArgs, values};
+use super::{BackendArgs, CacheArgs, JsonArg, RulesArgs, WattsArg, values};
 
 const NOTES: &str = "\
 Every combination of the lists is one row. The reference of KL divergence and agreement is the model as published: \
@@ -19,7 +19,8 @@ rule of renormalisation then runs over the rest, as if they alone had been chose
 on average.
 
 t/s are tokens generated one by one, GB/token what they read of weights and cache, \"prompt t/s\" those of the scored \
-texts. J/token needs --watts W, what the machine takes while it works: an estimate, marked as such.
+texts. J/token is that of generated tokens by the machine's counters, idling subtracted; without counters, --watts W \
+gives an estimate, marked as such.
 
 The logits of the reference lie in a temporary file while the sweep runs: four bytes for each token of the texts and \
 of the vocabulary. The model is loaded anew for each row; --cache makes that quick.";
@@ -28,7 +29,7 @@ of the vocabulary. The model is loaded anew for each row; --cache makes that qui
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct SweepArgs {
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     pub(crate) model: Option<String>,
     /// Text files to score, cut into pieces that fit the context; may be repeated
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
@@ -51,9 +52,8 @@ pub(crate) struct SweepArgs {
     /// Samples of speed, after one that does not count
     #[arg(short, long, value_name = "N", default_value = "3", value_parser = values::repetitions)]
     pub(crate) repetitions: usize,
-    /// Watts that the machine takes while it works, for an estimate of energy
-    #[arg(long, env = "MOEBIUS_WATTS", hide_env_values = true, value_name = "W", value_parser = values::watts)]
-    pub(crate) watts: Option<f64>,
+    #[command(flatten)]
+    pub(crate) watts: WattsArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     /// Most tokens of a sequence; default: the model's own context

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
+use moebius::balance::{Spread, Synthetic};
+use moebius::plan::Machine;
 use moebius::trace::TraceMode;
 
 use super::{JsonArg, values};
@@ -44,6 +46,8 @@ pub(crate) enum TraceCommand {
     Show(ShowTraceArgs),
     /// The figures by layer: evenness, reuse, pairs; several files are compared
     Stats(StatsArgs),
+    /// Spread the experts over devices: who gets how many tokens, who waits, what crosses the links
+    Devices(Box<DevicesArgs>),
     /// Write a trace as CSV or as lines of JSON
     Export(ExportArgs),
     /// Draw a trace as SVG: the load of all experts, the pairs of a layer, or two traces against each other
@@ -84,6 +88,86 @@ pub(crate) struct StatsArgs {
     pub(crate) json: JsonArg,
 }
 
+/// `moebius trace devices`.
+#[derive(Args, Debug)]
+#[command(after_help = DEVICES_NOTES)]
+pub(crate) struct DevicesArgs {
+    /// The trace, of tokens
+    #[arg(value_name = "FILE", conflicts_with = "synthetic")]
+    pub(crate) file: Option<PathBuf>,
+    /// Random tokens in place of a trace: the same logits through three routers
+    #[arg(long)]
+    pub(crate) synthetic: bool,
+    /// Devices, each with a run of neighbouring experts [default: those of --profile, else 8]
+    #[arg(long, value_name = "N", value_parser = values::batch)]
+    pub(crate) devices: Option<usize>,
+    /// Hardware whose number of devices and capacity are taken
+    #[arg(long, visible_alias = "hardware", value_name = "NAME", value_parser = values::machine)]
+    pub(crate) profile: Option<Machine>,
+    /// Tokens that are routed together
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = values::batch)]
+    pub(crate) batch: usize,
+    /// Room of a device, as a multiple of an even share [default: that of --profile, else 1.25]
+    #[arg(long, value_name = "X", value_parser = values::positive)]
+    pub(crate) capacity_factor: Option<f64>,
+    /// Width of the residual stream, for bytes
+    #[arg(long, value_name = "N", value_parser = values::some_tokens)]
+    pub(crate) hidden: Option<usize>,
+    /// Model directory or config.json that says it
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    /// Experts of the random layer
+    #[arg(long, value_name = "N", default_value = "64", value_parser = values::some_tokens)]
+    pub(crate) n_experts: usize,
+    /// Experts of a random token
+    #[arg(short, long, value_name = "N", default_value = "8", value_parser = values::some_tokens)]
+    pub(crate) k: usize,
+    /// Random tokens
+    #[arg(short = 'n', long, value_name = "N", default_value = "4096", value_parser = values::batch)]
+    pub(crate) tokens: usize,
+    /// Seed of the random tokens
+    #[arg(short, long, value_name = "N", default_value = "0", value_parser = values::seed)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
+}
+
+impl DevicesArgs {
+    /// How experts are spread.
+    pub(crate) fn spread(&self) -> Spread {
+        let rules = self.profile.as_ref().map(|machine| &machine.device.rules);
+        let several = self.profile.as_ref().map(|machine| machine.dies() as usize).filter(|&dies| dies > 1);
+        let published = rules.and_then(|rules| rules.expert_devices);
+        Spread {
+            devices: self.devices.or(several).or(published).unwrap_or(DEVICES),
+            batch: self.batch,
+            capacity_factor: self
+                .capacity_factor
+                .or(rules.and_then(|rules| rules.capacity_factor))
+                .or(Some(CAPACITY_FACTOR)),
+        }
+    }
+
+    /// The random layer.
+    pub(crate) fn task(&self) -> Synthetic {
+        let (n_experts, top_k) = (self.n_experts.min(MOST_EXPERTS), self.k);
+        Synthetic { n_experts, top_k, tokens: self.tokens, seed: self.seed }
+    }
+}
+
+/// Where neither a flag nor a profile says it.
+const DEVICES: usize = 8;
+const CAPACITY_FACTOR: f64 = 1.25;
+
+/// More than any layer has, so that random logits fit memory.
+const MOST_EXPERTS: usize = 4096;
+
+const DEVICES_NOTES: &str = "\
+Batches are runs of tokens in the order of the trace; a batch ends when its busiest device is done, so its straggler \
+factor is what uneven routing costs. Tokens of a batch lie evenly on the devices before they are sent, and a token is sent \
+once to each device that has an expert of it. Pairs without room would be dropped or sent elsewhere; nothing is dropped \
+here. Grouped routing (MoGE, arXiv 2505.21411) of a trace follows from its rule, with --synthetic it is executed.";
+
 /// `moebius trace export`.
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
@@ -98,6 +182,9 @@ pub(crate) struct ExportArgs {
     /// File to write; default: stdout
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Print one JSON object that says what was written to the file
+    #[arg(long, requires = "output")]
+    pub(crate) json: bool,
 }
 
 /// `moebius trace plot`.
@@ -115,6 +202,8 @@ pub(crate) struct PlotArgs {
     /// The decoder layer whose pairs are drawn; default: the first with a router
     #[arg(long, value_name = "N")]
     pub(crate) layer: Option<usize>,
+    #[command(flatten)]
+    pub(crate) json: JsonArg,
 }
 
 /// What a plot shows.

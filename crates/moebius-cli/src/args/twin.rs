@@ -1,11 +1,10 @@
 //! `moebius twin`.
 
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use moebius::OpenOptions;
 
 use super::model::saturate;
-use super::{BackendArgs, ExpertsArg, FormatArg, OutputFormat, WattsArg, values};
+use super::{BackendArgs, ExpertsArg, FormatArg, RowsArgs, ShapeArgs, WattsArg, values};
 
 const NOTES: &str = "\
 The same prompt and the same continuation go through the model in three forms. sparse runs the experts that the router \
@@ -21,15 +20,11 @@ samples side by side. Sequences of a batch begin one token later in the text tha
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(crate) struct TwinArgs {
-    /// Model directory; default: the bundled model
+    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
     #[arg(conflicts_with = "shape")]
     pub(crate) model: Option<String>,
-    /// Random weights in this shape: one that `moebius families` lists, or the path of a config.json
-    #[arg(long, value_name = "NAME")]
-    pub(crate) shape: Option<String>,
-    /// Decoder layers of the shape in place of its own number
-    #[arg(long, value_name = "N", requires = "shape", value_parser = values::layers)]
-    pub(crate) layers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
     /// The prompt; a shape without a tokenizer reads 16 random tokens
     #[arg(short, long, value_name = "TEXT", conflicts_with = "shape")]
     pub(crate) prompt: Option<String>,
@@ -53,12 +48,8 @@ pub(crate) struct TwinArgs {
     pub(crate) backend: BackendArgs,
     #[command(flatten)]
     pub(crate) watts: WattsArg,
-    /// How to print the results
-    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
-    pub(crate) output: OutputFormat,
-    /// Print one JSON array of rows, as -o json does
-    #[arg(long, conflicts_with = "output", value_parser = FalseyValueParser::new())]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
 }
 
 impl TwinArgs {
@@ -78,10 +69,5 @@ impl TwinArgs {
         batches.sort_unstable();
         batches.dedup();
         batches
-    }
-
-    /// How results are printed.
-    pub(crate) fn output_format(&self) -> OutputFormat {
-        if self.json { OutputFormat::Json } else { self.output }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::str::FromStr;
 
+use moebius::plan::Machine;
+use moebius::{MemoryLimit, ReadLimit};
+
 use super::MeterMode;
 
 /// Threads beyond this are a mistake, and may exhaust the system.
@@ -43,6 +46,16 @@ pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
     }
 }
 
+/// Bytes a second.
+pub(crate) fn fetch_limit(text: &str) -> Result<ReadLimit, String> {
+    match text.trim_end_matches("/s").parse()? {
+        MemoryLimit::Bytes(bytes) => {
+            Ok(ReadLimit { bytes_per_second: bytes as f64, latency: std::time::Duration::ZERO })
+        }
+        MemoryLimit::Share(_) => Err(format!("expected a size such as 500MB, got `{text}`")),
+    }
+}
+
 /// A number for each of several layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ByLayer(pub(crate) Vec<usize>);
@@ -68,6 +81,15 @@ pub(crate) fn layer_expert(text: &str) -> Result<(usize, u32), String> {
     let parts = text.trim().split_once(':');
     let pair = parts.and_then(|(layer, expert)| Some((layer.parse().ok()?, expert.parse().ok()?)));
     pair.ok_or_else(|| format!("expected LAYER:EXPERT such as 0:3, got `{text}`"))
+}
+
+/// Hardware by its name, or the path of a file that describes it.
+pub(crate) fn machine(text: &str) -> Result<Machine, String> {
+    let machine = Machine::find(text).map_err(|error| error.to_string())?;
+    match moebius::declared::profile(&machine) {
+        Ok(_) => Ok(machine),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A number of threads.

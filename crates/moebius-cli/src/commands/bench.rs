@@ -7,16 +7,16 @@ mod tables;
 
 use std::ops::ControlFlow;
 
-use moebius::bench::{Measurement, Progress, Session, Shape, Subject, Test};
+use moebius::bench::{Measurement, Progress, Session, Subject, Test};
 use moebius::router::LoadStats;
-use moebius::{CacheUse, Error};
+use moebius::{CacheUse, Error, HeldFormats};
 
 use crate::args::{BenchArgs, BenchCommand, OutputArgs};
-use crate::commands::model_dir;
+use crate::commands::subject;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
 use crate::terminal::{printable, remark, say};
-use crate::{energy, keeping, progress};
+use crate::{energy, keeping, meter, progress};
 use record::{Machine, Setting};
 use report::Report;
 
@@ -36,19 +36,17 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
             "-p 512 reads a prompt, -n 128 generates",
         ));
     }
-    let subject = subject(args)?;
+    let subject = subject(&args.shape, args.model.as_deref(), output)?;
     let interrupt = Interrupt::install();
-    let mut report = Report::new(args.output_format(), &tests);
-    for threads in threads(args) {
-        let options = args.open_options(threads);
-        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        if output.verbose {
-            remark(output, "measuring the memory ...");
-        }
+    let mut report = Report::new(args.rows.format(), &tests);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut measured: Option<Machine> = None;
+    for (threads, format) in combinations(args) {
+        let options = args.open_options(threads, format);
+        let machine = machine(&mut measured, threads.unwrap_or(cores), output)?;
         if let (Subject::Model(dir), true) = (&subject, args.cache.keeps()) {
             keeping::keep(dir, &options, &interrupt, output)?;
         }
-        let machine = Machine::measure(threads.unwrap_or_else(cores))?;
         let opened =
             progress::with_bar(output, "loading", |bar| Session::open(&subject, &plan, &options, bar));
         let mut session = opened.map_err(|error| smaller(error, args))?;
@@ -57,7 +55,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         if output.verbose {
             introduce(&mut session)?;
         }
-        let setting = Setting::new(&subject, &plan, &session, machine);
+        let setting = Setting::new(&subject, (&plan, &options), &session, machine);
         report.begin(&setting)?;
         let generating = interrupt.generating();
         for &test in &tests {
@@ -73,23 +71,34 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     report.finish()
 }
 
-fn subject(args: &BenchArgs) -> Result<Subject> {
-    Ok(match &args.shape {
-        Some(name) => Subject::Shape { shape: Shape::find(name)?, layers: args.layers },
-        None => Subject::Model(model_dir(args.model.as_deref())?),
-    })
-}
-
-/// The numbers of threads, each once; `None` is all cores.
-fn threads(args: &BenchArgs) -> Vec<Option<usize>> {
-    let mut threads: Vec<Option<usize>> = Vec::new();
-    for count in &args.threads {
-        let count = usize::try_from(*count).ok();
-        if !threads.contains(&count) {
-            threads.push(count);
+/// The numbers of threads, `None` being all cores, with the formats of weights, each once.
+fn combinations(args: &BenchArgs) -> Vec<(Option<usize>, HeldFormats)> {
+    let threads: Vec<Option<usize>> = match args.threads.is_empty() {
+        true => vec![None],
+        false => args.threads.iter().map(|&count| usize::try_from(count).ok()).collect(),
+    };
+    let as_stored = [HeldFormats::AsStored];
+    let formats = if args.format.is_empty() { &as_stored[..] } else { &args.format };
+    let mut all = Vec::new();
+    for &threads in &threads {
+        for &format in formats {
+            if !all.contains(&(threads, format)) {
+                all.push((threads, format));
+            }
         }
     }
-    if threads.is_empty() { vec![None] } else { threads }
+    all
+}
+
+/// What the machine does with `threads` threads, measured anew where their number changes.
+fn machine(last: &mut Option<Machine>, threads: usize, output: &OutputArgs) -> Result<Machine> {
+    if let Some(machine) = last.as_ref().filter(|machine| machine.threads == threads) {
+        return Ok(machine.clone());
+    }
+    if output.verbose {
+        remark(output, "measuring memory and arithmetic ...");
+    }
+    Ok(last.insert(Machine::measure(threads)?).clone())
 }
 
 /// Runs one test with a line on the terminal; `None` after Ctrl-C.
@@ -115,13 +124,18 @@ fn measure(
         ControlFlow::Continue(())
     });
     line.finish_and_clear();
+    if let Ok(Some(measured)) = &measured
+        && let Some(fetches) = meter::fetch_line(&measured.reading)
+    {
+        remark(output, &format!("{test}: {fetches}"));
+    }
     Ok(measured?)
 }
 
 /// What does not fit may fit with less of it.
 fn smaller(error: Error, args: &BenchArgs) -> CliError {
     match error {
-        Error::Memory { .. } if args.shape.is_some() => {
+        Error::Memory { .. } if args.shape.name.is_some() => {
             CliError::Hinted(error, "use --layers for fewer layers, or a smaller -b or -d".into())
         }
         Error::Memory { .. } => CliError::Hinted(error, "use a smaller model, or a smaller -b or -d".into()),
@@ -131,6 +145,9 @@ fn smaller(error: Error, args: &BenchArgs) -> CliError {
 
 /// Says so if the weights are mapped, which may show in what is measured, or could have been.
 fn say_where_from(session: &Session, output: &OutputArgs) {
+    if let Some(plan) = session.memory_plan() {
+        remark(output, &format!("memory: {}", meter::plan(plan)));
+    }
     match session.cache_use() {
         CacheUse::Mapped(path) => {
             let path = path.display().to_string();

@@ -7,6 +7,7 @@ use moebius::{Cache, CacheEntry};
 use serde::Serialize;
 
 use crate::args::{CacheCommand, CacheListArgs, ClearArgs, JsonArg};
+use crate::commands::cache_sim::sim;
 use crate::errors::Result;
 use crate::json;
 use crate::table::{Align, Table};
@@ -39,14 +40,14 @@ struct Entry<'a> {
     path: String,
 }
 
-/// Lists the cache, clears it, or says where it is.
+/// Lists the cache, clears it, or says where it is; or tries caches of experts, which need no place.
 pub(crate) fn cache(args: &CacheListArgs) -> Result<()> {
-    let cache = Cache::standard()?;
     match &args.command {
-        None => list(&cache, args.json),
-        Some(CacheCommand::List { json }) => list(&cache, *json),
-        Some(CacheCommand::Clear(args)) => clear(&cache, args),
-        Some(CacheCommand::Dir) => print(&format!("{}\n", printable(&dir(&cache)))),
+        None => list(&Cache::standard()?, args.json),
+        Some(CacheCommand::List { json }) => list(&Cache::standard()?, *json),
+        Some(CacheCommand::Clear(args)) => clear(&Cache::standard()?, args),
+        Some(CacheCommand::Dir) => print(&format!("{}\n", printable(&dir(&Cache::standard()?)))),
+        Some(CacheCommand::Sim(args)) => sim(args),
     }
 }
 

@@ -92,7 +92,7 @@ fn turn(session: &mut Session, memory: &mut Memory, line: &str, outlet: &mut Out
                 remark(&session.output, &meter::line(&reply.summary));
             }
             if session.meter == MeterMode::Full {
-                say(&meter::tables(&reply.summary));
+                say(&meter::tables(&reply.summary, &session.model.residency()));
             }
             if reply.summary.finish == "context" {
                 memory.reset();

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use moebius::metering::format::si;
-use moebius::{BackendOptions, ConvertOptions, Converted};
+use moebius::{BackendOptions, ConvertOptions, Converted, Needs};
 use serde::Serialize;
 
 use crate::args::{ConvertArgs, OutputArgs, saturate};
@@ -27,7 +27,7 @@ struct Report<'a> {
 
 /// Writes a model with packed weights.
 pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Needs::Everything, output)?;
     let format = args.format.held();
     let threads = args.threads.map(saturate);
     let options = ConvertOptions { backend: BackendOptions { threads, ..BackendOptions::default() }, format };

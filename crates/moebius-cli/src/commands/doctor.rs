@@ -25,6 +25,8 @@ struct Report<'a> {
     available_bytes: Option<u64>,
     read_bytes_per_second: Option<f64>,
     gpus: Option<&'a [String]>,
+    int8_ops_per_second: f64,
+    f32_ops_per_second: f64,
     energy_counters: Option<&'a [String]>,
     default_model: Option<String>,
     cache_dir: Option<String>,
@@ -42,10 +44,10 @@ struct Found<'a> {
 /// Looks at this machine, or at what the command names.
 pub(crate) fn doctor(args: &DoctorArgs, output: &OutputArgs) -> Result<()> {
     if let Some(DoctorCommand::Router(args)) = &args.command {
-        return router::router(args);
+        return router::router(args, output);
     }
     if !args.json.json {
-        remark(output, "measuring the memory ...");
+        remark(output, "measuring memory and arithmetic ...");
     }
     let threads = args.threads.and_then(|threads| usize::try_from(threads).ok());
     let health = moebius::doctor(threads)?;
@@ -69,6 +71,8 @@ fn report(health: &Health) -> Report<'_> {
             GpuState::Found(gpus) => Some(gpus),
             GpuState::NotBuiltIn | GpuState::Unusable(_) => None,
         },
+        int8_ops_per_second: health.peaks.int8_ops_per_second,
+        f32_ops_per_second: health.peaks.f32_ops_per_second,
         energy_counters: match &health.energy {
             CounterState::Readable(zones) => Some(zones),
             CounterState::Unreadable { .. } | CounterState::Absent => None,
@@ -123,6 +127,14 @@ fn text(health: &Health) -> String {
         ("threads", report.threads.to_string()),
         ("memory", format!("{} available", si(bytes, "B"))),
         ("bandwidth", format!("{} read by all threads together", si(report.read_bytes_per_second, "B/s"))),
+        (
+            "peak",
+            format!(
+                "{} in int8, {} in f32, by all threads together",
+                si(Some(report.int8_ops_per_second), "OP/s"),
+                si(Some(report.f32_ops_per_second), "FLOP/s")
+            ),
+        ),
         ("GPUs", gpus(&health.gpus)),
         ("energy", report.energy_counters.map_or(UNKNOWN.into(), |zones| zones.join(" + "))),
         ("model", report.default_model.unwrap_or_else(|| "none".into())),

@@ -2,7 +2,7 @@
 
 use moebius::metering::format::{percent, si};
 use moebius::router::{Renormalize, Score, WeightTarget};
-use moebius::{Explanation, Model};
+use moebius::{Explanation, Model, Needs};
 use serde::Serialize;
 
 use crate::args::{ExplainArgs, OutputArgs};
@@ -59,7 +59,7 @@ struct Expert {
 
 /// Walks one token through one layer.
 pub(crate) fn explain(args: &ExplainArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Needs::Everything, output)?;
     let options = args.model_args.open_options();
     let mut model =
         progress::with_bar(output, "loading", |bar| Model::open_with_progress(&dir, &options, bar))?;

@@ -2,15 +2,20 @@
 
 mod bench;
 mod cache;
+mod cache_sim;
 mod chat;
+mod compare;
 mod completions;
 mod convert;
 mod doctor;
 mod explain;
 mod families;
 mod knobs;
+mod list;
 mod plan;
 mod prompt;
+mod pull;
+mod rm;
 mod routing;
 mod run;
 mod score;
@@ -21,7 +26,10 @@ mod twin;
 
 use std::path::PathBuf;
 
-use crate::args::{Cli, Command};
+use moebius::bench::{Shape, Subject};
+use moebius::{Error, Needs};
+
+use crate::args::{Cli, Command, OutputArgs, ShapeArgs};
 use crate::errors::Result;
 use crate::terminal;
 
@@ -31,14 +39,18 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
         None => run::story(&cli.output),
         Some(Command::Run(args)) => run::run(args, &cli.output),
-        Some(Command::Show(args)) => show::show(args),
+        Some(Command::Show(args)) => show::show(args, &cli.output),
         Some(Command::Score(args)) => score::score(args, &cli.output),
         Some(Command::Trace(args)) => trace::trace(args, &cli.output),
         Some(Command::Sweep(args)) => sweep::sweep(args, &cli.output),
+        Some(Command::Pull(args)) => pull::pull(args, &cli.output),
+        Some(Command::List(args)) => list::list(args, &cli.output),
+        Some(Command::Rm(args)) => rm::rm(args, &cli.output),
         Some(Command::Convert(args)) => convert::convert(args, &cli.output),
         Some(Command::Cache(args)) => cache::cache(args),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Twin(args)) => twin::twin(args, &cli.output),
+        Some(Command::Compare(args)) => compare::compare(args, &cli.output),
         Some(Command::Explain(args)) => explain::explain(args, &cli.output),
         Some(Command::Plan(args)) => plan::plan(args, &cli.output),
         Some(Command::Families(args)) => families::families(args),
@@ -48,10 +60,19 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
     }
 }
 
-/// The directory of a model, or of the default one.
-fn model_dir(name: Option<&str>) -> Result<PathBuf> {
-    Ok(match name {
-        Some(name) => moebius::locate_model(name)?,
-        None => moebius::bundled_model()?,
+/// What is measured: a shape, or a model.
+fn subject(shape: &ShapeArgs, model: Option<&str>, output: &OutputArgs) -> Result<Subject> {
+    Ok(match &shape.name {
+        Some(name) => Subject::Shape { shape: Shape::find(name)?, layers: shape.layers },
+        None => Subject::Model(model_dir(model, Needs::Everything, output)?),
     })
+}
+
+/// Where a model is, or the default one. What is needed of a hub's model and is not here is downloaded.
+fn model_dir(name: Option<&str>, needs: Needs, output: &OutputArgs) -> Result<PathBuf> {
+    let Some(name) = name else { return Ok(moebius::bundled_model()?) };
+    match moebius::locate_model(name, needs) {
+        Err(Error::NotLocal(_)) => pull::download(name, needs, output),
+        located => Ok(located?),
+    }
 }

@@ -4,6 +4,7 @@ mod report;
 mod validation;
 
 use moebius::plan::{Demand, Estimate, Estimator, Machine, here};
+use moebius::{ModelName, Needs};
 
 use crate::args::{OutputArgs, PlanArgs, TableFormat};
 use crate::commands::model_dir;
@@ -21,8 +22,12 @@ pub(crate) fn plan(args: &PlanArgs, output: &OutputArgs) -> Result<()> {
         return validation::validate(args, output);
     }
     let name = match &args.model {
-        Some(name) => name.clone(),
-        None => model_dir(None)?.to_string_lossy().into_owned(),
+        Some(name) => match ModelName::of(name)? {
+            // The planner finds it in the cache by this name.
+            ModelName::Hub(_) => model_dir(Some(name), Needs::Description, output).map(|_| name.clone())?,
+            _ => name.clone(),
+        },
+        None => model_dir(None, Needs::Description, output)?.to_string_lossy().into_owned(),
     };
     let demand = Demand::find(&name, args.experts.experts, args.format)?;
     let (estimator, load) = (Estimator::new()?, args.load());

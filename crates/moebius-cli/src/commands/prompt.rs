@@ -87,9 +87,11 @@ fn without_line_break(mut text: String) -> String {
     text
 }
 
-/// Whether a single word is a model rather than a prompt: a directory, a path, or `owner/name`.
+/// Whether a single word is a model rather than a prompt: a directory, a GGUF file, a path, or `owner/name`.
 fn names_model(word: &str) -> bool {
-    if Path::new(word).is_dir() {
+    let path = Path::new(word);
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if path.is_dir() || (is_gguf && path.is_file()) {
         return true;
     }
     let path_like = word.starts_with(['/', '~']) || word.starts_with("./") || word.starts_with("../");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moebius::metering::format::si;
 use moebius::text::Message;
-use moebius::{CacheUse, EnergyMeter, Error, GenerateOptions, LayerRoute, Model, Prompt};
+use moebius::{CacheUse, EnergyMeter, Error, GenerateOptions, LayerRoute, Model, Needs, Prompt};
 use serde::Serialize;
 
 use crate::args::{MeterMode, OutputArgs, RunArgs, SamplingArgs};
@@ -18,6 +18,7 @@ use crate::errors::{CliError, Result};
 use crate::interrupt::Interrupt;
 use crate::json;
 use crate::meter::{self, FullMeter, Meter, Timings};
+use crate::modelled::Modelled;
 use crate::progress::Opening;
 use crate::reply::{self, Outlet, Reply};
 use crate::route_strip::RouteStrip;
@@ -55,6 +56,8 @@ struct Report<'a> {
     work: Option<FullMeter>,
     energy: Option<Joules>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    modelled: Option<Modelled>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     routes: Option<Vec<Vec<Route<'a>>>>,
 }
 
@@ -69,7 +72,8 @@ struct Route<'a> {
 /// Tells a story with the default model.
 pub(crate) fn story(output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
-    let (model, load) = Opening::default().open(&model_dir(None)?, &interrupt, output)?;
+    let (model, load) =
+        Opening::default().open(&model_dir(None, Needs::Everything, output)?, &interrupt, output)?;
     let meter = unless_told(!output.quiet);
     let mut session = Session::new((model, load), &SamplingArgs::default(), interrupt, meter, *output);
     let told = session.answer(&Source::Text(STORY.into()), &mut Outlet::new(true, None), true)?;
@@ -85,7 +89,8 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     if json && source == Source::Chat {
         return Err(CliError::usage("--json needs a prompt", "give one, or pipe it to stdin"));
     }
-    let dir = model_dir(model.as_deref()).map_err(|error| if guessed { doubt(error) } else { error })?;
+    let dir = model_dir(model.as_deref(), Needs::Everything, output)
+        .map_err(|error| if guessed { doubt(error) } else { error })?;
     if source == Source::Text(String::new()) {
         let hint = "give one as an argument or on stdin, such as `moebius run \"Once upon a time\"`";
         return Err(CliError::usage("the prompt is empty", hint));
@@ -234,6 +239,9 @@ impl Session {
             ),
             ("seed", self.seed.to_string()),
         ];
+        if let Some(plan) = self.model.memory_plan() {
+            rows.insert(3, ("memory", meter::plan(plan)));
+        }
         if let CacheUse::Mapped(path) = self.model.cache_use() {
             rows.insert(3, ("cache", path.display().to_string()));
         }
@@ -243,12 +251,12 @@ impl Session {
     /// Ends with the meter, if it is wanted.
     fn conclude(&self, reply: &Reply) {
         if self.meter != MeterMode::Off {
-            let block =
-                meter::block(self.model.info(), &reply.summary, self.energy.as_ref().map(|_| reply.energy));
+            let block = meter::block(&self.model, &reply.summary, self.energy.as_ref().map(|_| reply.energy));
             say(format!("\n{block}").trim_end());
         }
         if self.meter == MeterMode::Full {
-            say(format!("\n{}", meter::tables(&reply.summary)).trim_end());
+            let residency = self.model.residency();
+            say(format!("\n{}", meter::tables(&reply.summary, &residency)).trim_end());
         }
     }
 
@@ -266,6 +274,8 @@ impl Session {
             meter,
             work: (self.meter == MeterMode::Full).then(|| FullMeter::new(summary)),
             energy: reply.energy.map(Joules::from),
+            modelled: (summary.modelled.as_ref().zip(self.model.declared()))
+                .map(|(run, declared)| Modelled::of_run(run, declared, self.model.info().hidden)),
             routes: self.options.record_routes.then(|| reply.routes.iter().map(|r| routes(r)).collect()),
         };
         json::print(&report)

@@ -13,6 +13,7 @@ use crate::errors::Result;
 use crate::interrupt::Interrupt;
 use crate::json;
 use crate::meter::{self, Meter};
+use crate::modelled::Modelled;
 use crate::progress::Opening;
 use crate::table::{Align, Table};
 use crate::terminal::{print, printable, remark, say};
@@ -26,6 +27,8 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     routing: Option<routing::Report<'a>>,
     meter: Meter,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modelled: Option<Modelled>,
 }
 
 #[derive(Serialize)]
@@ -52,7 +55,7 @@ struct Figures {
 /// Scores texts or ids.
 pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
     let request = inputs::resolve(args)?;
-    let dir = request.dir()?;
+    let dir = request.dir(output)?;
     let texts = request.read()?;
     let interrupt = Interrupt::install();
     let (mut model, _) = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;
@@ -60,7 +63,11 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
     let sequences: Vec<Vec<u32>> = inputs.iter().flat_map(|input| input.sequences.clone()).collect();
     let options = ScoreOptions { dump: args.dump.as_deref(), routing: args.routing };
     tracing::start(&mut model, &args.trace)?;
+    let before = model.modelled();
     let (scores, reading) = model.score(&sequences, &options)?;
+    let account = model.modelled().zip(before).map(|(now, before)| &now - &before);
+    let modelled = model.declared().zip(account);
+    let modelled = modelled.map(|(declared, account)| declared.prefill(account, &reading.counts));
     tracing::finish(&mut model, output)?;
     let scored = inputs::by_input(&inputs, &scores);
     let routing = args.routing.then(|| routing_of(&scored));
@@ -70,6 +77,8 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
             total: Figures::new(&scores),
             routing: routing.as_ref().map(Routing::report),
             meter: Meter::new(model.info(), &reading, None),
+            modelled: (modelled.as_ref().zip(model.declared()))
+                .map(|(phase, declared)| Modelled::of_prompt(phase, declared, model.info().hidden)),
         });
     }
     let routing = routing.map_or(String::new(), |routing| routing.render());
@@ -81,7 +90,7 @@ pub(crate) fn score(args: &ScoreArgs, output: &OutputArgs) -> Result<()> {
         );
     }
     if output.verbose {
-        say(format!("\n{}", meter::score_block(model.info(), &reading)).trim_end());
+        say(format!("\n{}", meter::score_block(&model, &reading, modelled.as_ref())).trim_end());
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! `moebius show`.
 
 use moebius::metering::format::{UNKNOWN, percent, si};
-use moebius::{ModelInfo, OpenOptions, TextSummary, WeightFormat};
+use moebius::{ModelInfo, Needs, OpenOptions, TextSummary, WeightFormat};
 use serde::Serialize;
 
-use crate::args::ShowArgs;
+use crate::args::{OutputArgs, ShowArgs};
 use crate::commands::model_dir;
 use crate::errors::Result;
 use crate::table::{Align, Table, facts};
@@ -65,8 +65,8 @@ struct Part {
 }
 
 /// Says what a model is.
-pub(crate) fn show(args: &ShowArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+pub(crate) fn show(args: &ShowArgs, output: &OutputArgs) -> Result<()> {
+    let dir = model_dir(args.model.as_deref(), Needs::Description, output)?;
     let options =
         OpenOptions { experts: args.experts.experts, format: args.format.held(), ..OpenOptions::default() };
     let (info, text) = moebius::inspect(&dir, &options)?;

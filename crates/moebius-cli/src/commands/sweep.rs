@@ -6,16 +6,16 @@ mod rows;
 use std::path::PathBuf;
 
 use moebius::sweep::{Baseline, Outcome, Setting};
-use moebius::{Error, HeldFormats, Model, OpenOptions};
+use moebius::{EnergyMeter, HeldFormats, Model, Needs, OpenOptions};
 
 use crate::args::{OutputArgs, SweepArgs};
 use crate::commands::model_dir;
 use crate::commands::score::inputs;
-use crate::errors::{CliError, Result};
+use crate::errors::Result;
 use crate::interrupt::Interrupt;
-use crate::keeping;
 use crate::progress::{self, Opening};
 use crate::terminal::{print, printable, remark};
+use crate::{energy, files, keeping};
 use rows::{Row, Sweep};
 
 /// A sweep under way.
@@ -29,7 +29,7 @@ struct Bench<'a> {
 
 /// Runs the model in every setting and says what each gave and took.
 pub(crate) fn sweep(args: &SweepArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Needs::Everything, output)?;
     let texts = args.text.iter().map(|path| inputs::read(path)).collect::<Result<Vec<_>>>()?;
     let (options, interrupt) = (args.open_options(), Interrupt::install());
     let bench = Bench { args, output, dir, options, interrupt };
@@ -38,25 +38,27 @@ pub(crate) fn sweep(args: &SweepArgs, output: &OutputArgs) -> Result<()> {
     let sequences: Vec<Vec<u32>> = inputs.into_iter().flat_map(|input| input.sequences).collect();
     let info = model.info();
     let trained = info.moe.as_ref().map(|moe| moe.top_k);
+    let mut energy = energy::opened(args.watts.watts);
     let mut sweep = Sweep {
         family: info.family,
         model: printable(&model.dir().display().to_string()).into_owned(),
         texts: args.text.iter().map(|path| printable(&path.display().to_string()).into_owned()).collect(),
-        watts: args.watts,
+        watts: args.watts.watts,
+        unknown_energy: energy::why_unknown(&energy),
         rows: Vec::new(),
     };
     let shown = bench.doing("the reference");
     // Before the logits are written: the system goes on writing them for a while.
-    let decode = model.time_decode(&sequences[0], args.generate, args.repetitions)?;
+    let decode = model.time_decode(&sequences[0], args.generate, args.repetitions, &mut energy)?;
     let (mut baseline, mut outcome) = model.baseline(&sequences)?;
     outcome.decode = decode;
     drop(shown);
-    sweep.rows.push(Row::new(Setting::default(), (trained, None), outcome, args.watts));
+    sweep.rows.push(Row::new(Setting::default(), (trained, None), outcome));
     drop(model);
     for setting in bench.settings(trained) {
-        let (k, outcome) = bench.run(&setting, &sequences, &mut baseline)?;
+        let (k, outcome) = bench.run(&setting, &sequences, &mut baseline, &mut energy)?;
         let reference = sweep.rows.first();
-        let row = Row::new(setting, (k, reference), outcome, args.watts);
+        let row = Row::new(setting, (k, reference), outcome);
         sweep.rows.push(row);
     }
     sweep.mark_best();
@@ -104,11 +106,12 @@ impl Bench<'_> {
         setting: &Setting,
         sequences: &[Vec<u32>],
         baseline: &mut Baseline,
+        energy: &mut EnergyMeter,
     ) -> Result<(Option<usize>, Outcome)> {
         let mut model = self.open(setting)?;
         let k = model.info().moe.as_ref().map(|moe| moe.top_k);
         let _shown = self.doing(&rows::name(setting, k));
-        let decode = model.time_decode(&sequences[0], self.args.generate, self.args.repetitions)?;
+        let decode = model.time_decode(&sequences[0], self.args.generate, self.args.repetitions, energy)?;
         Ok((k, Outcome { decode, ..model.compare(sequences, baseline)? }))
     }
 
@@ -125,9 +128,7 @@ impl Bench<'_> {
             remark(self.output, &format!("wrote {}", printable(&path.display().to_string())))
         };
         if let Some(path) = &self.args.csv {
-            std::fs::write(path, sweep.csv()).map_err(|source| {
-                CliError::Library(Error::Write { path: path.clone(), source: source.into() })
-            })?;
+            files::write(path, &sweep.csv())?;
             written(path);
         }
         if let Some(path) = &self.args.plot {

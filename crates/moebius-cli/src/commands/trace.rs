@@ -1,5 +1,6 @@
 //! `moebius trace`.
 
+mod devices;
 mod export;
 mod import;
 mod plot;
@@ -14,6 +15,7 @@ pub(crate) fn trace(args: &TraceArgs, output: &OutputArgs) -> Result<()> {
     match &args.command {
         TraceCommand::Show(args) => show::show(args, output),
         TraceCommand::Stats(args) => stats::stats(args, output),
+        TraceCommand::Devices(args) => devices::devices(args, output),
         TraceCommand::Export(args) => export::export(args, output),
         TraceCommand::Plot(args) => plot::plot(args, output),
         TraceCommand::Import(args) => import::import(args, output),

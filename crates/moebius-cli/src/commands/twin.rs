@@ -4,12 +4,12 @@ mod rows;
 
 use std::ops::ControlFlow;
 
-use moebius::bench::{Progress, Shape, Subject};
+use moebius::bench::{Progress, Subject};
 use moebius::text::Tokenizer;
 use moebius::{EnergyMeter, Error, TwinRow, TwinSession, TwinText};
 
 use crate::args::{OutputArgs, TwinArgs};
-use crate::commands::model_dir;
+use crate::commands::subject;
 use crate::errors::{CliError, Result};
 use crate::interrupt::{Generating, Interrupt};
 use crate::rows::RowPrinter;
@@ -24,7 +24,7 @@ const RANDOM_PROMPT: usize = 16;
 /// Runs the forms beside each other.
 pub(crate) fn twin(args: &TwinArgs, output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
-    let subject = subject(args)?;
+    let subject = subject(&args.shape, args.model.as_deref(), output)?;
     let ids = prompt(&subject, args)?;
     let (prompt_tokens, batches) = (ids.as_ref().map_or(RANDOM_PROMPT, Vec::len), args.batches());
     let chunks = batches.last().copied().unwrap_or(1); // a prompt may wait for as many others
@@ -43,7 +43,7 @@ pub(crate) fn twin(args: &TwinArgs, output: &OutputArgs) -> Result<()> {
     let (batches, too_many): (Vec<usize>, Vec<usize>) = batches.into_iter().partition(fits);
     let proof = session.prove(&text)?;
     let setting = Setting::new(&subject, &session, &text, (proof, options.backend.threads))?;
-    let mut printer = RowPrinter::new(args.output_format());
+    let mut printer = RowPrinter::new(args.rows.format());
     if printer.is_for_people() {
         print(&rows::heading(&setting))?;
     }
@@ -66,13 +66,6 @@ pub(crate) fn twin(args: &TwinArgs, output: &OutputArgs) -> Result<()> {
         print(&rows::notes(&setting, &measured, (&too_many, &energy)))?;
     }
     printer.finish()
-}
-
-fn subject(args: &TwinArgs) -> Result<Subject> {
-    Ok(match &args.shape {
-        Some(name) => Subject::Shape { shape: Shape::find(name)?, layers: args.layers },
-        None => Subject::Model(model_dir(args.model.as_deref())?),
-    })
 }
 
 /// The ids of the prompt; `None` for a shape, which has no text.

@@ -1,10 +1,11 @@
 //! The meter by part and by layer: where operations and bytes went, and which experts were busy.
 
-use moebius::Summary;
 use moebius::metering::format::{UNKNOWN, percent, si};
-use moebius::metering::{Counts, ExpertCounts, LayerCounts, Part, Phase, Work};
+use moebius::metering::{Counts, ExpertCounts, FetchCounts, LayerCounts, Part, Phase, Work};
+use moebius::{LayerResidency, Summary};
 use serde::Serialize;
 
+use super::fetches::{self, Fetches};
 use super::join;
 use crate::table::{Align, Table};
 
@@ -51,6 +52,9 @@ struct LayerAmount {
     /// Absent in a layer without routed experts.
     #[serde(skip_serializing_if = "Option::is_none")]
     experts: Option<ExpertAmount>,
+    /// Absent where every expert is in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetches: Option<Fetches>,
 }
 
 /// The routed experts of one layer.
@@ -92,6 +96,7 @@ impl PhaseWork {
             amount: counted.total().into(),
             parts: parts(|part| counted.parts[part.index()]),
             experts: (counted.experts.tokens > 0).then(|| ExpertAmount::new(counted)),
+            fetches: (counted.fetches != FetchCounts::default()).then(|| counted.fetches.into()),
         });
         PhaseWork {
             tokens: counts.tokens_in(phase),
@@ -131,10 +136,11 @@ fn parts(work: impl Fn(Part) -> Work) -> Vec<PartAmount> {
 }
 
 /// The tables that follow the block of a generation.
-pub(crate) fn tables(summary: &Summary) -> String {
+pub(crate) fn tables(summary: &Summary, residency: &[LayerResidency]) -> String {
     let (prompt, decode) = (&summary.prefill.counts, &summary.decode.counts);
     let whole = join(&summary.prefill, &summary.decode).counts;
-    format!("{}\n{}", part_table(prompt, decode), layer_table(&whole))
+    let fetches = fetches::table(&whole, residency);
+    format!("{}\n{}\n{fetches}", part_table(prompt, decode), layer_table(&whole))
 }
 
 /// Rows by part, prompt and decode side by side, and the two twins.

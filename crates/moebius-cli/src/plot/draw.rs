@@ -15,6 +15,8 @@ const CHART: (u32, u32) = (660, 430);
 const LEGEND_WIDTH: u32 = 190;
 const HEAD_HEIGHT: u32 = 62;
 const LINE_HEIGHT: i32 = 18;
+/// Of the words beside a point.
+const NOTE_HEIGHT: i32 = 11;
 
 /// Colours that people with any colour vision can tell apart (Okabe and Ito), and a grey for what comes after.
 const PALETTE: [RGBColor; 8] = [
@@ -58,9 +60,14 @@ fn font(height: i32) -> TextStyle<'static> {
     ("sans-serif", height).into_font().color(&BLACK)
 }
 
-/// A text cut to about `width` pixels: a viewer's font is unknown, and a sans-serif letter is half as wide as high.
+/// About how wide a letter is: a viewer's font is unknown, and a sans-serif letter is half as wide as high.
+fn letter_width(height: f64) -> f64 {
+    0.52 * height
+}
+
+/// A text cut to about `width` pixels.
 fn shortened(text: &str, width: f64, height: f64) -> String {
-    let fits = (width / (0.52 * height)) as usize;
+    let fits = (width / letter_width(height)) as usize;
     match text.chars().count() > fits {
         true => text.chars().take(fits.saturating_sub(1)).chain(['…']).collect(),
         false => text.to_owned(),
@@ -117,14 +124,45 @@ fn draw_chart<'a>(chart: &Chart, notes: &[Note], area: &Canvas<'a>) -> Result<()
             }
         }
     }
-    for Note { at, text } in notes {
-        let (Some(x), Some(y)) = (chart.x.scale.coordinate(at.x), chart.y.scale.coordinate(at.y)) else {
-            continue;
-        };
-        let words = Text::new(text.clone(), (6, -14), font(11).color(&RGBColor(90, 90, 90)));
-        context.plotting_area().draw(&(EmptyElement::at((x, y)) + words))?;
+    let places = notes.iter().filter_map(|Note { at, text }| {
+        Some(((chart.x.scale.coordinate(at.x)?, chart.y.scale.coordinate(at.y)?), text))
+    });
+    let mut taken: Vec<Label> = Vec::new();
+    for (place, text) in places {
+        let pixel = context.plotting_area().map_coordinate(&place);
+        let Some(label) = Label::beside(pixel, text, &taken) else { continue };
+        let at = (label.left - pixel.0, label.top - pixel.1);
+        let words = Text::new(text.clone(), at, font(NOTE_HEIGHT).color(&RGBColor(90, 90, 90)));
+        context.plotting_area().draw(&(EmptyElement::at(place) + words))?;
+        taken.push(label);
     }
     draw_legend(&chart.series, &legend)
+}
+
+/// Where the words of a note stand, in pixels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Label {
+    pub(super) left: i32,
+    pub(super) top: i32,
+    pub(super) width: i32,
+}
+
+impl Label {
+    /// A place for `text` beside a point, above or below it, that no other one takes; `None` if there is none: the point
+    /// is then left without words, which nobody could read.
+    pub(super) fn beside((x, y): (i32, i32), text: &str, taken: &[Label]) -> Option<Label> {
+        let width = (letter_width(f64::from(NOTE_HEIGHT)) * text.chars().count() as f64).ceil() as i32;
+        let (right, left) = (x + 6, x - 6 - width);
+        let (above, below) = (y - 14, y + 4);
+        let places = [(right, above), (right, below), (left, above), (left, below)];
+        let places = places.map(|(left, top)| Label { left, top, width });
+        places.into_iter().find(|place| !taken.iter().any(|other| place.overlaps(other)))
+    }
+
+    pub(super) fn overlaps(&self, other: &Label) -> bool {
+        let across = self.left < other.left + other.width && other.left < self.left + self.width;
+        across && (self.top - other.top).abs() < NOTE_HEIGHT
+    }
 }
 
 fn draw_legend<'a>(series: &[Series], area: &Canvas<'a>) -> Result<(), Failure<'a>> {

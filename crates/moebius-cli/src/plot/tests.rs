@@ -59,3 +59,16 @@ fn ticks_are_round_and_named_as_people_write_them() {
     assert_eq!(labels(Scale::Log10, 1.0, 1e6), ["1", "10", "100", "1000", "10000", "1e5", "1e6"]);
     assert_eq!(labels(Scale::Linear, -1.0, 1.0), ["-1", "-0.5", "0", "0.5", "1"]);
 }
+
+#[test]
+fn words_beside_points_never_stand_on_each_other() {
+    let mut taken: Vec<draw::Label> = Vec::new();
+    // A crowd of points a few pixels apart, more than there is room for.
+    for step in 0..40 {
+        taken.extend(draw::Label::beside((100 + 3 * step, 50 + step % 3), "k4", &taken));
+    }
+    assert!((8..40).contains(&taken.len()), "{}", taken.len());
+    for (index, label) in taken.iter().enumerate() {
+        assert!(!taken[..index].iter().any(|other| label.overlaps(other)), "{label:?}");
+    }
+}

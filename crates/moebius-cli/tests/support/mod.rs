@@ -20,12 +20,19 @@ pub(crate) fn tiny() -> String {
 /// The program, out of reach of the caller's environment.
 pub(crate) fn moebius(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moebius"));
-    let foreign = |name: &str| name.starts_with("MOEBIUS_") || ["NO_COLOR", "CLICOLOR_FORCE"].contains(&name);
+    let foreign = |name: &str| {
+        let prefixes = ["MOEBIUS_", "HF_", "OLLAMA_"];
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
+            || ["NO_COLOR", "CLICOLOR_FORCE"].contains(&name)
+    };
     for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     // What this user keeps is not to be seen.
     command.env("MOEBIUS_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-cache"));
+    // Nor is any hub asked, unless a test has one of its own.
+    command.env("HF_HUB_OFFLINE", "1");
+    command.env("HF_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-hub"));
     command.args(args).stdin(Stdio::null());
     command
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Activation, Backend, ExpertBank, ExpertSpec, WeightFormat, WeightSpec};
-use moebius_metering::{Counts, ExpertCounts, LayerCounts, Meter, Part, Work};
+use moebius_metering::{Counts, ExpertCounts, FetchCounts, LayerCounts, Meter, Part, Work};
 use moebius_router::{Routing, WeightTarget};
 
 use super::linear::for_each_format;
@@ -143,7 +143,15 @@ fn counts_exactly(loaded: &Loaded, samples: &mut Samples) -> Result<(), Failure>
     let (macs, weight_bytes) = (expected.experts.executed_macs, expected.experts.weight_bytes);
     expected.parts[Part::Experts.index()] = Work { macs, weight_bytes, cache_bytes: 0 };
     let counts = Counts { layers: [(spec.layer, expected)].into(), ..Counts::default() };
-    let got = meter.snapshot();
+    let mut got = meter.snapshot();
+    if let Some(layer) = got.layers.get_mut(&spec.layer) {
+        // A backend that fetches experts says so for each that was touched, and one that does not says nothing.
+        let FetchCounts { hits, misses, .. } = std::mem::take(&mut layer.fetches);
+        let touched = layer.experts.distinct;
+        ensure([0, touched].contains(&(hits + misses)), || {
+            format!("expected {touched} hits and misses, got {hits} and {misses}")
+        })?;
+    }
     ensure(got == counts, || format!("expected {counts:?}, got {got:?}"))
 }
 

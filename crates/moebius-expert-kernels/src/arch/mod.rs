@@ -61,6 +61,8 @@ pub(crate) trait Dots: Copy {
     const DOT_ACCUMULATORS: usize;
     /// Whether there are registers for the [`Dots::Sums`] of two panels, which then share their inputs.
     const PAIRS_OF_PANELS: bool;
+    /// Quads of bytes 0 to 31, of eight, that fit into [`Dots::Sums`] without an offset that makes them smaller.
+    const FIVE_BIT_QUADS: usize;
 
     /// Sixty-four bytes, row by row.
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads;
@@ -70,6 +72,8 @@ pub(crate) trait Dots: Copy {
     fn high_nibbles(self, q: Self::Quads) -> Self::Quads;
     /// `low | two bits of high << 4`, where `PLACE` 0 to 3 says which two bits of each byte.
     fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads;
+    /// `low | one bit of high << 4`, where `PLACE` 0 to 7 says which bit of each byte.
+    fn with_high_bit<const PLACE: i32>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads;
     /// The entry of `table` that each byte (0 to 15) names.
     fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads;
 
@@ -93,6 +97,8 @@ pub(crate) trait Dots: Copy {
     fn start_signed(self, pair: i32) -> Self::I;
     /// Adds the products of signed bytes with one quad of inputs.
     fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I;
+    /// `total + factors * sums`
+    fn add_scaled_signed(self, total: Self::I, factors: Self::Factors, sums: Self::I) -> Self::I;
 
     /// All zero.
     fn zero(self) -> Self::I;

@@ -7,7 +7,10 @@ use std::slice;
 
 use super::{CACHE_LINE, LANES, QUAD_BYTES};
 use crate::{
-    format::{LanesBf16, LanesF16, LanesF32, UnitMxfp4, UnitQ4_0, UnitQ4K, UnitQ6K, UnitQ8_0},
+    format::{
+        LanesBf16, LanesF16, LanesF32, RunFactors, UnitIq4Xs, UnitMxfp4, UnitQ2K, UnitQ4_0, UnitQ4K,
+        UnitQ5_1, UnitQ5K, UnitQ6K, UnitQ8_0,
+    },
     shelf::Line,
 };
 
@@ -36,9 +39,14 @@ plain! {
     LanesF16: 2 * LANES;
     UnitQ8_0: 2 * LANES + 8 * QUAD_BYTES;
     UnitQ4_0: 2 * LANES + 4 * QUAD_BYTES;
-    UnitQ4K: (2 + 2 + 8 + 4 * 2) * LANES + 32 * QUAD_BYTES;
+    RunFactors: RunFactors::BYTES;
+    UnitQ5_1: (2 + 2) * LANES + (1 + 4) * QUAD_BYTES;
+    UnitQ4K: RunFactors::BYTES + 32 * QUAD_BYTES;
+    UnitQ5K: RunFactors::BYTES + 40 * QUAD_BYTES;
     UnitQ6K: (2 + 16) * LANES + 4 * 4 * 3 * QUAD_BYTES;
     UnitMxfp4: LANES + 4 * QUAD_BYTES;
+    UnitIq4Xs: (2 + 8) * LANES + 32 * QUAD_BYTES;
+    UnitQ2K: (2 + 2 + 16 + 16) * LANES + 16 * QUAD_BYTES;
     Line: CACHE_LINE;
 }
 

@@ -121,6 +121,7 @@ impl Dots for Scalar {
     const DOT_ROWS: usize = 2;
     const DOT_ACCUMULATORS: usize = 2;
     const PAIRS_OF_PANELS: bool = false;
+    const FIVE_BIT_QUADS: usize = 8;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -139,6 +140,14 @@ impl Dots for Scalar {
         let mut out = low;
         for (out, high) in out.iter_mut().zip(high) {
             *out |= (high >> (2 * PLACE) & 3) << 4;
+        }
+        out
+    }
+    #[inline(always)]
+    fn with_high_bit<const PLACE: i32>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        let mut out = low;
+        for (out, high) in out.iter_mut().zip(high) {
+            *out |= (high >> PLACE & 1) << 4;
         }
         out
     }
@@ -200,6 +209,10 @@ impl Dots for Scalar {
             }
         }
         sums
+    }
+    #[inline(always)]
+    fn add_scaled_signed(self, total: Self::I, factors: Self::Factors, sums: Self::I) -> Self::I {
+        self.add_scaled(total, factors, sums)
     }
     #[inline(always)]
     fn zero(self) -> Self::I {

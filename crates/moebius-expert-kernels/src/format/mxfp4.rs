@@ -105,7 +105,7 @@ impl Dot for UnitMxfp4 {
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
         each_group!((S, R), P in [0 1 2 3], units, sums, (units, sums) => {
-            prefetch(simd, units, (0, 1));
+            prefetch::<S, _, _, R>(simd, units, (0, 1));
             let scales = of_group!(units, unit => simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5)));
             let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: Some(&CODES), offset: OFFSET };
             nibbles.add(simd, step, scales, sums)

@@ -32,8 +32,8 @@ const HIGHEST: f32 = 31.0;
 const START_STEPS: [f32; 8] = [31.2, 31.4, 31.6, 31.8, 32.0, 32.2, 32.4, 32.6];
 /// Where the parts of a block begin.
 const UPPER: usize = 128;
-const SCALES: usize = 192;
-const D: usize = 208;
+pub(super) const SCALES: usize = 192;
+pub(super) const D: usize = 208;
 
 /// 256 columns of sixteen rows.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +85,20 @@ fn codes(values: &[[f32; RUN]], scales: &[f32; RUNS]) -> [u8; RUNS * RUN] {
     codes
 }
 
+/// Writes the codes of a block, each in six bits.
+#[inline(always)]
+pub(super) fn set_codes(codes: &[u8; RUNS * RUN], bytes: &mut [u8]) {
+    for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
+        let (strands, _) = codes.as_chunks::<STRAND>();
+        for at in 0..STRAND {
+            let [a, b, c, d] = [strands[0][at], strands[1][at], strands[2][at], strands[3][at]];
+            bytes[64 * half + at] = a & 15 | c << 4;
+            bytes[64 * half + STRAND + at] = b & 15 | d << 4;
+            bytes[UPPER + STRAND * half + at] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
+        }
+    }
+}
+
 impl Unit for UnitQ6K {
     const COLS: usize = RUNS * RUN;
     const BYTES: usize = 210;
@@ -105,16 +119,7 @@ impl Unit for UnitQ6K {
             *byte = factor as u8;
             *scale = d * factor as f32;
         }
-        let codes = codes(runs, &scales);
-        for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
-            let (strands, _) = codes.as_chunks::<STRAND>();
-            for at in 0..STRAND {
-                let [a, b, c, d] = [strands[0][at], strands[1][at], strands[2][at], strands[3][at]];
-                bytes[64 * half + at] = a & 15 | c << 4;
-                bytes[64 * half + STRAND + at] = b & 15 | d << 4;
-                bytes[UPPER + STRAND * half + at] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
-            }
-        }
+        set_codes(&codes(runs, &scales), bytes);
     }
     fn decode(bytes: &[u8], values: &mut [f32]) {
         let d = half_at(bytes, D);
@@ -166,7 +171,7 @@ impl UnitQ6K {
         totals: [[S::I; R]; Q],
     ) -> [[S::I; R]; Q] {
         let run = 8 * (stretch / 2) + 2 * STRAND + stretch % 2;
-        prefetch(simd, units, (4 * stretch + STRAND, RUNS));
+        prefetch::<S, _, _, R>(simd, units, (4 * stretch + STRAND, RUNS));
         let mut dots = [[simd.start(0, 0); R]; Q];
         for row in 0..R {
             let start = simd.start(step[PAIRS + run][row], -OFFSET);

@@ -70,7 +70,7 @@ impl UnitQ8_0 {
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
         let [scales, pairs, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        prefetch(simd, units, (0, 1));
+        prefetch::<S, _, _, R>(simd, units, (0, 1));
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
             let start = simd.start_signed(pairs[row]);

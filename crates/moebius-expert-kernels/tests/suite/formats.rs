@@ -26,7 +26,11 @@ fn rounding_errors_are_those_of_the_bits() {
         (WeightFormat::Bf16, 1e-4, 3e-3),
         (WeightFormat::Q8_0, 1e-3, 7e-3),
         (WeightFormat::Q6K, 5e-3, 2.2e-2),
+        (WeightFormat::Q5_1, 1e-2, 4e-2),
+        (WeightFormat::Q5K, 1e-2, 4e-2),
         (WeightFormat::Q4K, 3e-2, 8e-2),
+        (WeightFormat::Iq4Xs, 3e-2, 9e-2),
+        (WeightFormat::Q2K, 1.5e-1, 3.5e-1),
         (WeightFormat::Q4_0, 5e-2, 1.1e-1),
         (WeightFormat::Mxfp4, 5e-2, 1.4e-1),
     ] {
@@ -41,6 +45,10 @@ fn bits_per_weight_are_those_of_gguf() {
     assert_eq!(bits(WeightFormat::Q8_0), 8.5);
     assert_eq!(bits(WeightFormat::Q4_0), 4.5);
     assert_eq!(bits(WeightFormat::Q4K), 4.5);
+    assert_eq!(bits(WeightFormat::Q5K), 5.5);
+    assert_eq!(bits(WeightFormat::Q5_1), 6.0);
+    assert_eq!(bits(WeightFormat::Iq4Xs), 4.25);
+    assert_eq!(bits(WeightFormat::Q2K), 2.625);
     assert_eq!(bits(WeightFormat::Q6K), 6.5625);
     assert_eq!(bits(WeightFormat::Mxfp4), 4.25);
     assert_eq!(WeightFormat::Q4K.bytes_for(2, 512), Some(2 * 2 * 144));
@@ -115,7 +123,13 @@ fn a_stored_block_with_a_scale_that_is_not_finite_is_refused() {
         (WeightFormat::Q4_0, 0, 0x7e00),
         (WeightFormat::Q4K, 0, 0x7c00),
         (WeightFormat::Q4K, 2, 0xfc00),
+        (WeightFormat::Q5_1, 0, 0x7c00),
+        (WeightFormat::Q5_1, 2, 0xfc00),
+        (WeightFormat::Q5K, 2, 0x7c00),
         (WeightFormat::Q6K, 208, 0x7c01),
+        (WeightFormat::Iq4Xs, 0, 0x7e00),
+        (WeightFormat::Q2K, 80, 0x7c00),
+        (WeightFormat::Q2K, 82, 0x7c00),
         (WeightFormat::Mxfp4, 0, 0x00ff),
     ] {
         let (mut bytes, _) = encode(format, &bell(17 * 256, 2));
@@ -202,7 +216,8 @@ proptest! {
             for block in bytes.chunks_exact_mut(format.block_bytes()) {
                 // A modest scale, so that sums stay in range.
                 let scales: &[usize] = match format {
-                    WeightFormat::Q4K => &[1, 3],
+                    WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q5_1 => &[1, 3],
+                    WeightFormat::Q2K => &[81, 83],
                     WeightFormat::Q6K => &[209],
                     _ => &[1],
                 };

@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod foreign;
 mod formats;
 mod heads;
 mod matmul;

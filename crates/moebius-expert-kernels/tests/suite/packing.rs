@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use half::{bf16, f16};
 use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, WeightFormat};
@@ -129,6 +130,14 @@ fn kernels_exist_only_where_the_processor_has_them() {
 fn reading_memory_has_a_rate() {
     for kernels in all_kernels() {
         assert!(kernels.measure_read_bandwidth(&pool(2), 0, 0) > 0.0);
+    }
+}
+
+#[test]
+fn multiplying_has_a_rate_on_every_instruction_set() {
+    for kernels in all_kernels() {
+        let found = kernels.measure_peaks(&pool(2), Duration::ZERO);
+        assert!(found.int8_ops_per_second.is_normal() && found.f32_ops_per_second.is_normal(), "{found:?}");
     }
 }
 

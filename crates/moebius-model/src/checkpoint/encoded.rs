@@ -47,6 +47,10 @@ pub(crate) enum Encoding {
         /// Its name.
         scales: String,
     },
+    /// Rows of whole blocks of a format.
+    Blocks(WeightFormat),
+    /// In other tensors, whose rows follow one another.
+    Joined(Vec<String>),
 }
 
 impl Checkpoint {

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use moebius_backend::MappedPages;
@@ -15,6 +16,7 @@ use crate::{Error, Result};
 /// The bytes of a file.
 pub(super) struct MappedFile {
     map: Mmap,
+    file: Arc<File>,
 }
 
 impl MappedFile {
@@ -36,11 +38,16 @@ impl MappedFile {
         // process that truncates it while it is read would end this one. Of a file with packed weights that holds for as
         // long as the model lives; a converted model is put in place whole and never written again.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(MappedFile { map })
+        Ok(MappedFile { map, file: Arc::new(file) })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// The file itself, for whoever reads what another maps. Offsets are the same.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
     }
 }
 

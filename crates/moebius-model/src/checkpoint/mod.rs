@@ -1,4 +1,4 @@
-//! Reads safetensors checkpoints, single or sharded, without copying them; or makes one up.
+//! Reads safetensors checkpoints, single or sharded, and GGUF files without copying them; or makes one up.
 //!
 //! The format: an 8-byte little-endian length, a JSON header of names, types, shapes and offsets, then the
 //! data (github.com/huggingface/safetensors). A sharded checkpoint adds `model.safetensors.index.json`.
@@ -8,6 +8,7 @@
 //! mapping of its file.
 
 mod encoded;
+mod gguf;
 mod header;
 mod index;
 mod mmap;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use moebius_backend::{MappedPages, PanelBytes, WeightFormat, WeightView};
+use moebius_backend::{FileSpan, MappedPages, PanelBytes, WeightFormat, WeightView};
 use safetensors::Dtype;
 
 use crate::formats::HeldFormats;
@@ -32,6 +33,8 @@ use mmap::MappedFile;
 use random::RandomFile;
 
 pub(crate) use encoded::{Encoding, FP8_BLOCK, FP8_SCALES};
+pub use gguf::GgufMetadata;
+pub(crate) use gguf::{Gguf, is_gguf, open as open_gguf};
 pub use packed::PACKING;
 pub(crate) use packed::Packed;
 pub(crate) use part::Part;
@@ -83,6 +86,8 @@ pub(crate) struct TensorEntry {
     pub(crate) packed: Option<Packed>,
     /// How its elements are stored.
     pub(crate) encoding: Encoding,
+    /// For each row where it stands in the file, if not in its place.
+    order: Option<Arc<[u32]>>,
     file: usize,
     range: Range<usize>,
 }
@@ -98,6 +103,9 @@ impl TensorEntry {
         match (&self.packed, &self.encoding, self.dtype) {
             (Some(packed), ..) => Some(packed.format),
             (None, Encoding::Mxfp4 { .. }, _) => Some(WeightFormat::Mxfp4),
+            (None, Encoding::Blocks(format), _) => Some(*format),
+            // Its pieces have formats.
+            (None, Encoding::Joined(_), _) => None,
             // No format has eight bits and a scale for each square, so they are multiplied out.
             (None, Encoding::Fp8 { .. }, _) | (None, Encoding::Plain, Dtype::F32) => Some(WeightFormat::F32),
             (None, Encoding::Plain, Dtype::BF16) => Some(WeightFormat::Bf16),
@@ -110,7 +118,9 @@ impl TensorEntry {
     /// activations, so elements of a checkpoint in that format are held in bf16, which has all of them.
     pub(crate) fn exact_format(&self) -> Option<WeightFormat> {
         match (&self.packed, &self.encoding) {
-            (None, Encoding::Mxfp4 { .. }) => Some(WeightFormat::Bf16),
+            (None, Encoding::Mxfp4 { .. } | Encoding::Blocks(WeightFormat::Mxfp4)) => {
+                Some(WeightFormat::Bf16)
+            }
             _ => self.format(),
         }
     }
@@ -156,7 +166,10 @@ impl Checkpoint {
             file.place(&name, start);
             start = range.end;
             let (dtype, encoding) = (Dtype::BF16, Encoding::Plain);
-            tensors.insert(name, TensorEntry { shape, dtype, packed: None, encoding, file: 0, range });
+            tensors.insert(
+                name,
+                TensorEntry { shape, dtype, packed: None, encoding, order: None, file: 0, range },
+            );
         }
         Ok(Checkpoint::of(vec![Source::Random(file)], tensors))
     }
@@ -246,13 +259,20 @@ impl Checkpoint {
         if !part.fits((rows, cols), (outer.iter().product(), all_cols)) {
             return None;
         }
+        if let Encoding::Joined(_) = entry.encoding {
+            let (piece, part) = self.piece(name, part)?;
+            return self.matrix((piece, part), (rows, cols), held);
+        }
+        if let Some(order) = &entry.order {
+            return self.reordered(entry, order, (name, part), (rows, cols));
+        }
         let source = &self.files[entry.file];
         let span = part.span((rows, cols));
         let row_bytes = entry.size_bytes() / outer.iter().product::<usize>();
         let start = entry.range.start + span.start * row_bytes;
         let bytes = source.read(start..start + span.len() * row_bytes);
         let (format, gathered) = match (&entry.encoding, part) {
-            (Encoding::Plain, Part::Rows { step: 1, .. }) => {
+            (Encoding::Plain | Encoding::Blocks(_), Part::Rows { step: 1, .. }) => {
                 let view = WeightView::new(name, entry.format()?, (rows, cols), bytes);
                 return Some(match source {
                     Source::Mapped(file) => view.backed_by(&**file),
@@ -271,10 +291,50 @@ impl Checkpoint {
                 let format = if held == WeightFormat::Mxfp4 { held } else { WeightFormat::Bf16 };
                 (format, self.decode_mxfp4((&bytes, span), scales, (step, (rows, cols)), format)?)
             }
-            (Encoding::Mxfp4 { .. }, Part::Columns { .. }) => return None,
+            (Encoding::Blocks(format), Part::Rows { step, .. }) => {
+                let rows = bytes.chunks_exact(row_bytes).step_by(step).collect::<Vec<_>>();
+                (*format, rows.concat())
+            }
+            (Encoding::Blocks(_) | Encoding::Mxfp4 { .. }, Part::Columns { .. })
+            | (Encoding::Joined(_), _) => {
+                return None;
+            }
         };
         source.release(&bytes);
         Some(WeightView::new(name, format, (rows, cols), gathered))
+    }
+
+    /// The tensor that a part lies in, if its own is joined from others: its name, and the part of it.
+    pub(crate) fn piece(&self, name: &str, part: Part) -> Option<(&str, Part)> {
+        let Encoding::Joined(pieces) = &self.get(name)?.encoding else { return None };
+        let Part::Rows { first: mut at, step } = part else { return None };
+        for piece in pieces {
+            let rows = *self.get(piece)?.shape.first()?;
+            if at < rows {
+                return Some((piece, Part::Rows { first: at, step }));
+            }
+            at -= rows;
+        }
+        None
+    }
+
+    /// A matrix of rows that stand in another order in the file.
+    fn reordered(
+        &self,
+        entry: &TensorEntry,
+        order: &[u32],
+        (name, part): (&str, Part),
+        (rows, cols): (usize, usize),
+    ) -> Option<WeightView<'_>> {
+        let Part::Rows { first, step } = part else { return None };
+        let (format, all) = (entry.format()?, self.bytes(entry));
+        let row_bytes = all.len() / order.len();
+        let mut bytes = Vec::with_capacity(rows * row_bytes);
+        for row in order.iter().skip(first).step_by(step).take(rows) {
+            bytes.extend_from_slice(&all[*row as usize * row_bytes..][..row_bytes]);
+        }
+        self.files[entry.file].release(&all);
+        Some(WeightView::new(name, format, (rows, cols), bytes))
     }
 
     /// The tensor that a part was packed into by itself, with its name, if it was.
@@ -302,7 +362,8 @@ impl Checkpoint {
         let Source::Mapped(file) = &self.files[entry.file] else { return None };
         let start = entry.range.start + packed.stride()?.checked_mul(index)?;
         let end = start.checked_add(packed.matrix_bytes()?).filter(|&end| end <= entry.range.end)?;
-        Some(PanelBytes { owner: file.clone(), range: start..end })
+        let span = FileSpan { file: file.file().clone(), offset: start as u64 };
+        Some(PanelBytes { owner: file.clone(), range: start..end, file: Some(span) })
     }
 
     /// All elements of a tensor as f32; `None` when it is absent or not made of plain floats.
@@ -314,6 +375,17 @@ impl Checkpoint {
     /// As [`Checkpoint::floats`], of some elements; `None` too when the tensor has not that many.
     pub(crate) fn floats_in(&self, name: &str, elements: Range<usize>) -> Option<Vec<f32>> {
         let entry = self.get(name).filter(|entry| entry.encoding == Encoding::Plain)?;
+        if let Some(order) = &entry.order {
+            let stored = Some(self.plain(entry, 0..order.len())?);
+            return stored.map(|all| {
+                order.iter().map(|&row| all[row as usize]).skip(elements.start).take(elements.len()).collect()
+            });
+        }
+        self.plain(entry, elements)
+    }
+
+    /// Elements of plain floats as they stand in the file.
+    fn plain(&self, entry: &TensorEntry, elements: Range<usize>) -> Option<Vec<f32>> {
         let size = entry.dtype.bitsize() / 8;
         let (start, end) = (elements.start.checked_mul(size)?, elements.end.checked_mul(size)?);
         if start > end || end > entry.size_bytes() {
@@ -341,7 +413,7 @@ impl Checkpoint {
                 None => (shape, None),
             };
             let (encoding, file) = (Encoding::Plain, self.files.len());
-            let entry = TensorEntry { shape, dtype, packed, encoding, file, range };
+            let entry = TensorEntry { shape, dtype, packed, encoding, order: None, file, range };
             if self.tensors.contains_key(&name) {
                 return Err(invalid(format!("tensor `{name}` is in two files of the checkpoint")));
             }

@@ -275,14 +275,12 @@ impl MoeLayer {
             let inwards = project(&inwards, (width, hidden), bias)?;
             Ok::<_, crate::Error>(Box::new([inwards, project(&outwards, (hidden, width), bias)?]))
         });
-        Ok(MoeLayer {
-            layer,
-            latent: latent.transpose()?,
-            gate: loader.linear(Place::Router, &gate, (n_experts, hidden), extras.gate_bias)?,
-            router: Box::new(Router::new(layer, router).map_err(|error| loader.rerouting.blame(error))?),
-            experts: loader.experts(ExpertRequest { spec, top_k, layouts })?,
-            shared,
-        })
+        let latent = latent.transpose()?;
+        let gate = loader.linear(Place::Router, &gate, (n_experts, hidden), extras.gate_bias)?;
+        let router = Router::new(layer, router).map_err(|error| loader.rerouting.blame(error))?;
+        let mut experts = loader.experts(ExpertRequest { spec, top_k, layouts })?;
+        experts.routed_by(&gate, &router);
+        Ok(MoeLayer { layer, latent, gate, router: Box::new(router), experts, shared })
     }
 
     /// Routes by `x` itself.

@@ -129,21 +129,34 @@ impl LatentAttention {
                 (Some(squeeze), linear("q_b_proj", (queries, rank), false)?)
             }
         };
-        let expand = |head: usize, part: fn(usize, usize) -> Part| Stored {
+        // Keys and values of a head in one tensor, or in GGUF files in two, of which that of the keys is transposed.
+        let split = loader.has(&format!("{prefix}.k_b_proj.weight"));
+        let whole = |part| Stored {
             name: format!("{prefix}.kv_b_proj.weight"),
             shape: vec![heads * (nope + value), rank],
-            part: part(head * (nope + value), nope),
+            part,
         };
-        let key = |first, _| Part::Columns { from_row: first, first: 0, step: 1 };
-        let value_part = |first, nope| Part::Rows { first: first + nope, step: 1 };
+        let own = |name: &str, head: usize, (rows, cols): (usize, usize)| Stored {
+            name: format!("{prefix}.{name}.weight"),
+            shape: vec![heads, rows, cols],
+            part: Part::Rows { first: head * rows, step: 1 },
+        };
+        let key = |head: usize| match split {
+            true => own("k_b_proj", head, (rank, nope)),
+            false => whole(Part::Columns { from_row: head * (nope + value), first: 0, step: 1 }),
+        };
+        let value_part = |head: usize| match split {
+            true => own("v_b_proj", head, (value, rank)),
+            false => whole(Part::Rows { first: head * (nope + value) + nope, step: 1 }),
+        };
         Ok(LatentAttention {
             spec: AttentionSpec { scale: config.scale as f32, window: None, chunk: None, sinks: None },
             squeeze,
             query,
             latent: linear("kv_a_proj_with_mqa", (rank + rope, hidden), bias)?,
             latent_norm: norm("kv_a_layernorm", rank)?,
-            keys: loader.heads(Place::Attention, heads, (rank, nope), |head| expand(head, key))?,
-            values: loader.heads(Place::Attention, heads, (value, rank), |head| expand(head, value_part))?,
+            keys: loader.heads(Place::Attention, heads, (rank, nope), key)?,
+            values: loader.heads(Place::Attention, heads, (value, rank), value_part)?,
             output: linear("o_proj", (hidden, heads * value), bias)?,
             config,
         })

@@ -27,7 +27,8 @@ pub(super) fn problem_of(
         let got = format!("{} in panels", packed.format);
         return Some(TensorProblem::Dtype { name, expected, got });
     }
-    if entry.format().is_none() || (plain && entry.encoding != Encoding::Plain) {
+    let joined = matches!(entry.encoding, Encoding::Joined(_));
+    if (entry.format().is_none() && !joined) || (plain && entry.encoding != Encoding::Plain) {
         return Some(TensorProblem::Dtype { name, expected, got: format!("{:?}", entry.dtype) });
     }
     None

@@ -11,6 +11,7 @@ use moebius_metering::{Energy, Part, Reading, Stage, StageTimes};
 
 use super::statistics::{Statistics, expected_distinct};
 use super::{Kind, Test};
+use crate::declared::ModelledPhase;
 
 /// The samples of one test, and what was counted in them.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Measurement {
     pub peak_bytes: Option<u64>,
     /// Energy of all samples, if it is counted or estimated.
     pub energy: Option<Energy>,
+    /// What declared hardware would have taken for all samples, if some is declared.
+    pub modelled: Option<ModelledPhase>,
     /// Experts of a layer, and how many of them a token goes through; `None` for a dense model.
     pub routing: Option<(usize, usize)>,
 }
@@ -75,6 +78,11 @@ impl Measurement {
     /// Weights and cache read, as a share of what the machine reads per second.
     pub fn bandwidth_share(&self, read_bytes_per_second: f64) -> Option<f64> {
         self.reading.bytes_per_second().map(|rate| rate / read_bytes_per_second)
+    }
+
+    /// Operations, as a share of what the machine does per second.
+    pub fn peak_share(&self, ops_per_second: f64) -> Option<f64> {
+        self.reading.flops_per_second().map(|rate| rate / ops_per_second)
     }
 
     /// Net joules of a token, if known.
@@ -183,6 +191,7 @@ mod tests {
             stages: None,
             peak_bytes: None,
             energy: None,
+            modelled: None,
             routing: Some((64, 8)),
         }
     }

@@ -31,7 +31,7 @@ mod shape;
 mod statistics;
 
 pub(crate) use layer::largest_difference;
-pub use layer::{LayerCell, LayerPlan, LayerRow, LayerSession, RoutingPattern, Timed};
+pub use layer::{LayerCell, LayerPlan, LayerRow, LayerSession, RoutingPattern, Timed, TraceSource};
 pub use measurement::{Measurement, StageShare};
 pub use plan::{Kind, Plan, Test};
 pub(crate) use random::Random;

@@ -13,10 +13,11 @@ use moebius_router::{ExpertLoad, LoadStats, Routing};
 
 use super::random::Random;
 use super::{Kind, Measurement, Plan, Subject, Test};
-use crate::backend::open_backend;
+use crate::backend;
 use crate::cache::CacheUse;
+use crate::declared::{Declared, Modelled};
 use crate::model::{Loaded, load, open_files};
-use crate::{EnergyMeter, OpenOptions, Result, memory};
+use crate::{EnergyMeter, MemoryPlan, OpenOptions, Result, memory};
 
 /// How far a measurement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,9 @@ pub struct Session {
     engine: Engine,
     info: ModelInfo,
     cache_use: CacheUse,
+    memory_plan: Option<MemoryPlan>,
     backend: Arc<dyn Backend>,
+    declared: Option<Declared>,
     plan: Plan,
     chunk: usize,
     load: Duration,
@@ -46,6 +49,7 @@ struct Sample {
     steps: u64,
     stages: StageTimes,
     energy: Option<Energy>,
+    modelled: Option<Modelled>,
 }
 
 /// Asked before each step whether to go on.
@@ -65,7 +69,9 @@ impl Session {
     ) -> Result<Self> {
         memory::forget_peak();
         let started = Instant::now();
-        let backend = open_backend(&options.backend)?;
+        let opened = backend::open(&options.backend)?;
+        let backend = opened.backend.clone();
+        let declared = opened.declared.clone();
         let chunk = options.chunk();
         let context = plan.context(chunk);
         let mut files = subject_files(subject, options, (context, plan.seed), &backend)?;
@@ -76,18 +82,25 @@ impl Session {
         let positions = plan.cached_positions(chunk, info.context) as u64;
         let cache_bytes = info.cache_bytes_per_token.saturating_mul(positions);
         // A random matrix is made whole before it is packed, and the embedding table is the largest.
+        let budgeted = options.backend.constraint.memory.is_some();
         let made_bytes = match subject {
+            // Places for experts are still empty then.
+            _ if budgeted => 0,
             Subject::Model(_) => 0,
             Subject::Shape { .. } => info.vocab_size as u64 * info.hidden as u64 * size_of::<u16>() as u64,
         };
         let working_bytes = cache_bytes.saturating_add(made_bytes);
-        let loaded = load(&mut files, &backend, options, (working_bytes, progress))?;
-        let Loaded { engine, info, cache_use } = loaded;
+        let options = OpenOptions {
+            context: if budgeted { Some(context) } else { options.context },
+            ..options.clone()
+        };
+        let loaded = load(&mut files, &opened, &options, (working_bytes, progress))?;
+        let Loaded { engine, info, cache_use, plan: memory_plan } = loaded;
         engine.meter().time_stages(plan.profile);
         let load = started.elapsed();
         let plan = plan.clone();
         let energy = EnergyMeter::open(None);
-        Ok(Session { engine, info, cache_use, backend, plan, chunk, load, energy })
+        Ok(Session { engine, info, cache_use, memory_plan, backend, declared, plan, chunk, load, energy })
     }
 
     /// What the model is.
@@ -98,6 +111,11 @@ impl Session {
     /// What the cache had for it.
     pub fn cache_use(&self) -> &CacheUse {
         &self.cache_use
+    }
+
+    /// What the parts of the model get of a budget of memory, if there is one.
+    pub fn memory_plan(&self) -> Option<&MemoryPlan> {
+        self.memory_plan.as_ref()
     }
 
     /// Measures energy by `meter` from now on, whose idle power may have been measured.
@@ -137,6 +155,12 @@ impl Session {
             }
         }
         let total = total.unwrap_or_default();
+        let counts = &total.reading.counts;
+        let modelled =
+            self.declared.as_ref().zip(total.modelled.clone()).map(|(declared, modelled)| match test.kind {
+                Kind::Prompt(_) => declared.prefill(modelled, counts),
+                Kind::Generate(_) => declared.decode(modelled, counts),
+            });
         Ok(Some(Measurement {
             test,
             samples: times,
@@ -145,6 +169,7 @@ impl Session {
             stages: self.plan.profile.then_some(total.stages),
             peak_bytes: memory::peak_bytes(),
             energy: total.energy,
+            modelled,
             routing: self.info.moe.as_ref().map(|moe| (moe.n_experts, moe.top_k)),
         }))
     }
@@ -204,6 +229,7 @@ impl Session {
             self.engine.step(None)?;
         }
         let (before, mark) = (self.engine.meter().stage_times(), self.energy.mark());
+        let account = self.modelled();
         let window = Window::open(self.engine.meter());
         for _ in 0..timed {
             if go().is_break() {
@@ -213,7 +239,13 @@ impl Session {
         }
         let reading = window.close(self.engine.meter());
         let stages = self.engine.meter().stage_times() - before;
-        Ok(Some(Sample { reading, steps: timed as u64, stages, energy: self.energy.since(&mark) }))
+        let modelled = self.modelled().zip(account).map(|(now, before)| &now - &before);
+        Ok(Some(Sample { reading, steps: timed as u64, stages, energy: self.energy.since(&mark), modelled }))
+    }
+
+    /// The account of declared hardware so far.
+    fn modelled(&self) -> Option<Modelled> {
+        self.declared.as_ref().map(|declared| declared.snapshot(self.info.n_layers))
     }
 }
 
@@ -244,6 +276,7 @@ impl Sample {
             steps: self.steps + other.steps,
             stages: self.stages + other.stages,
             energy: self.energy.zip(other.energy).map(|(one, other)| one + other),
+            modelled: self.modelled.as_ref().zip(other.modelled.as_ref()).map(|(one, other)| one + other),
         }
     }
 }
@@ -373,7 +406,7 @@ mod tests {
     #[test]
     fn every_shape_can_be_made_up_in_bf16() {
         let backend =
-            open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() }).unwrap();
+            backend::open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() }).unwrap();
         for shape in crate::bench::SHAPES {
             let files =
                 ModelFiles::random(shape.config(), &RandomWeights::default(), None, &backend).unwrap();

@@ -1,12 +1,14 @@
 //! Every figure names where it comes from: the rule for files of hardware and of measurements.
 //!
-//! A value is `[number, mark, key]`; the key stands under `[sources]` with a citation. Tables of measurements have one
+//! A value is `[number, mark, key]`, or `[words, mark, key]` for a choice; the key stands under `[sources]` with a citation. Tables of measurements have one
 //! `source` each. The build script includes this file too, so that a figure without a source does not compile.
 
 use toml::{Table, Value};
 
 /// How far a figure can be trusted.
-const MARKS: [&str; 4] = ["P", "S", "K", "C"];
+const MARKS: [&str; 5] = ["P", "S", "K", "C", "A"];
+/// Keys of a device whose values are words and not numbers.
+const CHOICES: [&str; 2] = ["formats", "shapes"];
 
 /// Checks a file.
 ///
@@ -46,17 +48,23 @@ fn check_values(prefix: &str, table: &Table, sources: &Table) -> Result<(), Stri
     for (key, value) in table {
         let name = format!("{prefix}{key}");
         match value {
-            Value::String(_) => {}
+            Value::String(_) if !CHOICES.contains(&key.as_str()) => {}
             Value::Table(inner) => check_values(&format!("{name}."), inner, sources)?,
             Value::Array(triple) => {
                 let [number, mark, source] = triple.as_slice() else {
                     return Err(format!("`{name}`: expected [number, mark, source]"));
                 };
-                if !number.is_integer() && !number.is_float() {
-                    return Err(format!("`{name}`: expected a number first, got `{number}`"));
+                match CHOICES.contains(&key.as_str()) {
+                    true if !number.is_str() => {
+                        return Err(format!("`{name}`: expected words first, got `{number}`"));
+                    }
+                    false if !number.is_integer() && !number.is_float() => {
+                        return Err(format!("`{name}`: expected a number first, got `{number}`"));
+                    }
+                    _ => {}
                 }
                 if !mark.as_str().is_some_and(|mark| MARKS.contains(&mark)) {
-                    return Err(format!("`{name}`: expected a mark of P, S, K or C, got `{mark}`"));
+                    return Err(format!("`{name}`: expected a mark of P, S, K, C or A, got `{mark}`"));
                 }
                 check_source(Some(source), sources).map_err(|reason| format!("`{name}`: {reason}"))?;
             }

@@ -11,7 +11,7 @@ use moebius_model::{HeldFormats, LayerMemory, ModelFiles, ModelInfo, Place, Rand
 
 use super::weights::Weights;
 use crate::bench::{Shape, expected_distinct};
-use crate::{BackendOptions, Error, Result, WeightFormat, locate_model, open_backend};
+use crate::{BackendOptions, Needs, Result, WeightFormat, locate_model, open_backend};
 
 /// Rows of a prompt that are read together.
 pub(super) const CHUNK: u64 = 512;
@@ -86,23 +86,24 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Of the model that `name` stands for: a directory, a config.json or the name of a [`Shape`]. `experts` replaces the
+    /// Of the model that `name` stands for: a directory, a config.json, a hub's model in the cache or the name of a [`Shape`]. `experts` replaces the
     /// configured experts per token. Without weights and without a choice, bf16 is assumed.
     ///
     /// # Errors
-    /// [`Error::UnknownName`] for a name that is none of these; those of [`ModelFiles::open`].
+    /// [`crate::Error::UnknownName`] for a name that is none of these; those of [`ModelFiles::open`].
     pub fn find(name: &str, experts: Option<usize>, weights: Option<Weights>) -> Result<Self> {
         let path = Path::new(name);
         let (files, called) = match path.exists() {
             true => {
-                let dir = locate_model(name)?;
+                let dir = path.to_path_buf();
                 let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
                 let named = if full.is_dir() { Some(full.as_path()) } else { full.parent() };
                 let called = named.and_then(Path::file_name).map(|part| part.to_string_lossy().into_owned());
                 (ModelFiles::open(&dir, experts)?, called.unwrap_or_else(|| name.into()))
             }
-            false if name.contains('/') => {
-                return Err(locate_model(name).err().unwrap_or(Error::ModelNotFound(path.into())));
+            false if name.contains(['/', ':']) => {
+                let dir = locate_model(name, Needs::Description)?;
+                (ModelFiles::open(&dir, experts)?, name.to_owned())
             }
             false => {
                 let shape = Shape::find(name)?;
@@ -136,8 +137,13 @@ impl Demand {
         };
         let held = if let Weights::Held(held) = weights { held } else { HeldFormats::AsStored };
         let info = files.hold(held).info(&backend)?;
+        Ok(Demand { is_assumed, ..Demand::from_info(name, info, weights) })
+    }
+
+    /// Of a model that was planned already, with weights held as it says if `weights` are formats of this program.
+    pub(crate) fn from_info(name: String, info: ModelInfo, weights: Weights) -> Self {
         let parts = info.tally.iter().map(|(&place, tally)| weights.part(place, tally)).collect();
-        Ok(Demand { name, info, weights, is_assumed, parts })
+        Demand { name, info, weights, is_assumed: false, parts }
     }
 
     /// Bytes of all weights.

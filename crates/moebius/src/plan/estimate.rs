@@ -102,7 +102,7 @@ pub struct Band {
 
 impl Band {
     /// `expected` with a relative error.
-    fn around(expected: f64, error: f64) -> Self {
+    pub(crate) fn around(expected: f64, error: f64) -> Self {
         Band { low: expected / (1.0 + error), expected, high: expected * (1.0 + error) }
     }
 }
@@ -164,8 +164,7 @@ impl Estimator {
 
     /// What to expect of `machine` under `load`.
     pub fn estimate(&self, demand: &Demand, machine: &Machine, load: &Load) -> Estimate {
-        let memory = memory(demand, machine.dies(), load, &machine.device);
-        let fit = fit(demand, machine, load, memory);
+        let (memory, fit) = fits(demand, machine, load);
         let runs = !matches!(fit, Fit::TooLarge { .. });
         let task = Task { demand, machine, load, host_share: host_share(fit), estimator: self };
         let step = task.step().filter(|_| runs);
@@ -188,6 +187,12 @@ impl Estimator {
             machine: machine.clone(),
         }
     }
+}
+
+/// Bytes on each die of `machine`, and whether they fit.
+pub(crate) fn fits(demand: &Demand, machine: &Machine, load: &Load) -> (Memory, Fit) {
+    let memory = memory(demand, machine.dies(), load, &machine.device);
+    (memory, fit(demand, machine, load, memory))
 }
 
 /// Bytes on each of `dies`.

@@ -5,12 +5,12 @@
 //!
 //! Invariants: peaks are dense; bytes and rates are plain SI numbers whatever unit a file has; what is unknown is `None`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::citations;
+use super::device_file::parse;
+use super::rules::Rules;
 use crate::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/hardware.rs"));
@@ -57,6 +57,8 @@ pub enum Trust {
     K,
     /// Computed from other figures.
     C,
+    /// Assumed by this project, because nothing says it.
+    A,
 }
 
 /// A figure with where it comes from.
@@ -75,6 +77,8 @@ pub struct Cited {
 /// Arithmetic of one die, dense, in operations per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Peaks {
+    /// Single precision.
+    pub fp32: Option<f64>,
     /// Half precision.
     pub fp16: Option<f64>,
     /// bfloat16.
@@ -90,8 +94,10 @@ pub struct Peaks {
 /// One die, or several in a package. Figures are those of one die.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Device {
-    /// The name that `--hardware` takes.
+    /// The name that `--hardware` and `--profile` take.
     pub name: String,
+    /// Another one that they take, which says how much memory it has.
+    pub also: Option<String>,
     /// The name that people use.
     pub title: String,
     /// What its speed is estimated by.
@@ -104,6 +110,8 @@ pub struct Device {
     pub bandwidth: f64,
     /// Watts of the whole package at most.
     pub watts: Option<f64>,
+    /// Watts of the whole package while it waits.
+    pub idle_watts: Option<f64>,
     /// Bytes per second to its neighbours, one way.
     pub link: Option<f64>,
     /// Bytes per second to devices of other nodes, where that differs.
@@ -112,11 +120,18 @@ pub struct Device {
     pub node: Option<u32>,
     /// Arithmetic.
     pub peaks: Peaks,
+    /// What it asks of models that run on it.
+    pub rules: Rules,
     /// Every figure with its source.
     pub cited: Vec<Cited>,
 }
 
 impl Device {
+    /// Whether this is a name of it.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.also.as_deref() == Some(name)
+    }
+
     /// Memory of the whole package.
     pub fn package_memory_bytes(&self) -> Option<u64> {
         self.memory_bytes.map(|bytes| bytes.saturating_mul(self.dies.into()))
@@ -194,12 +209,13 @@ pub(super) fn measurements(name: &str) -> &'static str {
 
 fn find_device(name: &str) -> Result<Device> {
     let known = devices();
-    if let Some(device) = known.iter().find(|device| device.name == name) {
+    if let Some(device) = known.iter().find(|device| device.is_called(name)) {
         return Ok(device.clone());
     }
     let path = Path::new(name);
     if path.extension().is_none_or(|extension| extension != "toml") {
-        let names: Vec<_> = known.iter().map(|device| device.name.as_str()).collect();
+        let both = |device: &Device| std::iter::once(device.name.clone()).chain(device.also.clone());
+        let names: Vec<_> = known.iter().flat_map(both).collect();
         let expected = format!("{}, here, or the path of a .toml file with a device", names.join(", "));
         return Err(Error::UnknownName { what: "hardware", got: name.into(), expected });
     }
@@ -208,149 +224,6 @@ fn find_device(name: &str) -> Result<Device> {
     match <[Device; 1]>::try_from(parse(&text).map_err(fail)?) {
         Ok([device]) => Ok(device),
         Err(several) => Err(fail(format!("expected one `[[device]]`, got {}", several.len()))),
-    }
-}
-
-/// A figure as a file has it: number, mark, key of the source.
-type Figure = (f64, Trust, String);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    sources: BTreeMap<String, String>,
-    #[serde(default)]
-    device: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    name: String,
-    title: String,
-    class: Class,
-    memory_gb: Option<Figure>,
-    memory_gib: Option<Figure>,
-    bandwidth_gb_s: Option<Figure>,
-    bandwidth_tib_s: Option<Figure>,
-    watts: Option<Figure>,
-    link_gb_s: Option<Figure>,
-    net_gb_s: Option<Figure>,
-    node: Option<Figure>,
-    #[serde(default)]
-    tflops: TeraFlops,
-    dies: Option<Figure>,
-    die: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TeraFlops {
-    fp16: Option<Figure>,
-    bf16: Option<Figure>,
-    fp8: Option<Figure>,
-    int8: Option<Figure>,
-    fp4: Option<Figure>,
-}
-
-/// The devices of a file.
-fn parse(text: &str) -> std::result::Result<Vec<Device>, String> {
-    citations::check(&text.parse().map_err(|error: toml::de::Error| error.to_string())?)?;
-    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    let mut devices: Vec<Device> = Vec::new();
-    for entry in file.device {
-        let device = match entry.die.clone() {
-            None => entry.device(&file.sources)?,
-            Some(die) => {
-                let of = devices.iter().find(|device| device.name == die);
-                entry.package(
-                    of.ok_or(format!("`{die}` does not stand above the package of it"))?,
-                    &file.sources,
-                )?
-            }
-        };
-        devices.push(device);
-    }
-    Ok(devices)
-}
-
-/// Takes figures out of a file's units.
-struct Reader<'a> {
-    sources: &'a BTreeMap<String, String>,
-    cited: Vec<Cited>,
-}
-
-impl Reader<'_> {
-    /// The figure times `unit`, noted under its name.
-    fn take(
-        &mut self,
-        what: &'static str,
-        figure: Option<Figure>,
-        unit: f64,
-    ) -> std::result::Result<Option<f64>, String> {
-        let Some((value, trust, key)) = figure else { return Ok(None) };
-        if !(value > 0.0 && value.is_finite()) {
-            return Err(format!("`{what}`: expected a number above 0, got {value}"));
-        }
-        let source = self.sources.get(&key).cloned().unwrap_or_default();
-        self.cited.push(Cited { what, value, trust, source });
-        Ok(Some(value * unit))
-    }
-}
-
-impl Entry {
-    fn device(self, sources: &BTreeMap<String, String>) -> std::result::Result<Device, String> {
-        const GIB: f64 = (1u64 << 30) as f64;
-        let name = self.name;
-        let in_device = |reason: String| format!("device `{name}`: {reason}");
-        let mut reader = Reader { sources, cited: Vec::new() };
-        let mut take = |what, figure, unit| reader.take(what, figure, unit).map_err(in_device);
-        let memory = take("memory_gb", self.memory_gb, 1e9)?.or(take("memory_gib", self.memory_gib, GIB)?);
-        let bandwidth = take("bandwidth_gb_s", self.bandwidth_gb_s, 1e9)?;
-        let bandwidth = bandwidth.or(take("bandwidth_tib_s", self.bandwidth_tib_s, 1024.0 * GIB)?);
-        let device = Device {
-            title: self.title,
-            class: self.class,
-            dies: 1,
-            memory_bytes: memory.map(|bytes| bytes as u64),
-            bandwidth: bandwidth.ok_or_else(|| in_device("it has no bandwidth".into()))?,
-            watts: take("watts", self.watts, 1.0)?,
-            link: take("link_gb_s", self.link_gb_s, 1e9)?,
-            net: take("net_gb_s", self.net_gb_s, 1e9)?,
-            node: take("node", self.node, 1.0)?.map(|count| count as u32),
-            peaks: Peaks {
-                fp16: take("tflops.fp16", self.tflops.fp16, 1e12)?,
-                bf16: take("tflops.bf16", self.tflops.bf16, 1e12)?,
-                fp8: take("tflops.fp8", self.tflops.fp8, 1e12)?,
-                int8: take("tflops.int8", self.tflops.int8, 1e12)?,
-                fp4: take("tflops.fp4", self.tflops.fp4, 1e12)?,
-            },
-            name: name.clone(),
-            cited: Vec::new(),
-        };
-        if self.dies.is_some() {
-            return Err(in_device("`dies` without a `die` to take figures from".into()));
-        }
-        Ok(Device { cited: reader.cited, ..device })
-    }
-
-    /// Several of `die`.
-    fn package(
-        self,
-        die: &Device,
-        sources: &BTreeMap<String, String>,
-    ) -> std::result::Result<Device, String> {
-        let mut reader = Reader { sources, cited: die.cited.clone() };
-        let figures =
-            [&self.memory_gb, &self.memory_gib, &self.bandwidth_gb_s, &self.bandwidth_tib_s, &self.link_gb_s];
-        if figures.iter().any(|figure| figure.is_some()) {
-            return Err(format!("device `{}`: a package takes its figures from its die", self.name));
-        }
-        let dies =
-            reader.take("dies", self.dies, 1.0)?.ok_or(format!("device `{}` says no `dies`", self.name))?;
-        let watts = reader.take("watts", self.watts, 1.0)?;
-        let device = Device { name: self.name, title: self.title, class: self.class, watts, ..die.clone() };
-        Ok(Device { dies: dies as u32, cited: reader.cited, ..device })
     }
 }
 

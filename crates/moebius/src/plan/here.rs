@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use moebius_backend::{LinearSpec, WeightFormat, WeightView};
 
 use super::hardware::{Cited, Class, Device, Machine, Peaks, Trust};
+use super::rules::Rules;
 use crate::{BackendOptions, Result, cpu, memory, open_backend, read_bandwidth};
 
 /// The product that arithmetic is measured with: rows, inputs, outputs.
@@ -30,6 +31,7 @@ pub fn here(threads: usize) -> Result<Machine> {
     ];
     let device = Device {
         name: "here".into(),
+        also: None,
         title: cpu::cpu_name().unwrap_or_else(|| "this machine".into()),
         class: Class::Cpu,
         dies: 1,
@@ -37,10 +39,12 @@ pub fn here(threads: usize) -> Result<Machine> {
         // Without room to measure it, nothing is known and nothing is estimated.
         bandwidth: bandwidth.unwrap_or(f64::NAN),
         watts: None,
+        idle_watts: None,
         link: None,
         net: None,
         node: None,
         peaks: Peaks { bf16: Some(arithmetic), ..Peaks::default() },
+        rules: Rules::default(),
         cited: cited.into_iter().flatten().collect(),
     };
     Ok(Machine { count: 1, device, host: None })

@@ -21,18 +21,22 @@
 mod citations;
 mod cost;
 mod demand;
+mod device_file;
 mod estimate;
 mod hardware;
 mod here;
+mod rules;
 mod speed;
 mod validate;
 mod weights;
 
 pub use cost::{Cost, Rates};
 pub use demand::{CacheFormat, Demand, PartDemand};
+pub(crate) use estimate::fits;
 pub use estimate::{Band, Estimate, Estimator, Fit, Load, Memory, StepTime};
 pub use hardware::{Cited, Class, Device, Machine, Peaks, Trust, devices};
 pub use here::here;
+pub use rules::Rules;
 pub use speed::Speed;
 pub use validate::{Comparison, ValidationSet, validate_here, validate_published};
 pub use weights::Weights;

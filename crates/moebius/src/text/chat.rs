@@ -2,13 +2,17 @@
 //!
 //! Templates are written for jinja2 as transformers sets it up, and minijinja runs them in the same way:
 //! blocks take their line with them (`trim_blocks`, `lstrip_blocks`), `break` and `continue` work, Python's
-//! methods on strings and maps are there, and so are `raise_exception`, `strftime_now` and `tojson`.
+//! methods on strings and maps are there, and so are `raise_exception`, `strftime_now` and `tojson`. `dialect` prepares
+//! the source, `python` holds the methods, `filters` what else is spelt otherwise in Python.
+//!
+//! What still differs is lenient where Python raises (comparisons and sums of things that have no order, `in` with
+//! something else than text, underscores in namespaces) or rare: methods are no attributes (`d.get is defined`),
+//! `%` does not format, `~` spells floats from 1e16 on without an exponent, macros take no arguments beyond their own.
 //!
 //! Shapes: messages, tools, documents -> text of the prompt.
 //! Invariants: a template comes from a file that nobody has checked, so its instructions and its output
 //! are bounded, and it reaches no file, no clock but the one given and no template but its own.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -20,13 +24,16 @@ use std::time::SystemTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use moebius_model::GgufMetadata;
 
 use super::clock::strftime;
 use super::config::{DEFAULT_TEMPLATE, TextConfig};
-use super::json::{Json, tojson};
+use super::dialect::prepare;
+use super::filters;
+use super::json::Json;
 use super::message::Message;
-use super::{Result, TextError};
+use super::python;
+use super::{Result, TextError, gguf};
 
 /// How many instructions a template may run: thousands of times what a long conversation takes.
 const MAX_INSTRUCTIONS: u64 = 5_000_000;
@@ -77,7 +84,18 @@ impl ChatTemplate {
     /// # Errors
     /// A file that cannot be read or is broken, or a template that does not parse.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
-        let config = TextConfig::read(dir)?;
+        Self::from_config(TextConfig::read(dir)?)
+    }
+
+    /// The template in the metadata of a GGUF file, or `None` if it has none.
+    ///
+    /// # Errors
+    /// Metadata of a wrong type, or a template that does not parse.
+    pub fn from_gguf(metadata: &GgufMetadata) -> Result<Option<Self>> {
+        Self::from_config(gguf::config(metadata)?)
+    }
+
+    fn from_config(config: TextConfig) -> Result<Option<Self>> {
         if config.templates.is_empty() {
             return Ok(None);
         }
@@ -96,11 +114,8 @@ impl ChatTemplate {
     fn from_sources(sources: BTreeMap<String, String>) -> Result<Self> {
         let mut environment = environment();
         for (name, source) in sources {
-            // As in Python, where jinja2 reads any line break as one and the same.
-            let source = source.replace("\r\n", "\n").replace('\r', "\n");
-            let source = generation_as_with(&source).into_owned();
             environment
-                .add_template_owned(name, source)
+                .add_template_owned(name, prepare(&source))
                 .map_err(|error| TextError::TemplateSyntax(describe(&error)))?;
         }
         Ok(Self { environment: Arc::new(environment), special: BTreeMap::new() })
@@ -182,32 +197,15 @@ fn environment() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the default delimiters are valid"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(python::method);
     environment.set_fuel(Some(MAX_INSTRUCTIONS));
-    environment.add_filter("tojson", tojson);
-    environment.add_filter("length", length);
-    environment.add_filter("count", length);
-    environment.add_test("iterable", is_iterable);
-    environment.add_function("raise_exception", |message: &str| -> std::result::Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message.to_owned())
-            .with_source(Refusal(message.to_owned())))
+    filters::install(&mut environment);
+    environment.add_function("raise_exception", |message: &Value| -> std::result::Result<Value, Error> {
+        let message = message.to_string();
+        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
     });
     environment.add_function("strftime_now", |format: &str| strftime(SystemTime::now(), format));
     environment
-}
-
-/// The filter `length` (and `count`): as in Python, nothing at all is in what is undefined.
-fn length(value: &Value) -> std::result::Result<usize, Error> {
-    let none = if value.is_undefined() { Some(0) } else { value.len() };
-    none.ok_or_else(|| {
-        let message = format!("cannot calculate length of value of type {}", value.kind());
-        Error::new(ErrorKind::InvalidOperation, message)
-    })
-}
-
-/// The test `iterable`: as in Python, none is not, while what is undefined and strings are.
-fn is_iterable(value: &Value) -> bool {
-    value.is_undefined() || value.as_str().is_some() || !value.is_none() && value.try_iter().is_ok()
 }
 
 /// What a template said when it called `raise_exception`.
@@ -258,41 +256,6 @@ fn describe(error: &Error) -> String {
         Some(detail) => format!("{}: {detail}{line}", error.kind()),
         None => format!("{}{line}", error.kind()),
     }
-}
-
-/// Turns `{% generation %}` blocks into `{% with %}` blocks.
-///
-/// The tag marks what the assistant said, which matters in training only; what it has in common with
-/// `with` is all that shows in the text: it takes its line along, and what is set inside stays inside.
-fn generation_as_with(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
-        return Cow::Borrowed(source);
-    }
-    let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let after = &rest[start + 2..];
-        let tag = after.trim_start_matches(['-', '+']).trim_start();
-        let word_len =
-            tag.find(|letter: char| !(letter.is_alphanumeric() || letter == '_')).unwrap_or(tag.len());
-        let (word, end) = tag.split_at(word_len);
-        let with = match word {
-            "generation" => Some("with"),
-            "endgeneration" => Some("endwith"),
-            _ => None,
-        };
-        let lead = rest.len() - tag.len();
-        match with {
-            Some(with) if end.trim_start().trim_start_matches(['-', '+']).starts_with("%}") => {
-                text.push_str(&rest[..lead]);
-                text.push_str(with);
-            }
-            _ => text.push_str(&rest[..lead + word_len]),
-        }
-        rest = end;
-    }
-    text.push_str(rest);
-    Cow::Owned(text)
 }
 
 #[cfg(test)]

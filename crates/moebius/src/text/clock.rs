@@ -108,13 +108,17 @@ impl Moment {
             'A' => WEEKDAYS[self.weekday].to_owned(),
             'a' => WEEKDAYS[self.weekday][..3].to_owned(),
             'w' => self.weekday.to_string(),
+            'u' => ((self.weekday + 6) % 7 + 1).to_string(),
+            'U' => format!("{:02}", (self.day_of_year + 6 - self.weekday as u64) / 7),
             'H' => format!("{hour:02}"),
             'I' => format!("{:02}", (hour + 11) % 12 + 1),
             'M' => format!("{minute:02}"),
             'S' => format!("{:02}", self.second_of_day % 60),
             'p' => if hour < 12 { "AM" } else { "PM" }.to_owned(),
             'F' => format!("{}-{:02}-{:02}", self.year, self.month, self.day),
-            'T' => format!("{hour:02}:{minute:02}:{:02}", self.second_of_day % 60),
+            'D' | 'x' => format!("{:02}/{:02}/{:02}", self.month, self.day, self.year % 100),
+            'R' => format!("{hour:02}:{minute:02}"),
+            'T' | 'X' => format!("{hour:02}:{minute:02}:{:02}", self.second_of_day % 60),
             '%' => "%".to_owned(),
             _ => return None,
         })
@@ -153,6 +157,7 @@ mod tests {
     #[test]
     fn padding_can_be_left_off_and_the_rest_stays() {
         check(0, "%-d %-m %-H %e|%-e %y", "1 1 0  1|1 70");
+        check(1_721_952_000, "%D %x %R %X %U %u", "07/26/24 07/26/24 00:00 00:00:00 29 5");
         check(0, "100%% %Q %-Q %", "100% %Q %-Q %");
     }
 }

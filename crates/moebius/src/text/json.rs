@@ -7,9 +7,12 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Error, ErrorKind};
+use minijinja::Error;
+use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 use serde::Deserialize;
+
+use super::lazy::is_lazy;
+use super::python::{bind, invalid};
 
 /// A JSON value whose objects keep the order of their keys.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -41,35 +44,23 @@ impl From<bool> for Json {
 /// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
 pub(super) fn tojson(value: Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let args = args.into_values();
-    let (positional, kwargs) = from_args::<(&[Value], Kwargs)>(&args)?;
-    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
-    if let Some(extra) = positional.get(names.len()) {
-        return Err(invalid(format!("`tojson`: expected at most four arguments, got also `{extra}`")));
-    }
-    let mut options = Vec::with_capacity(names.len());
-    for (index, name) in names.iter().enumerate() {
-        let named: Option<Value> = kwargs.get(name)?;
-        let option = positional.get(index).cloned().or(named);
-        options.push(option.filter(|option| !option.is_none() && !option.is_undefined()));
-    }
-    kwargs.assert_all_used()?;
-    let [ensure_ascii, indent, separators, sort_keys] = options.as_slice() else {
-        unreachable!("as many options as names");
-    };
+    let named = bind(&args, ["ensure_ascii", "indent", "separators", "sort_keys"])?;
+    let [ensure_ascii, indent, separators, sort_keys] =
+        named.map(|option| option.filter(|option| !option.is_none() && !option.is_undefined()));
     let is_true = |option: &Option<Value>| option.as_ref().is_some_and(Value::is_true);
     let indent = indent.as_ref().map(indent_unit).transpose()?;
     let (item, key) = match separators {
-        Some(pair) => separator_pair(pair)?,
+        Some(pair) => separator_pair(&pair)?,
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
     };
     let mut writer = Writer {
         out: String::new(),
-        ascii: is_true(ensure_ascii),
+        ascii: is_true(&ensure_ascii),
         indent,
         item,
         key,
-        sort: is_true(sort_keys),
+        sort: is_true(&sort_keys),
         depth: 0,
     };
     writer.value(&value)?;
@@ -116,7 +107,7 @@ impl Writer {
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)?),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => {
+            ValueKind::Seq | ValueKind::Iterable if !is_lazy(value) => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.list('[', ']', &items, |writer, item| writer.value(item))?;
             }
@@ -211,7 +202,7 @@ fn number(value: &Value) -> Result<String, Error> {
 }
 
 /// A float as Python's `repr`: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
-fn python_float(value: f64) -> String {
+pub(super) fn python_float(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
     }
@@ -227,10 +218,6 @@ fn python_float(value: f64) -> String {
         }
         exponent => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
     }
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message)
 }
 
 #[cfg(test)]

@@ -49,12 +49,13 @@ impl Message {
         self
     }
 
-    /// The message as transformers hands it to a template: reasoning is found under each name that templates know.
+    /// The message as transformers hands it to a template: fields that are null are left out, and reasoning is found
+    /// under each name that templates know.
     pub(super) fn to_value(&self) -> Value {
-        let present =
-            |name: &&str| self.fields.iter().find(|(key, Json(value))| key == name && !value.is_none());
+        let given = || self.fields.iter().filter(|(_, Json(value))| !value.is_none());
+        let present = |name: &&str| given().find(|(key, _)| key == name);
         let reasoning = REASONING.iter().find_map(present).map(|(_, Json(value))| value.clone());
-        let own = self.fields.iter().map(|(name, Json(value))| (name.clone(), value.clone()));
+        let own = given().map(|(name, Json(value))| (name.clone(), value.clone()));
         let front = reasoning.clone().map(|value| ("thinking".to_owned(), value));
         let back = reasoning.map(|value| ("reasoning_content".to_owned(), value));
         // Of two with one name the later gives the value and the earlier the place.

@@ -14,12 +14,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use moebius_model::GgufMetadata;
 use serde::Deserialize;
 use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
 use super::config::TextConfig;
 use super::detokenize::Detokenizer;
-use super::{Result, StreamDecoder, TextError, foreign};
+use super::{Result, StreamDecoder, TextError, foreign, gguf};
 
 /// Text to ids and back. A clone shares the vocabulary.
 #[derive(Clone)]
@@ -50,13 +51,18 @@ struct Skeleton {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of the model in `dir`.
+    /// Reads the tokenizer of the model in the directory or GGUF file `dir`.
     ///
     /// # Errors
     /// [`TextError::NoTokenizer`] if there is none, [`TextError::ForeignTokenizer`] or
     /// [`TextError::UnsupportedTokenizer`] if there is one that cannot be converted, and otherwise which file is wrong
     /// and how.
     pub fn from_dir(dir: &Path) -> Result<Self> {
+        let metadata = GgufMetadata::read(dir)
+            .map_err(|error| TextError::BrokenFile { path: dir.to_owned(), reason: error.to_string() })?;
+        if let Some(metadata) = metadata {
+            return Self::from_gguf(&metadata);
+        }
         let path = dir.join("tokenizer.json");
         let mut config = TextConfig::read(dir)?;
         match std::fs::read(&path) {
@@ -67,6 +73,17 @@ impl Tokenizer {
             }
             Err(source) => Err(TextError::Io { path, source }),
         }
+    }
+
+    /// Reads the tokenizer that a GGUF file has in its metadata.
+    ///
+    /// # Errors
+    /// [`TextError::NoTokenizer`] if there is none, [`TextError::UnsupportedTokenizer`] for one that cannot be converted,
+    /// [`TextError::BrokenFile`].
+    pub fn from_gguf(metadata: &GgufMetadata) -> Result<Self> {
+        let mut config = gguf::config(metadata)?;
+        let bytes = gguf::convert(metadata, &mut config)?;
+        Self::from_parts(&bytes, config, metadata.path())
     }
 
     /// Builds a tokenizer from the bytes of a `tokenizer.json`; `path` is what errors call it.

@@ -14,6 +14,7 @@ mod layout;
 mod npy;
 mod reader;
 mod recorder;
+mod replay;
 mod stats;
 mod writer;
 
@@ -22,6 +23,7 @@ pub use import::{ImportShape, import_trace};
 pub use reader::{TraceReader, TraceRecord};
 pub(crate) use recorder::TraceRecorder;
 pub use recorder::{TraceMode, TraceSummary, fingerprint};
+pub use replay::{CacheTrace, CacheTrial, CacheVerdict};
 pub use stats::{Coactivation, LayerTraceStats, PairLift, TraceStats};
 pub use writer::TraceWriter;
 

@@ -90,7 +90,7 @@ impl Model {
 
 /// What a model is called in traces: 64 hexadecimal digits of the SHA-256 of config.json, followed for each file of
 /// weights, by name, by its size (u64, little-endian), its first MiB and its last MiB (all of it if it has less).
-/// Reading a model whole would take minutes; this tells models apart that differ in their configuration, their
+/// Of a GGUF file the config.json that it stands for counts. Reading a model whole would take minutes; this tells models apart that differ in their configuration, their
 /// tensors, or the weights at either end of a file.
 ///
 /// # Errors
@@ -100,7 +100,10 @@ pub fn fingerprint(dir: &Path) -> Result<String> {
     let files = ModelFiles::open(dir, None)?;
     let mut hash = Sha256::new();
     let config = files.config_path();
-    hash.update(std::fs::read(config).map_err(read_error(config))?);
+    match files.gguf_config() {
+        Some(text) => hash.update(text),
+        None => hash.update(std::fs::read(config).map_err(read_error(config))?),
+    }
     let mut weights = files.checkpoint_paths().to_vec();
     weights.sort();
     let mut sample = Vec::new();

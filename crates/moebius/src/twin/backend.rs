@@ -9,7 +9,7 @@ use moebius_backend::{
     Packer, Result, Unsupported, WeightSpec, WeightView,
 };
 use moebius_metering::Meter;
-use moebius_router::{Routing, WeightTarget};
+use moebius_router::{Router, Routing, WeightTarget};
 
 use super::Form;
 use crate::dense::{self, SideBySide};
@@ -127,6 +127,10 @@ impl ExpertBank for TwinBank {
             (Form::IsoActive, Some(dense)) => dense.forward(x, &through_one(routing)?, meter),
             (Form::Sparse | Form::IsoActive, _) => self.inner.forward(x, routing, meter),
         }
+    }
+
+    fn routed_by(&mut self, gate: &Arc<dyn Linear>, router: &Router) {
+        self.inner.routed_by(gate, router);
     }
 }
 

@@ -26,13 +26,13 @@ pub(super) struct Measured {
 /// Measures every combination that was asked for.
 pub(super) fn layer(args: &LayerArgs, output: &OutputArgs) -> Result<()> {
     let interrupt = Interrupt::install();
-    let plans = args.plans();
-    plans.iter().try_for_each(|(plan, _)| plan.check())?;
+    let mut plans = args.plans();
+    plans.iter_mut().try_for_each(|(plan, _)| plan.settle())?;
     let mut tokens = args.tokens.clone();
     tokens.sort_unstable();
     tokens.dedup();
     let mut energy = energy::opened(args.watts.watts);
-    let mut printer = RowPrinter::new(args.output_format());
+    let mut printer = RowPrinter::new(args.rows.format());
     let table = Table::new(&plans);
     if printer.is_for_people() {
         print(&table.header(&plans)?)?;
@@ -93,6 +93,7 @@ fn setting(session: &LayerSession, options: &BackendOptions) -> Result<Setting> 
         kernels: moebius::kernel_name()?,
         threads: options.threads.unwrap_or(cores),
         cpu: moebius::cpu_name(),
+        replayed_tokens: session.replayed_tokens(),
     })
 }
 

@@ -1,31 +1,35 @@
 //! One row of results in every detail.
 
 use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
+use moebius::declared::ModelledPhase;
 use moebius::metering::Stage;
+use moebius::metering::format::UNKNOWN;
+use moebius::{HeldFormats, OpenOptions, Peaks, RoutingRules, WeightFormat};
 use serde_json::json;
 
 use crate::energy;
 use crate::errors::Result;
 use crate::rows::Record;
-use crate::version;
 
-/// The machine, and what it reads per second.
+/// The machine, what it reads per second, and how fast it multiplies.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) cpu: Option<String>,
     pub(crate) kernels: &'static str,
     pub(crate) threads: usize,
     pub(crate) read_bytes_per_second: Option<f64>,
+    pub(crate) peaks: Peaks,
 }
 
 impl Machine {
-    /// Looks at it and measures its memory with `threads` threads.
+    /// Looks at it and measures its memory and its arithmetic with `threads` threads.
     pub(crate) fn measure(threads: usize) -> Result<Self> {
         Ok(Machine {
             cpu: moebius::cpu_name(),
             kernels: moebius::kernel_name()?,
             threads,
             read_bytes_per_second: moebius::read_bandwidth(threads)?,
+            peaks: moebius::peaks(threads)?,
         })
     }
 }
@@ -40,7 +44,11 @@ pub(crate) struct Setting {
     pub(crate) family: &'static str,
     pub(crate) layers: usize,
     pub(crate) routing: Option<(usize, usize)>,
-    pub(crate) format: Option<&'static str>,
+    /// How most weights are held.
+    pub(crate) format: Option<WeightFormat>,
+    /// What was asked for.
+    pub(crate) held: HeldFormats,
+    pub(crate) rules: RoutingRules,
     pub(crate) weight_bytes: Option<u64>,
     pub(crate) parameters: u64,
     pub(crate) active_parameters: u64,
@@ -49,7 +57,12 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    pub(crate) fn new(subject: &Subject, plan: &Plan, session: &Session, machine: Machine) -> Self {
+    pub(crate) fn new(
+        subject: &Subject,
+        (plan, options): (&Plan, &OpenOptions),
+        session: &Session,
+        machine: Machine,
+    ) -> Self {
         let info = session.info();
         Setting {
             machine,
@@ -59,13 +72,69 @@ impl Setting {
             family: info.family,
             layers: info.n_layers,
             routing: info.moe.as_ref().map(|moe| (moe.n_experts, moe.top_k)),
-            format: info.weight_format().map(|format| format.name()),
+            format: info.weight_format(),
+            held: options.format,
+            rules: options.routing.clone(),
             weight_bytes: info.weight_bytes(),
             parameters: info.total_parameters(),
             active_parameters: info.active_parameters(),
             seed: plan.seed,
             load_ms: 1e3 * session.load_time().as_secs_f64(),
         }
+    }
+}
+
+/// What differs between the rows of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variant {
+    pub(crate) threads: usize,
+    pub(crate) format: String,
+}
+
+/// What most weights are multiplied in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Int8,
+    F32,
+}
+
+impl Arithmetic {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Arithmetic::Int8 => "int8",
+            Arithmetic::F32 => "f32",
+        }
+    }
+}
+
+impl Setting {
+    /// What the weights are held in, in a word.
+    pub(crate) fn format_name(&self) -> String {
+        match self.held {
+            HeldFormats::AsStored => self.format.map_or(UNKNOWN, WeightFormat::name).into(),
+            held => held.to_string(),
+        }
+    }
+
+    /// What tells this setting from others of one run.
+    pub(crate) fn variant(&self) -> Variant {
+        Variant { threads: self.machine.threads, format: self.format_name() }
+    }
+
+    /// Block formats are multiplied as whole numbers.
+    pub(crate) fn arithmetic(&self) -> Option<Arithmetic> {
+        let of =
+            |format: WeightFormat| if format.block_len() > 1 { Arithmetic::Int8 } else { Arithmetic::F32 };
+        self.format.map(of)
+    }
+
+    /// Operations per second that the machine reaches in that arithmetic.
+    pub(crate) fn peak_ops_per_second(&self) -> Option<f64> {
+        let peaks = self.machine.peaks;
+        self.arithmetic().map(|arithmetic| match arithmetic {
+            Arithmetic::Int8 => peaks.int8_ops_per_second,
+            Arithmetic::F32 => peaks.f32_ops_per_second,
+        })
     }
 }
 
@@ -81,11 +150,7 @@ impl Record {
     }
 
     fn add_setting(&mut self, setting: &Setting) {
-        self.add("version", env!("CARGO_PKG_VERSION"));
-        self.add("build", version::PROFILE);
-        self.add("target", version::TARGET);
-        self.add("cpu", setting.machine.cpu.clone());
-        self.add("kernels", setting.machine.kernels);
+        self.add_program(setting.machine.cpu.clone(), setting.machine.kernels);
         self.add("threads", setting.machine.threads);
         self.add("backend", setting.backend);
         self.add("model", setting.model.clone());
@@ -94,7 +159,11 @@ impl Record {
         self.add("layers", setting.layers);
         self.add("n_experts", setting.routing.map(|(n_experts, _)| n_experts));
         self.add("experts_per_token", setting.routing.map(|(_, top_k)| top_k));
-        self.add("format", setting.format);
+        self.add("format", setting.format.map(WeightFormat::name));
+        self.add("held", setting.held.to_string());
+        self.add("threshold", f64::from(setting.rules.drop_below));
+        self.add("experts_by_layer", setting.rules.experts_by_layer.clone());
+        self.add("masked_experts", setting.rules.masked.len());
         self.add("size_bytes", setting.weight_bytes);
         self.add("parameters", setting.parameters);
         self.add("active_parameters", setting.active_parameters);
@@ -132,14 +201,30 @@ impl Record {
         self.add("flops_per_second", measured.reading.flops_per_second());
         self.add("machine_read_bytes_per_second", bandwidth);
         self.add("read_bandwidth_share", bandwidth.and_then(|rate| measured.bandwidth_share(rate)));
+        self.add("arithmetic", setting.arithmetic().map(Arithmetic::name));
+        self.add("machine_int8_ops_per_second", setting.machine.peaks.int8_ops_per_second);
+        self.add("machine_f32_ops_per_second", setting.machine.peaks.f32_ops_per_second);
+        self.add("peak_share", setting.peak_ops_per_second().and_then(|rate| measured.peak_share(rate)));
         self.add("distinct_experts_per_layer", measured.distinct_experts());
         self.add("expected_distinct_experts_per_layer", measured.expected_distinct_experts());
         self.add("batching_speedup", single.and_then(|single| measured.speedup_over(single)));
         self.add("batching_speedup_bound", measured.batching_bound());
         self.add("peak_memory_bytes", measured.peak_bytes);
         self.add("load_ms", setting.load_ms);
+        let fetches = measured.reading.counts.fetches();
+        let tokens = measured.reading.counts.all_tokens().max(1) as f64;
+        self.add("expert_hit_rate", fetches.and_then(|fetches| fetches.hit_rate()));
+        self.add("fetched_bytes_per_token", fetches.map(|fetches| fetches.fetched_bytes as f64 / tokens));
+        self.add("stall_ms_per_token", fetches.map(|fetches| fetches.stall_ns as f64 / 1e6 / tokens));
+        self.add("prefetch_hit_rate", fetches.and_then(|fetches| fetches.prefetch_hit_rate()));
         self.add("joules_per_token", measured.joules_per_token());
         energy::add(self, "all_samples", measured.energy);
+        let modelled = measured.modelled.as_ref();
+        let band = modelled.and_then(ModelledPhase::tokens_per_second);
+        self.add("modelled_tokens_per_second", band.map(|band| band.expected));
+        self.add("modelled_tokens_per_second_low", band.map(|band| band.low));
+        self.add("modelled_tokens_per_second_high", band.map(|band| band.high));
+        self.add("modelled_joules_per_token", modelled.and_then(ModelledPhase::joules_per_token));
     }
 
     /// Every stage, so that all rows have the same names.

@@ -2,7 +2,7 @@
 
 use moebius::bench::{Measurement, Test};
 
-use super::record::Setting;
+use super::record::{Setting, Variant};
 use super::tables::{self, SpeedTable};
 use crate::args::OutputFormat;
 use crate::errors::Result;
@@ -15,8 +15,7 @@ pub(crate) struct Report {
     tests: Vec<Test>,
     /// For people: the table that rows are added to.
     table: Option<SpeedTable>,
-    /// Threads of each measurement.
-    measured: Vec<(usize, Measurement)>,
+    measured: Vec<(Variant, Measurement)>,
     notes: Vec<String>,
 }
 
@@ -29,7 +28,10 @@ impl Report {
 
     /// A model was opened.
     pub(crate) fn begin(&mut self, setting: &Setting) -> Result<()> {
-        self.notes.push(tables::bandwidth_note(setting));
+        let note = tables::machine_note(setting);
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
         if !self.rows.is_for_people() || self.table.is_some() {
             return Ok(());
         }
@@ -41,15 +43,15 @@ impl Report {
 
     /// A test was measured.
     pub(crate) fn row(&mut self, setting: &Setting, measured: Measurement) -> Result<()> {
-        let threads = setting.machine.threads;
+        let variant = setting.variant();
         let single = Test { batch: 1, ..measured.test };
-        let single = self.measured.iter().find(|(t, m)| *t == threads && m.test == single).map(|(_, m)| m);
+        let single = self.measured.iter().find(|(v, m)| *v == variant && m.test == single).map(|(_, m)| m);
         let record = Record::new(setting, &measured, single);
         if let Some(table) = &self.table {
             print(&table.row(setting, &measured))?;
         }
         self.rows.row(record)?;
-        self.measured.push((threads, measured));
+        self.measured.push((variant, measured));
         Ok(())
     }
 

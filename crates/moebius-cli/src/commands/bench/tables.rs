@@ -4,7 +4,7 @@ use moebius::bench::{Measurement, Statistics, Test};
 use moebius::metering::Stage;
 use moebius::metering::format::{UNKNOWN, percent, si};
 
-use super::record::Setting;
+use super::record::{Setting, Variant};
 use crate::energy;
 use crate::markdown::{Markdown, aligned};
 use crate::table::Align;
@@ -31,6 +31,7 @@ impl SpeedTable {
             ("t/s", Right, 16),
             ("GB/s", Right, 5),
             ("of bw", Right, 6),
+            ("of peak", Right, 6),
             ("memory", Right, 7),
             ("load", Right, 6),
         ]))
@@ -49,11 +50,12 @@ impl SpeedTable {
             si(Some(setting.parameters as f64), ""),
             setting.backend.into(),
             setting.machine.threads.to_string(),
-            setting.format.unwrap_or(UNKNOWN).into(),
+            setting.format_name(),
             measured.test.to_string(),
             rate(measured.tokens_per_second()),
             decimal(measured.weight_bytes_per_second().map(|rate| rate / 1e9), 2),
             percent(bandwidth.and_then(|rate| measured.bandwidth_share(rate))),
+            percent(setting.peak_ops_per_second().and_then(|rate| measured.peak_share(rate))),
             bytes(measured.peak_bytes),
             seconds(setting.load_ms / 1e3),
         ])
@@ -78,22 +80,29 @@ pub(crate) fn heading(setting: &Setting) -> String {
     )
 }
 
-/// What the share of bandwidth refers to.
-pub(crate) fn bandwidth_note(setting: &Setting) -> String {
+/// What the shares of bandwidth and of the arithmetic's peak refer to.
+pub(crate) fn machine_note(setting: &Setting) -> String {
     let read = si(setting.machine.read_bytes_per_second, "B/s");
     let threads = setting.machine.threads;
     let noun = if threads == 1 { "thread" } else { "threads" };
-    format!("{threads} {noun} read {read} here: \"of bw\" is weights and cache, \"GB/s\" weights alone.")
+    let peaks = setting.machine.peaks;
+    let (int8, f32) =
+        (si(Some(peaks.int8_ops_per_second), "OP/s"), si(Some(peaks.f32_ops_per_second), "FLOP/s"));
+    format!(
+        "{threads} {noun} read {read} here: \"of bw\" is weights and cache, \"GB/s\" weights alone. They multiply and add \
+         at {int8} in int8 and {f32} in f32: \"of peak\" is all operations beside int8 for block formats, else beside f32."
+    )
 }
 
 /// Batches beside one sequence and beside what distinct experts allow; `None` without batches.
-pub(crate) fn batches(measured: &[(usize, Measurement)]) -> Option<String> {
+pub(crate) fn batches(measured: &[(Variant, Measurement)]) -> Option<String> {
     use Align::{Left, Right};
     let batched: Vec<_> = measured.iter().filter(|(_, m)| m.test.batch > 1).collect();
     let tests = batched.iter().map(|(_, m)| m.test.to_string().len()).max()?;
     let table = Markdown::new(&[
         ("batch", Left, tests),
         ("threads", Right, 0),
+        ("format", Left, 4),
         ("t/s", Right, 16),
         ("experts a layer", Right, 0),
         ("by chance", Right, 0),
@@ -102,14 +111,15 @@ pub(crate) fn batches(measured: &[(usize, Measurement)]) -> Option<String> {
         ("of bound", Right, 0),
     ]);
     let mut text = table.header();
-    for (threads, batch) in batched {
+    for (variant, batch) in batched {
         let single = Test { batch: 1, ..batch.test };
-        let single = measured.iter().find(|(t, m)| t == threads && m.test == single).map(|(_, m)| m);
+        let single = measured.iter().find(|(v, m)| v == variant && m.test == single).map(|(_, m)| m);
         let speedup = single.and_then(|single| batch.speedup_over(single));
         let bound = batch.batching_bound();
         text += &table.row(&[
             batch.test.to_string(),
-            threads.to_string(),
+            variant.threads.to_string(),
+            variant.format.clone(),
             rate(batch.tokens_per_second()),
             decimal(batch.distinct_experts(), 1),
             decimal(batch.expected_distinct_experts(), 1),
@@ -122,24 +132,33 @@ pub(crate) fn batches(measured: &[(usize, Measurement)]) -> Option<String> {
 }
 
 /// Energy of every test that has some; `None` if none has.
-pub(crate) fn energies(measured: &[(usize, Measurement)]) -> Option<String> {
-    let line = |(threads, measured): &(usize, Measurement)| {
+pub(crate) fn energies(measured: &[(Variant, Measurement)]) -> Option<String> {
+    let line = |(variant, measured): &(Variant, Measurement)| {
         let tokens = measured.test.tokens() as u64 * measured.samples.len() as u64;
         let text = energy::text(Some(measured.energy?), tokens, "token");
-        Some(format!("energy of {} with -t {threads}: {text}\n", measured.test))
+        Some(format!(
+            "energy of {} with -t {} in {}: {text}\n",
+            measured.test, variant.threads, variant.format
+        ))
     };
     let lines: String = measured.iter().filter_map(line).collect();
     (!lines.is_empty()).then_some(lines)
 }
 
 /// Where a step spent its time, several tests abreast; `None` if that was not asked for.
-pub(crate) fn profiles(measured: &[(usize, Measurement)]) -> Option<String> {
-    let profiled: Vec<_> = measured.iter().filter_map(|(t, m)| Some((t, m, m.profile()?))).collect();
-    let several = profiled.iter().any(|(threads, ..)| *threads != profiled[0].0);
+pub(crate) fn profiles(measured: &[(Variant, Measurement)]) -> Option<String> {
+    let profiled: Vec<_> = measured.iter().filter_map(|(v, m)| Some((v, m, m.profile()?))).collect();
+    let several = |differs: fn(&Variant, &Variant) -> bool| {
+        profiled.iter().any(|(variant, ..)| differs(variant, profiled[0].0))
+    };
+    let (several_threads, several_formats) =
+        (several(|a, b| a.threads != b.threads), several(|a, b| a.format != b.format));
     let mut text = String::new();
     for abreast in profiled.chunks(PROFILES_ABREAST) {
-        let names = abreast.iter().map(|(threads, measured, _)| {
-            if several { format!("{} -t {threads}", measured.test) } else { measured.test.to_string() }
+        let names = abreast.iter().map(|(variant, measured, _)| {
+            let threads = if several_threads { format!(" -t {}", variant.threads) } else { String::new() };
+            let format = if several_formats { format!(" {}", variant.format) } else { String::new() };
+            format!("{}{threads}{format}", measured.test)
         });
         let names: Vec<String> = std::iter::once("ms a step".to_owned()).chain(names).collect();
         let mut rows = vec![names];
@@ -187,6 +206,7 @@ mod tests {
 
     use moebius::bench::Kind;
     use moebius::metering::Reading;
+    use moebius::{HeldFormats, Peaks, RoutingRules, WeightFormat};
 
     use super::super::record::Machine;
     use super::*;
@@ -198,6 +218,7 @@ mod tests {
                 kernels: "scalar",
                 threads: 2,
                 read_bytes_per_second: Some(31.2e9),
+                peaks: Peaks { int8_ops_per_second: 1.0e12, f32_ops_per_second: 2.0e11 },
             },
             backend: "cpu",
             model: "olmoe-1b-7b".into(),
@@ -205,13 +226,19 @@ mod tests {
             family: "olmoe",
             layers: 16,
             routing: Some((64, 8)),
-            format: Some("bf16"),
+            format: Some(WeightFormat::Bf16),
+            held: HeldFormats::AsStored,
+            rules: RoutingRules::default(),
             weight_bytes: Some(13_838_000_000),
             parameters: 6_919_000_000,
             active_parameters: 1_282_000_000,
             seed: 0,
             load_ms: 12_340.0,
         }
+    }
+
+    fn on(threads: usize) -> Variant {
+        Variant { threads, format: "bf16".into() }
     }
 
     fn measured(batch: usize, millis: [u64; 2]) -> Measurement {
@@ -223,6 +250,7 @@ mod tests {
             stages: None,
             peak_bytes: Some(14_000_000_000),
             energy: None,
+            modelled: None,
             routing: Some((64, 8)),
         }
     }
@@ -233,7 +261,7 @@ mod tests {
         let table = SpeedTable::new(&setting(), &tests.clone().map(|m| m.test));
         let text = tests.iter().fold(table.header(), |text, m| text + &table.row(&setting(), m));
         let widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
-        assert!(widths.iter().all(|&width| width == widths[0] && width <= 140), "{widths:?}\n{text}");
+        assert!(widths.iter().all(|&width| width == widths[0] && width <= 150), "{widths:?}\n{text}");
         for cell in ["tg128 x b32 @ d4096 |  1303.27 ± 87.77 |", "122.18 ± 8.23", "| 12.3 s |", "| bf16   |"]
         {
             assert!(text.contains(cell), "`{cell}` is not in:\n{text}");
@@ -242,18 +270,18 @@ mod tests {
 
     #[test]
     fn a_batch_stands_beside_one_sequence_and_its_bound() {
-        assert_eq!(batches(&[(2, measured(1, [1000, 1000]))]), None);
-        let text =
-            batches(&[(2, measured(1, [1000, 1000])), (2, measured(8, [4000, 4000]))]).expect("a batch");
+        assert_eq!(batches(&[(on(2), measured(1, [1000, 1000]))]), None);
+        let text = batches(&[(on(2), measured(1, [1000, 1000])), (on(2), measured(8, [4000, 4000]))])
+            .expect("a batch");
         assert!(text.contains(" 42.0 ") && text.contains(" 2.00 "), "{text}");
         assert_eq!(text.lines().count(), 3);
-        let alone =
-            batches(&[(1, measured(1, [1000, 1000])), (2, measured(8, [4000, 4000]))]).expect("a batch");
+        let alone = batches(&[(on(1), measured(1, [1000, 1000])), (on(2), measured(8, [4000, 4000]))])
+            .expect("a batch");
         assert!(alone.contains("n/a") && !alone.contains(" 2.00 "), "{alone}");
     }
 
     #[test]
     fn without_stages_there_is_no_profile() {
-        assert_eq!(profiles(&[(2, measured(1, [1000, 1000]))]), None);
+        assert_eq!(profiles(&[(on(2), measured(1, [1000, 1000]))]), None);
     }
 }

@@ -1,11 +1,11 @@
 //! `moebius doctor router`.
 
 use moebius::router::{GroupRank, Renormalize, Score, Selection, WeightTarget};
-use moebius::{RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource};
+use moebius::{Needs, RouterLayers, RouterReport, RouterSetting, RouterTensor, SettingSource};
 use serde::Serialize;
 
 use super::{Found, advice, found};
-use crate::args::DoctorRouterArgs;
+use crate::args::{DoctorRouterArgs, OutputArgs};
 use crate::commands::model_dir;
 use crate::errors::Result;
 use crate::json;
@@ -65,8 +65,8 @@ struct Setting<'a> {
 }
 
 /// Looks at the routers of a model.
-pub(crate) fn router(args: &DoctorRouterArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+pub(crate) fn router(args: &DoctorRouterArgs, output: &OutputArgs) -> Result<()> {
+    let dir = model_dir(args.model.as_deref(), Needs::Description, output)?;
     let report = moebius::doctor_router(&dir)?;
     if args.json.json {
         return json::print(&Report::new(&report));

@@ -1,11 +1,12 @@
 //! Which model and which texts a person means by the words of `moebius score`, and what is in the texts.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use moebius::{Error, Model, Score};
+use moebius::{Error, Model, Needs, Score};
 
-use crate::args::ScoreArgs;
+use crate::args::{OutputArgs, ScoreArgs};
 use crate::commands::model_dir;
 use crate::errors::{CliError, Result};
 use crate::terminal::printable;
@@ -53,11 +54,11 @@ pub(crate) fn resolve(args: &ScoreArgs) -> Result<Request> {
 
 impl Request {
     /// Where the model is.
-    pub(crate) fn dir(&self) -> Result<PathBuf> {
+    pub(crate) fn dir(&self, output: &OutputArgs) -> Result<PathBuf> {
         match &self.model {
             Some(path) if path.exists() => Ok(path.clone()),
-            Some(path) => model_dir(Some(&path.to_string_lossy())),
-            None => model_dir(None),
+            Some(path) => model_dir(Some(&path.to_string_lossy()), Needs::Everything, output),
+            None => model_dir(None, Needs::Everything, output),
         }
     }
 
@@ -112,9 +113,10 @@ pub(crate) fn read(path: &Path) -> Result<Text> {
     Ok(Text { name: printable(&path.display().to_string()).into_owned(), content })
 }
 
-/// Whether a path is where a model may be: a directory, or a configuration.
+/// Whether a path is where a model may be: a directory, a configuration, or a GGUF file.
 fn names_model(path: &Path) -> bool {
-    path.is_dir() || (path.is_file() && path.extension().is_some_and(|extension| extension == "json"))
+    let is_model_file = |extension: &OsStr| extension == "json" || extension.eq_ignore_ascii_case("gguf");
+    path.is_dir() || (path.is_file() && path.extension().is_some_and(is_model_file))
 }
 
 fn is_stdin(path: &Path) -> bool {

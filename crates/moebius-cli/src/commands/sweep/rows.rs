@@ -1,18 +1,17 @@
 //! The rows of a sweep, for people and for programs.
 //!
-//! Invariants: what was not measured is `None`, prints as n/a, is null and an empty cell; energy is watts over speed, an
-//! estimate, and says so.
+//! Invariants: what was not measured is `None`, prints as n/a, is null and an empty cell; energy that is estimated says so.
 
 use moebius::HeldFormats;
-use moebius::metering::Phase;
 use moebius::metering::format::{UNKNOWN, percent, si};
+use moebius::metering::{EnergySource, Phase};
 use moebius::sweep::{Outcome, Setting};
 use serde::Serialize;
 
 use crate::errors::Result;
-use crate::json;
 use crate::table::{Align, Table};
 use crate::terminal::FAINT;
+use crate::{energy, json};
 
 /// Everything that was measured.
 #[derive(Serialize)]
@@ -20,8 +19,11 @@ pub(super) struct Sweep {
     pub(super) model: String,
     pub(super) family: &'static str,
     pub(super) texts: Vec<String>,
-    /// What the machine takes, as was said; energy is estimated from it.
+    /// What the machine takes, as was said; without counters, energy is estimated from it.
     pub(super) watts: Option<f64>,
+    /// Why nothing is known of energy, in brackets; empty if something is.
+    #[serde(skip)]
+    pub(super) unknown_energy: String,
     /// The reference first.
     pub(super) rows: Vec<Row>,
 }
@@ -54,6 +56,9 @@ pub(super) struct Row {
     flops_per_token: Option<f64>,
     prompt_tokens_per_second: Option<f64>,
     joules_per_token: Option<f64>,
+    joules_per_token_uncertainty: Option<f64>,
+    /// Counter or estimate.
+    energy_source: Option<&'static str>,
     /// Whether no other row has both a lower perplexity and fewer bytes a token.
     pub(super) best: bool,
 }
@@ -64,7 +69,6 @@ impl Row {
         setting: Setting,
         (k, reference): (Option<usize>, Option<&Row>),
         outcome: Outcome,
-        watts: Option<f64>,
     ) -> Self {
         let speed = outcome.tokens_per_second();
         let rate = speed.map(|speed| speed.mean);
@@ -90,7 +94,9 @@ impl Row {
             bytes_of_reference: over(bytes, |row| row.bytes_per_token),
             flops_per_token: outcome.flops_per_token(),
             prompt_tokens_per_second: outcome.reading.tokens_per_second(Phase::Prefill),
-            joules_per_token: watts.zip(rate).map(|(watts, rate)| watts / rate),
+            joules_per_token: outcome.decode.joules_per_token(),
+            joules_per_token_uncertainty: outcome.decode.joules_per_token_uncertainty(),
+            energy_source: outcome.decode.energy.map(|energy| energy.source.name()),
             best: false,
         }
     }
@@ -146,7 +152,8 @@ impl Sweep {
 
     /// For people.
     pub(super) fn table(&self) -> String {
-        let energy = if self.watts.is_some() { "J/token (est.)" } else { "J/token" };
+        let estimated = self.rows.iter().any(|row| row.energy_source == Some(EnergySource::Estimate.name()));
+        let energy = if estimated { "J/token (est.)" } else { "J/token" };
         let names = [
             "experts",
             "perplexity",
@@ -174,14 +181,19 @@ impl Sweep {
             table.row(row.cells().into_iter().chain([mark.to_owned()]));
         }
         let caption = "best: no other row has both a lower perplexity and fewer bytes a token";
-        format!("{}{FAINT}{caption}{FAINT:#}\n", table.render())
+        let why = match self.unknown_energy.as_str() {
+            "" => String::new(),
+            why => format!("{FAINT}J/token is n/a{why}{FAINT:#}\n"),
+        };
+        format!("{}{FAINT}{caption}{FAINT:#}\n{why}", table.render())
     }
 
     /// The rows with a heading.
     pub(super) fn csv(&self) -> String {
         let heading = "name,format,k,threshold,experts_per_token,scored,perplexity,perplexity_above,top1_accuracy,\
                        kl_nats,agreement,decode_tokens_per_second,decode_deviation,bytes_per_token,\
-                       bytes_of_reference,flops_per_token,prompt_tokens_per_second,joules_per_token,best";
+                       bytes_of_reference,flops_per_token,prompt_tokens_per_second,joules_per_token,\
+                       joules_per_token_uncertainty,energy_source,best";
         let mut text = format!("{heading}\n");
         let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
         for row in &self.rows {
@@ -204,6 +216,8 @@ impl Sweep {
                 number(row.flops_per_token),
                 number(row.prompt_tokens_per_second),
                 number(row.joules_per_token),
+                number(row.joules_per_token_uncertainty),
+                row.energy_source.unwrap_or_default().to_owned(),
                 row.best.to_string(),
             ];
             text += &cells.join(",");
@@ -252,7 +266,7 @@ impl Row {
             speed,
             si(self.bytes_per_token, "B"),
             percent(self.bytes_of_reference),
-            self.joules_per_token.map_or(UNKNOWN.into(), |joules| si(Some(joules), "J")),
+            energy::joules(self.joules_per_token, self.joules_per_token_uncertainty),
             number(self.prompt_tokens_per_second, 0),
         ]
     }

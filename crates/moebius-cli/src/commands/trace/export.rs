@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::args::{ExportArgs, OutputArgs};
 use crate::errors::{CliError, Result};
-use crate::terminal::remark;
+use crate::json;
+use crate::terminal::{printable, remark};
 
 /// A token as a line of JSON.
 #[derive(Serialize)]
@@ -41,10 +42,38 @@ struct LayerCounts<'a> {
     counts: &'a [u32],
 }
 
+/// What was written.
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    format: &'static str,
+    /// Without the heading.
+    rows: u64,
+    bytes: u64,
+}
+
+/// A writer that knows how much it wrote.
+struct Counted<W> {
+    inner: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(part)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Writes the trace.
 pub(crate) fn export(args: &ExportArgs, output: &OutputArgs) -> Result<()> {
     let reader = TraceReader::open(&args.file)?;
-    let (mut out, failed): (Box<dyn Write>, _) = match &args.output {
+    let (out, failed): (Box<dyn Write>, _) = match &args.output {
         None => (Box::new(BufWriter::new(io::stdout().lock())), None),
         Some(path) => {
             let failed = |source: io::Error| Error::Write { path: path.clone(), source: source.into() };
@@ -55,6 +84,8 @@ pub(crate) fn export(args: &ExportArgs, output: &OutputArgs) -> Result<()> {
         None => CliError::Output(source),
         Some(path) => Error::Write { path: path.clone(), source: source.into() }.into(),
     };
+    let mut out = Counted { inner: out, bytes: 0 };
+    let mut rows = 0;
     let layers: Vec<usize> = reader.header().layers.iter().map(|layer| layer.layer).collect();
     let of_tokens = reader.header().kind == TraceKind::Tokens;
     if !args.jsonl {
@@ -75,16 +106,24 @@ pub(crate) fn export(args: &ExportArgs, output: &OutputArgs) -> Result<()> {
             }
             (record, true) => line(&mut out, record, &layers),
         };
-        written.map_err(failed)?;
+        rows += written.map_err(failed)?;
     }
     out.flush().map_err(failed)?;
     if reader.incomplete_bytes() > 0 {
         remark(output, "the trace ends early: what follows its last whole record is left out");
     }
-    Ok(())
+    match &args.output {
+        Some(path) if args.json => {
+            let file = printable(&path.display().to_string()).into_owned();
+            let format = if args.jsonl { "jsonl" } else { "csv" };
+            json::print(&Report { file, format, rows, bytes: out.bytes })
+        }
+        _ => Ok(()),
+    }
 }
 
-fn token_rows(out: &mut dyn Write, token: &TokenRoutes) -> io::Result<()> {
+/// Writes a row for each expert of each layer and says how many.
+fn token_rows(out: &mut dyn Write, token: &TokenRoutes) -> io::Result<u64> {
     let id = token.token.map_or(String::new(), |id| id.to_string());
     for route in &token.routes {
         for (index, expert) in route.experts.iter().enumerate() {
@@ -93,23 +132,27 @@ fn token_rows(out: &mut dyn Write, token: &TokenRoutes) -> io::Result<()> {
             writeln!(out, "{step},{sequence},{position},{id},{},{expert},{weight}", route.layer)?;
         }
     }
-    Ok(())
+    Ok(token.routes.iter().map(|route| route.experts.len() as u64).sum())
 }
 
+/// Writes a row for each expert of each layer and says how many.
 fn count_rows<'a>(
     out: &mut dyn Write,
     (block, tokens): (usize, u32),
     layers: impl Iterator<Item = (usize, &'a Vec<u32>)>,
-) -> io::Result<()> {
+) -> io::Result<u64> {
+    let mut rows = 0;
     for (layer, counts) in layers {
         for (expert, count) in counts.iter().enumerate() {
             writeln!(out, "{block},{tokens},{layer},{expert},{count}")?;
         }
+        rows += counts.len() as u64;
     }
-    Ok(())
+    Ok(rows)
 }
 
-fn line(out: &mut dyn Write, record: &TraceRecord, layers: &[usize]) -> io::Result<()> {
+/// Writes one line.
+fn line(out: &mut dyn Write, record: &TraceRecord, layers: &[usize]) -> io::Result<u64> {
     match record {
         TraceRecord::Token(token) => {
             let routes = token.routes.iter();
@@ -123,5 +166,6 @@ fn line(out: &mut dyn Write, record: &TraceRecord, layers: &[usize]) -> io::Resu
             serde_json::to_writer(&mut *out, &Counts { tokens: *tokens, layers: layers.collect() })?;
         }
     }
-    writeln!(out)
+    writeln!(out)?;
+    Ok(1)
 }

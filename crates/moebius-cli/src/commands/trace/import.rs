@@ -2,7 +2,7 @@
 
 use moebius::metering::format::si;
 use moebius::trace::{ImportShape, fingerprint, import_trace};
-use moebius::{OpenOptions, inspect};
+use moebius::{Needs, OpenOptions, inspect};
 use serde::Serialize;
 
 use crate::args::{ImportArgs, OutputArgs, saturate};
@@ -23,7 +23,7 @@ pub(crate) fn import(args: &ImportArgs, output: &OutputArgs) -> Result<()> {
     let mut shape = match &args.model {
         None => ImportShape::default(),
         Some(name) => {
-            let dir = model_dir(Some(name))?;
+            let dir = model_dir(Some(name), Needs::Description, output)?;
             let (info, _) = inspect(&dir, &OpenOptions::default())?;
             ImportShape::of_model(&info, fingerprint(&dir).ok())
         }

@@ -4,13 +4,25 @@ use std::path::Path;
 
 use moebius::metering::format::UNKNOWN;
 use moebius::trace::LayerTraceStats;
+use serde::Serialize;
 
 use super::stats::{self, Read};
 use crate::args::{OutputArgs, PlotArgs, PlotWhat};
 use crate::commands::routing::short_names;
 use crate::errors::{CliError, Result};
 use crate::heat::{Grid, Words};
+use crate::json;
 use crate::terminal::{printable, remark};
+
+/// What was written.
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    /// Of the grid.
+    rows: usize,
+    columns: usize,
+    bytes: u64,
+}
 
 /// Writes the picture.
 pub(crate) fn plot(args: &PlotArgs, output: &OutputArgs) -> Result<()> {
@@ -26,9 +38,14 @@ pub(crate) fn plot(args: &PlotArgs, output: &OutputArgs) -> Result<()> {
             ));
         }
     };
-    grid.write_svg(&args.output, &words)?;
-    remark(output, &format!("wrote {}", printable(&args.output.display().to_string())));
-    Ok(())
+    let bytes = grid.write_svg(&args.output, &words)?;
+    let file = printable(&args.output.display().to_string()).into_owned();
+    remark(output, &format!("wrote {file}"));
+    if !args.json.json {
+        return Ok(());
+    }
+    let columns = grid.rows.iter().map(|(_, cells)| cells.len()).max().unwrap_or(0);
+    json::print(&Report { file, rows: grid.rows.len(), columns, bytes })
 }
 
 fn load(trace: &Read) -> (Grid, Words) {

@@ -2,7 +2,7 @@
 
 use moebius::text::Tokenizer;
 use moebius::trace::{LayerTraceStats, TokenRoutes, TraceReader, TraceRecord, fingerprint};
-use moebius::{Error, LayerRoute};
+use moebius::{Error, LayerRoute, Needs};
 
 use super::stats::{self, Read};
 use crate::args::{OutputArgs, ShowTraceArgs};
@@ -75,7 +75,7 @@ fn strips(trace: &Read, args: &ShowTraceArgs, output: &OutputArgs) -> Result<Str
     if args.tokens == 0 {
         return Ok(String::new());
     }
-    let tokenizer = tokenizer(trace, args)?;
+    let tokenizer = tokenizer(trace, args, output)?;
     let header = &trace.stats.header;
     let most = header.layers.iter().map(|layer| layer.k as usize).max().unwrap_or(1);
     let mut strip = RouteStrip::for_stdout(output.verbose).of_at_most(most);
@@ -106,14 +106,16 @@ fn weigh_alike(route: &mut LayerRoute) {
 }
 
 /// Of the model that was named, or of the bundled one if the trace is its.
-fn tokenizer(trace: &Read, args: &ShowTraceArgs) -> Result<Option<Tokenizer>> {
+fn tokenizer(trace: &Read, args: &ShowTraceArgs, output: &OutputArgs) -> Result<Option<Tokenizer>> {
     if let Some(name) = &args.model {
-        return Ok(Some(Tokenizer::from_dir(&model_dir(Some(name))?).map_err(Error::from)?));
+        return Ok(Some(
+            Tokenizer::from_dir(&model_dir(Some(name), Needs::Description, output)?).map_err(Error::from)?,
+        ));
     }
     let own = |dir: &std::path::PathBuf| {
         let hash = fingerprint(dir).ok();
         hash.is_some() && hash == trace.stats.header.model
     };
-    let dir = model_dir(None).ok().filter(own);
+    let dir = model_dir(None, Needs::Description, output).ok().filter(own);
     Ok(dir.and_then(|dir| Tokenizer::from_dir(&dir).ok()))
 }

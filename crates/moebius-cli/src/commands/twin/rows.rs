@@ -10,7 +10,6 @@ use crate::errors::Result;
 use crate::markdown::aligned;
 use crate::rows::Record;
 use crate::terminal::printable;
-use crate::version;
 
 /// What all rows share.
 pub(super) struct Setting {
@@ -302,11 +301,7 @@ pub(super) fn records(setting: &Setting, row: &TwinRow) -> Vec<Record> {
 }
 
 fn add_setting(record: &mut Record, setting: &Setting) {
-    record.add("version", env!("CARGO_PKG_VERSION"));
-    record.add("build", version::PROFILE);
-    record.add("target", version::TARGET);
-    record.add("cpu", moebius::cpu_name());
-    record.add("kernels", setting.kernels);
+    record.add_program(moebius::cpu_name(), setting.kernels);
     record.add("threads", setting.threads);
     record.add("model", setting.model.clone());
     record.add("family", setting.family);

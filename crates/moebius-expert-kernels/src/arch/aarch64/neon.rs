@@ -193,6 +193,7 @@ impl<const DOTPROD: bool> Dots for Neon<DOTPROD> {
     const DOT_ROWS: usize = 4;
     const DOT_ACCUMULATORS: usize = 4;
     const PAIRS_OF_PANELS: bool = false;
+    const FIVE_BIT_QUADS: usize = 8;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -219,6 +220,18 @@ impl<const DOTPROD: bool> Dots for Neon<DOTPROD> {
                     _ => vshrq_n_u8::<2>(high),
                 };
                 vorrq_u8(*out, vandq_u8(moved, vdupq_n_u8(0x30)))
+            });
+        }
+        out
+    }
+    #[inline(always)]
+    fn with_high_bit<const PLACE: i32>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        let mut out = low;
+        for (out, high) in out.iter_mut().zip(high) {
+            // A negative count shifts to the right.
+            *out = with_token!({
+                let moved = vshlq_u8(high, vdupq_n_s8(4 - PLACE as i8));
+                vorrq_u8(*out, vandq_u8(moved, vdupq_n_u8(0x10)))
             });
         }
         out
@@ -289,6 +302,10 @@ impl<const DOTPROD: bool> Dots for Neon<DOTPROD> {
             };
         }
         sums
+    }
+    #[inline(always)]
+    fn add_scaled_signed(self, total: Self::I, factors: Self::Factors, sums: Self::I) -> Self::I {
+        self.add_scaled(total, factors, sums)
     }
     #[inline(always)]
     fn zero(self) -> Self::I {

@@ -201,6 +201,7 @@ impl Dots for Avx2 {
     const DOT_ROWS: usize = 4;
     const DOT_ACCUMULATORS: usize = 4;
     const PAIRS_OF_PANELS: bool = false;
+    const FIVE_BIT_QUADS: usize = 4;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -227,6 +228,23 @@ impl Dots for Avx2 {
                 1 => [_mm256_slli_epi16::<2>(high[0]), _mm256_slli_epi16::<2>(high[1])],
                 2 => high,
                 _ => [_mm256_srli_epi16::<2>(high[0]), _mm256_srli_epi16::<2>(high[1])],
+            };
+            [
+                _mm256_or_si256(low[0], _mm256_and_si256(moved[0], mask)),
+                _mm256_or_si256(low[1], _mm256_and_si256(moved[1], mask)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn with_high_bit<const PLACE: i32>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        with_token!({
+            let mask = _mm256_set1_epi8(0x10);
+            let moved = if PLACE < 4 {
+                let count = _mm_cvtsi32_si128(4 - PLACE);
+                [_mm256_sll_epi16(high[0], count), _mm256_sll_epi16(high[1], count)]
+            } else {
+                let count = _mm_cvtsi32_si128(PLACE - 4);
+                [_mm256_srl_epi16(high[0], count), _mm256_srl_epi16(high[1], count)]
             };
             [
                 _mm256_or_si256(low[0], _mm256_and_si256(moved[0], mask)),
@@ -302,6 +320,15 @@ impl Dots for Avx2 {
                 pin(_mm256_add_epi32(sums[0], _mm256_madd_epi16(low, ones))),
                 pin(_mm256_add_epi32(sums[1], _mm256_madd_epi16(high, ones))),
             ]
+        })
+    }
+    #[inline(always)]
+    fn add_scaled_signed(self, total: Self::I, factors: Self::Factors, sums: Self::I) -> Self::I {
+        with_token!({
+            // The upper one of a factor's two copies, in 32 bits.
+            let low = _mm256_mullo_epi32(_mm256_srai_epi32::<16>(factors[0]), sums[0]);
+            let high = _mm256_mullo_epi32(_mm256_srai_epi32::<16>(factors[1]), sums[1]);
+            [pin(_mm256_add_epi32(total[0], low)), pin(_mm256_add_epi32(total[1], high))]
         })
     }
     #[inline(always)]

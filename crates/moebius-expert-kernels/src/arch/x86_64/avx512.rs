@@ -139,6 +139,7 @@ impl Dots for Avx512 {
     const DOT_ROWS: usize = 6;
     const DOT_ACCUMULATORS: usize = 12;
     const PAIRS_OF_PANELS: bool = true;
+    const FIVE_BIT_QUADS: usize = 8;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -162,6 +163,17 @@ impl Dots for Avx512 {
                 _ => _mm512_srli_epi16::<2>(high),
             };
             _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi8(0x30)))
+        })
+    }
+    #[inline(always)]
+    fn with_high_bit<const PLACE: i32>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        with_token!({
+            let moved = if PLACE < 4 {
+                _mm512_sll_epi16(high, _mm_cvtsi32_si128(4 - PLACE))
+            } else {
+                _mm512_srl_epi16(high, _mm_cvtsi32_si128(PLACE - 4))
+            };
+            _mm512_or_si512(low, _mm512_and_si512(moved, _mm512_set1_epi8(0x10)))
         })
     }
     #[inline(always)]
@@ -206,6 +218,10 @@ impl Dots for Avx512 {
     #[inline(always)]
     fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {
         self.dot(sums, weights, inputs)
+    }
+    #[inline(always)]
+    fn add_scaled_signed(self, total: Self::I, factors: Self::Factors, sums: Self::I) -> Self::I {
+        self.add_scaled(total, factors, sums)
     }
     #[inline(always)]
     fn zero(self) -> Self::I {

@@ -37,6 +37,7 @@ impl Dots for Avx2<true> {
     const DOT_ROWS: usize = 4;
     const DOT_ACCUMULATORS: usize = 4;
     const PAIRS_OF_PANELS: bool = false;
+    const FIVE_BIT_QUADS: usize = 8;
 
     #[inline(always)]
     fn quads(self, bytes: &[u8; QUAD_BYTES]) -> Self::Quads {
@@ -53,6 +54,10 @@ impl Dots for Avx2<true> {
     #[inline(always)]
     fn with_high_bits<const PLACE: usize>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
         self.base().with_high_bits::<PLACE>(low, high)
+    }
+    #[inline(always)]
+    fn with_high_bit<const PLACE: i32>(self, low: Self::Quads, high: Self::Quads) -> Self::Quads {
+        self.base().with_high_bit::<PLACE>(low, high)
     }
     #[inline(always)]
     fn look_up(self, table: &[u8; 16], q: Self::Quads) -> Self::Quads {
@@ -105,6 +110,10 @@ impl Dots for Avx2<true> {
     #[inline(always)]
     fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {
         self.dot(sums, weights, inputs)
+    }
+    #[inline(always)]
+    fn add_scaled_signed(self, total: Self::I, factors: Self::Factors, sums: Self::I) -> Self::I {
+        self.add_scaled(total, factors, sums)
     }
     #[inline(always)]
     fn zero(self) -> Self::I {

@@ -9,8 +9,10 @@
 //! ```
 //!
 //! Invariants: all forms of one sample run one after another, in an order that turns from sample to sample, and each on
-//! caches that hold other weights, as in a model whose layers take turns; routing is new in every sample.
+//! caches that hold other weights, as in a model whose layers take turns; routing is new in every sample, as far as a trace
+//! that is replayed goes.
 
+mod replay;
 mod routing;
 mod session;
 
@@ -22,6 +24,7 @@ use moebius_metering::{Counts, Energy};
 use super::statistics::{Quartiles, expected_distinct};
 use crate::{Error, Result};
 
+pub use replay::TraceSource;
 pub use routing::RoutingPattern;
 pub use session::LayerSession;
 pub(crate) use session::largest_difference;
@@ -51,11 +54,12 @@ pub struct LayerPlan {
 }
 
 impl LayerPlan {
-    /// Fails for sizes that make no layer.
+    /// Fails for sizes that make no layer, and for a trace of another layer; says which layer of a trace is replayed, where
+    /// that was left open.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`].
-    pub fn check(&self) -> Result<()> {
+    /// [`Error::InvalidOption`], [`Error::TraceMisfit`], and those of reading a trace.
+    pub fn settle(&mut self) -> Result<()> {
         let sizes = [("hidden", self.hidden), ("ffn", self.ffn), ("experts", self.n_experts)];
         if let Some(&(name, got)) = sizes.iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
             return Err(Error::InvalidOption { name, expected: "1 to 1048576", got });
@@ -78,7 +82,10 @@ impl LayerPlan {
                 let expected = "1 to the experts of the layer";
                 Err(Error::InvalidOption { name: "experts per token", expected, got })
             }
-            None => Ok(()),
+            None => {
+                let ks = self.ks();
+                self.routing.settle(self.n_experts, &ks)
+            }
         }
     }
 
@@ -226,9 +233,9 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_layer_are_refused() {
-        assert!(plan().check().is_ok());
+        assert!(plan().settle().is_ok());
         assert_eq!(plan().ks(), [1, 2]);
-        for (plan, message) in [
+        for (mut plan, message) in [
             (LayerPlan { hidden: 0, ..plan() }, "invalid hidden: expected 1 to 1048576, got 0"),
             (LayerPlan { n_experts: usize::MAX, ..plan() }, "invalid experts"),
             (LayerPlan { ffn: 33, ..plan() }, "invalid ffn: expected a multiple of 32"),
@@ -236,7 +243,7 @@ mod tests {
             (LayerPlan { experts_per_token: vec![9], ..plan() }, "invalid experts per token"),
             (LayerPlan { experts_per_token: vec![0], ..plan() }, "invalid experts per token"),
         ] {
-            let error = plan.check().unwrap_err().to_string();
+            let error = plan.settle().unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
     }

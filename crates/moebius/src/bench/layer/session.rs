@@ -12,6 +12,7 @@ use moebius_backend::{
 use moebius_metering::{Counts, Energy, Meter};
 use moebius_router::{Routing, WeightTarget};
 
+use super::routing::Chooser;
 use super::{LayerCell, LayerPlan, LayerRow, Timed};
 use crate::backend::{BackendOptions, open_backend};
 use crate::bench::random::Random;
@@ -28,6 +29,7 @@ const WEIGHT_SCALE: f32 = 0.04;
 pub struct LayerSession {
     backend: Arc<dyn Backend>,
     plan: LayerPlan,
+    chooser: Chooser,
     bank: Box<dyn ExpertBank>,
     /// The dense layer for each number of experts of a token, ascending.
     dense: Vec<(usize, Box<dyn ExpertBank>)>,
@@ -52,12 +54,14 @@ impl LayerSession {
     /// Makes the layer's weights up and loads them.
     ///
     /// # Errors
-    /// Those of [`LayerPlan::check`]; a layer that does not fit into memory with batches of `most_tokens`; a backend that
+    /// Those of [`LayerPlan::settle`]; a layer that does not fit into memory with batches of `most_tokens`; a backend that
     /// does not start or does not hold the format.
     pub fn open(plan: &LayerPlan, most_tokens: usize, options: &BackendOptions) -> Result<Self> {
-        plan.check()?;
+        let mut plan = plan.clone();
+        plan.settle()?;
+        let chooser = plan.routing.open(most_tokens.saturating_mul(plan.repetitions.max(1) + 1))?;
         let (backend, spec) = (open_backend(options)?, plan.spec());
-        memory::check_fits(needed_bytes(plan, most_tokens), backend.info().free_bytes)?;
+        memory::check_fits(needed_bytes(&plan, most_tokens), backend.info().free_bytes)?;
         let supported = backend.supports(&WeightSpec::Experts(&spec));
         supported.map_err(moebius_backend::Error::from)?;
         let mut random = Random::new(plan.seed);
@@ -70,12 +74,20 @@ impl LayerSession {
         let dense = dense.collect::<Result<Vec<_>>>()?;
         let bank = backend.load_experts(&spec, &source)?;
         let others = other_weights(backend.as_ref(), plan.hidden)?;
-        Ok(LayerSession { backend, plan: plan.clone(), bank, dense, others })
+        Ok(LayerSession { backend, plan, chooser, bank, dense, others })
     }
 
     /// Where it runs.
     pub fn backend(&self) -> &dyn Backend {
         self.backend.as_ref()
+    }
+
+    /// Tokens of a trace that are replayed, over and over where more are asked for; `None` by chance.
+    pub fn replayed_tokens(&self) -> Option<usize> {
+        match &self.chooser {
+            Chooser::Replay(replay) => Some(replay.tokens()),
+            Chooser::Chance { .. } => None,
+        }
     }
 
     /// Measures batches of `tokens` tokens. `energy` is read around every sample, `watch` asked before each; `None` when it
@@ -100,8 +112,9 @@ impl LayerSession {
         let mut random = Random::new(self.plan.seed.wrapping_add(1));
         for sample in 0..=samples {
             let x = self.inputs(tokens, &mut random)?;
+            let experts = self.plan.n_experts;
             let routings =
-                ks.iter().map(|&k| self.plan.routing.choose(&mut random, tokens, (self.plan.n_experts, k)));
+                ks.iter().map(|&k| self.chooser.choose(&mut random, (sample, tokens), (experts, k)));
             let routings = routings.collect::<Result<Vec<_>>>()?;
             for turn in 0..forms {
                 if watch(Progress { sample, samples }).is_break() {

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
-use self::proto::{Algorithm, Kind, Model, Piece};
+use self::proto::{Algorithm, Model, Normalizer};
+pub(super) use self::proto::{Kind, Piece};
 use super::base64;
 use super::config::TextConfig;
 use super::tokenizer_file::{Problem, TokenizerFile, Vocabulary, added_token, around, merges};
@@ -30,7 +31,36 @@ const SPACE: &str = "▁";
 /// # Errors
 /// What is wrong with the model or cannot be carried over.
 pub(super) fn convert(bytes: &[u8], config: &mut TextConfig) -> Result<TokenizerFile, Problem> {
-    let mut model = Model::parse(bytes)?;
+    of_model(Model::parse(bytes)?, config)
+}
+
+/// As [`convert`], of a vocabulary with scores that is merged by them.
+pub(super) fn of_pieces(pieces: Vec<Piece>, config: &mut TextConfig) -> Result<TokenizerFile, Problem> {
+    if !pieces.iter().any(|piece| piece.kind == Kind::Unknown) {
+        return Err(Problem::Broken("expected a token for unknown characters, got none".into()));
+    }
+    config.flags.add_bos.get_or_insert(true);
+    let normalizer = Normalizer {
+        map: Vec::new(),
+        add_dummy_prefix: true,
+        remove_extra_spaces: false,
+        escape_spaces: true,
+    };
+    let byte_fallback = pieces.iter().any(|piece| piece.kind == Kind::Byte);
+    let model = Model {
+        pieces,
+        algorithm: Algorithm::Bpe,
+        byte_fallback,
+        space_as_suffix: false,
+        bos_id: -1,
+        eos_id: -1,
+        normalizer,
+        denormalizer_map: Vec::new(),
+    };
+    of_model(model, config)
+}
+
+fn of_model(mut model: Model, config: &mut TextConfig) -> Result<TokenizerFile, Problem> {
     refuse(&model)?;
     if !model.normalizer.map.is_empty() {
         charsmap::check(&model.normalizer.map)?;

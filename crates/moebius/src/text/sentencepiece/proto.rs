@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 /// What a piece is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in super::super) enum Kind {
     Normal,
     Unknown,
     Control,
@@ -21,10 +21,10 @@ pub(super) enum Kind {
 
 /// One entry of the vocabulary; its id is its position.
 #[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) text: String,
-    pub(super) score: f32,
-    pub(super) kind: Kind,
+pub(in super::super) struct Piece {
+    pub(in super::super) text: String,
+    pub(in super::super) score: f32,
+    pub(in super::super) kind: Kind,
 }
 
 /// How text was cut up in training.

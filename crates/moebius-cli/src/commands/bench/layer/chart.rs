@@ -3,7 +3,7 @@
 use moebius::bench::{LayerRow, Quartiles, Timed, expected_distinct};
 
 use super::Measured;
-use super::rows::ideal;
+use super::rows::{ideal, label};
 use crate::plot::{Axis, Chart, Figure, Mark, Point, Scale, Series};
 
 /// Points of a curve that is known everywhere.
@@ -32,7 +32,7 @@ pub(super) fn figure(all: &[Measured]) -> Figure {
 
 fn named(measured: &Measured, what: &str) -> String {
     let Measured { plan, setting, .. } = measured;
-    format!("Time against {what}: {}, {}, -t {}", plan.format.name(), plan.routing, setting.threads)
+    format!("Time against {what}: {}, {}, -t {}", plan.format.name(), label(plan), setting.threads)
 }
 
 /// The time of each number of tokens, and k/E of that of all experts.

@@ -11,6 +11,7 @@ use crate::errors::Result;
 use crate::markdown::Markdown;
 use crate::rows::Record;
 use crate::table::Align;
+use crate::terminal::printable;
 use crate::version;
 
 /// Where a layer ran.
@@ -20,6 +21,8 @@ pub(super) struct Setting {
     pub(super) kernels: &'static str,
     pub(super) threads: usize,
     pub(super) cpu: Option<String>,
+    /// Tokens of the trace that is replayed; `None` by chance.
+    pub(super) replayed_tokens: Option<usize>,
 }
 
 /// The table for people.
@@ -29,7 +32,7 @@ impl Table {
     /// A table that layers of `plans` fit into.
     pub(super) fn new(plans: &[(LayerPlan, BackendOptions)]) -> Self {
         use Align::{Left, Right};
-        let routing = plans.iter().map(|(plan, _)| plan.routing.to_string().len()).max().unwrap_or(0);
+        let routing = plans.iter().map(|(plan, _)| label(plan).chars().count()).max().unwrap_or(0);
         Table(Markdown::new(&[
             ("format", Left, 4),
             ("routing", Left, routing),
@@ -72,7 +75,7 @@ impl Table {
             let rate = |rate: Option<f64>| decimal(rate.map(|rate| rate / 1e9), 1);
             self.0.row(&[
                 plan.format.name().into(),
-                plan.routing.to_string(),
+                label(plan),
                 setting.threads.to_string(),
                 row.tokens.to_string(),
                 cell.top_k.to_string(),
@@ -90,6 +93,11 @@ impl Table {
         };
         row.cells.iter().map(line).collect()
     }
+}
+
+/// How tokens choose, in a word.
+pub(super) fn label(plan: &LayerPlan) -> String {
+    printable(&plan.routing.label()).into_owned()
 }
 
 /// The work of sparse as a share of that of all experts.
@@ -138,8 +146,21 @@ pub(super) fn notes(all: &[Measured], energy: &EnergyMeter) -> String {
     if !dearer.is_empty() {
         text += &format!("overhead beyond k/E at one token: {}\n", dearer.join(", "));
     }
+    text += &all.iter().map(repeats).collect::<String>();
     text += &energy_note(all, energy);
     text
+}
+
+/// Says so if a batch is longer than the trace that is replayed.
+fn repeats(Measured { plan, setting, rows }: &Measured) -> String {
+    let Some(replayed) = setting.replayed_tokens else { return String::new() };
+    let longer = rows.iter().filter(|row| row.tokens > replayed).map(|row| format!("B {}", row.tokens));
+    let longer: Vec<String> = longer.collect();
+    if longer.is_empty() {
+        return String::new();
+    }
+    let noun = if replayed == 1 { "token" } else { "tokens" };
+    format!("{} has {replayed} {noun}, which these batches repeat: {}\n", label(plan), longer.join(", "))
 }
 
 fn energy_note(all: &[Measured], energy: &EnergyMeter) -> String {
@@ -160,11 +181,7 @@ fn energy_note(all: &[Measured], energy: &EnergyMeter) -> String {
 /// The row of one number of experts of a token.
 pub(super) fn record((plan, setting): (&LayerPlan, &Setting), row: &LayerRow, cell: &LayerCell) -> Record {
     let mut record = Record::default();
-    record.add("version", env!("CARGO_PKG_VERSION"));
-    record.add("build", version::PROFILE);
-    record.add("target", version::TARGET);
-    record.add("cpu", setting.cpu.clone());
-    record.add("kernels", setting.kernels);
+    record.add_program(setting.cpu.clone(), setting.kernels);
     record.add("backend", setting.backend);
     record.add("threads", setting.threads);
     record.add("hidden", plan.hidden);
@@ -174,6 +191,7 @@ pub(super) fn record((plan, setting): (&LayerPlan, &Setting), row: &LayerRow, ce
     record.add("tokens", row.tokens);
     record.add("format", plan.format.name());
     record.add("routing", plan.routing.to_string());
+    record.add("replayed_tokens", setting.replayed_tokens);
     record.add("repetitions", cell.sparse.samples.len());
     record.add("seed", plan.seed);
     for (name, timed) in

@@ -1,0 +1,169 @@
+//! What is more than a renaming, architecture by architecture.
+
+use serde_json::{Value, json};
+
+use super::{Keys, Source};
+use crate::Result;
+
+/// `expert_gating_func` of a sigmoid.
+const SIGMOID: u64 = 2;
+
+/// The renaming is all.
+pub(super) fn nothing(_: &Source<'_>, _: &mut Keys) -> Result<()> {
+    Ok(())
+}
+
+/// `rope_scaling`, if positions are scaled.
+pub(super) fn rope_scaling(source: &Source<'_>) -> Result<Option<Value>> {
+    let text = |key: &str| source.metadata.text(&format!("{}.{key}", source.arch));
+    let factor = source.number("rope.scaling.factor")?;
+    let original = source.count("rope.scaling.original_context_length")?;
+    if (source.shape)("rope_freqs.weight").is_some() {
+        return Err(source.metadata.invalid(
+            "tensor `rope_freqs.weight`: expected frequencies that metadata describes, got a table".into(),
+        ));
+    }
+    match (text("rope.scaling.type")?, factor) {
+        (None | Some("none"), _) | (Some("linear" | "yarn"), None) => Ok(None),
+        (Some("linear"), Some(factor)) => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
+        (Some("yarn"), Some(factor)) => {
+            let mut scaling = json!({"rope_type": "yarn", "factor": factor});
+            for (theirs, ours) in [
+                ("yarn_beta_fast", "beta_fast"),
+                ("yarn_beta_slow", "beta_slow"),
+                ("yarn_attn_factor", "attention_factor"),
+            ] {
+                if let Some(number) = source.number(&format!("rope.scaling.{theirs}"))? {
+                    scaling[ours] = number.into();
+                }
+            }
+            if let Some(original) = original {
+                scaling["original_max_position_embeddings"] = original.into();
+            }
+            Ok(Some(scaling))
+        }
+        (Some(other), _) => {
+            let reason = format!("`rope.scaling.type`: expected none, linear or yarn, got `{other}`");
+            Err(source.metadata.invalid(reason))
+        }
+    }
+}
+
+/// Files made before the key was there tell the width of an expert by its matrices alone.
+pub(super) fn width_of_experts(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    if let (None, Some(shape)) =
+        (keys.get("moe_intermediate_size"), (source.shape)("blk.0.ffn_gate_exps.weight"))
+        && let [_, width, _] = shape[..]
+    {
+        keys.insert("moe_intermediate_size".into(), width.into());
+    }
+    if !keys.contains_key("intermediate_size") {
+        let width = keys.get("moe_intermediate_size").cloned();
+        keys.extend(width.map(|width| ("intermediate_size".to_owned(), width)));
+    }
+    Ok(())
+}
+
+pub(super) fn mixtral(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    if keys.get("num_local_experts").and_then(Value::as_u64).unwrap_or(0) == 0 {
+        let reason = "architecture: expected `llama` with experts (`llama.expert_count`), got a dense model";
+        return Err(source.metadata.invalid(reason.into()));
+    }
+    Ok(())
+}
+
+pub(super) fn granite(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    if let Some(width) = source.count("expert_shared_feed_forward_length")?.filter(|&width| width > 0) {
+        keys.insert("shared_intermediate_size".into(), width.into());
+        keys.insert("model_type".into(), "granitemoeshared".into());
+    }
+    Ok(())
+}
+
+pub(super) fn gpt_oss(_: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    let layers = keys.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
+    let kind = |layer| if layer % 2 == 0 { "sliding_attention" } else { "full_attention" };
+    keys.insert("layer_types".into(), (0..layers).map(kind).collect());
+    if let Some(scaling) = keys.get_mut("rope_scaling") {
+        scaling["truncate"] = false.into();
+    }
+    Ok(())
+}
+
+/// DeepSeek-V2, V3 and what is built like them. Newer files keep one key head of latents.
+pub(super) fn latent(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    let rope = source.need("rope.dimension_count")?;
+    let [key, value] = ["key_length", "value_length"].map(|name| {
+        let own = source.count(&format!("attention.{name}_mla"))?;
+        own.map_or_else(|| source.need(&format!("attention.{name}")), Ok)
+    });
+    keys.insert("qk_nope_head_dim".into(), key?.saturating_sub(rope).into());
+    keys.insert("v_head_dim".into(), value?.into());
+    if let Some(heads) = keys.get("num_attention_heads").cloned() {
+        keys.insert("num_key_value_heads".into(), heads);
+    }
+    keys.entry("q_lora_rank").or_insert(Value::Null);
+    let sigmoid = source.count("expert_gating_func")? == Some(SIGMOID);
+    let groups = keys.get("n_group").and_then(Value::as_u64).unwrap_or(1);
+    let method = match (sigmoid, groups) {
+        (true, _) => "noaux_tc",
+        (false, 0 | 1) => "greedy",
+        (false, _) => "group_limited_greedy",
+    };
+    keys.insert("model_type".into(), if sigmoid { "deepseek_v3" } else { "deepseek_v2" }.into());
+    keys.insert("topk_method".into(), method.into());
+    if sigmoid && !keys.contains_key("n_group") {
+        // Files older than the key are of models with 256 experts in eight groups, or without groups.
+        let grouped = keys.get("n_routed_experts").and_then(Value::as_u64) == Some(256);
+        let (groups, used) = if grouped { (8, 4) } else { (1, 1) };
+        keys.insert("n_group".into(), groups.into());
+        keys.insert("topk_group".into(), used.into());
+    }
+    if let Some(scaling) = keys.get_mut("rope_scaling") {
+        // The file tells the slope of attention's own factor; that of the angles cancels out.
+        let all = source.number("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0) * 10.0;
+        if all > 0.0 {
+            (scaling["mscale"], scaling["mscale_all_dim"]) = (all.into(), all.into());
+        }
+    }
+    Ok(())
+}
+
+/// The share of a head that is rotated.
+fn partly_rotated(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    let (head, rotated) = (source.count("attention.key_length")?, source.count("rope.dimension_count")?);
+    if let (Some(head @ 1..), Some(rotated)) = (head, rotated) {
+        keys.insert("partial_rotary_factor".into(), (rotated as f64 / head as f64).into());
+    }
+    Ok(())
+}
+
+pub(super) fn glm(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    keys.insert("use_qk_norm".into(), (source.shape)("blk.0.attn_q_norm.weight").is_some().into());
+    partly_rotated(source, keys)
+}
+
+pub(super) fn bailing(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    partly_rotated(source, keys)
+}
+
+pub(super) fn ernie(_: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    keys.remove("num_experts_per_tok");
+    keys.insert("use_bias".into(), false.into());
+    Ok(())
+}
+
+pub(super) fn hunyuan(_: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    keys.remove("num_experts_per_tok");
+    Ok(())
+}
+
+pub(super) fn lfm2(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    let key = format!("{}.attention.head_count_kv", source.arch);
+    let heads = source.metadata.numbers(&key)?.unwrap_or_default();
+    let kind = |&heads: &f64| if heads > 0.0 { "full_attention" } else { "conv" };
+    keys.insert("layer_types".into(), heads.iter().map(kind).collect());
+    keys.insert("num_key_value_heads".into(), source.need("attention.head_count_kv")?.into());
+    keys.remove("rms_norm_eps");
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Ranks of tiktoken, as Qwen stores them.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use moebius_fuzz::{Shared, Stand, tokenize};
+
+static STAND: Shared = Shared::new(|| Stand::new("qwen.tiktoken", &[]));
+
+fuzz_target!(|input: &[u8]| tokenize(&STAND, input));

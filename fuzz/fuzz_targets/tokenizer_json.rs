@@ -1,0 +1,9 @@
+//! A tokenizer.json.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use moebius_fuzz::{Shared, Stand, tokenize};
+
+static STAND: Shared = Shared::new(|| Stand::new("tokenizer.json", &[]));
+
+fuzz_target!(|input: &[u8]| tokenize(&STAND, input));

@@ -83,8 +83,12 @@ impl TensorType {
             TensorType::BF16 => Some(WeightFormat::Bf16),
             TensorType::Q8_0 => Some(WeightFormat::Q8_0),
             TensorType::Q4_0 => Some(WeightFormat::Q4_0),
+            TensorType::Q5_1 => Some(WeightFormat::Q5_1),
+            TensorType::Q2_K => Some(WeightFormat::Q2K),
             TensorType::Q4_K => Some(WeightFormat::Q4K),
+            TensorType::Q5_K => Some(WeightFormat::Q5K),
             TensorType::Q6_K => Some(WeightFormat::Q6K),
+            TensorType::IQ4_XS => Some(WeightFormat::Iq4Xs),
             TensorType::MXFP4 => Some(WeightFormat::Mxfp4),
             _ => None,
         }

@@ -297,7 +297,7 @@ mod tests {
             (&good.replace("[20, \"C\", \"m\"]", "20"), "has no source"),
             (&good.replace("20,", "-1,"), "above 0"),
             (&good.replace("20,", "nan,"), "above 0"),
-            (&good.replace("bandwidth_gb_s", "band"), "unknown field"),
+            (&good.replace("bandwidth_gb_s", "band"), "unknown key `band`"),
             (&good.replace("\"cpu\"", "\"gpu\""), "gpu"),
             (&good.replace("bandwidth_gb_s", "memory_gb"), "no bandwidth"),
         ];

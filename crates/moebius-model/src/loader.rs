@@ -1,12 +1,10 @@
 //! Hands a family its weights, twice: once as a plan, once for real.
 //!
-//! A family's `load` asks for tensors by name and shape. In a plan nothing is read: every request is noted,
-//! checked against the checkpoint's headers if there is one, and answered with a weight that cannot
-//! compute. That gives the parameter counts of `moebius show` from a configuration alone, and one list of
-//! everything that is missing or misshapen before a single byte is packed.
+//! A family's `load` asks for tensors by name and shape. In a plan nothing is read: requests are noted, checked against
+//! the checkpoint's headers if there is one, and answered with weights that cannot compute. So `moebius show` counts
+//! parameters from a configuration alone, and all that is missing or misshapen is told before a byte is packed.
 //!
-//! Invariants: what a weight is held in is decided here, from its place, its stored format and its columns, and is
-//! the same in the plan; bytes are counted as held.
+//! Invariants: what a weight is held in follows from its place, stored format and columns, as in the plan; held bytes count.
 
 mod problems;
 

@@ -100,10 +100,12 @@ impl Backend for CudaBackend {
         weight: WeightView<'_>,
         bias: Option<Vec<f32>>,
     ) -> Result<Box<dyn Linear>> {
+        self.supports(&WeightSpec::Linear(spec))?;
         Ok(Box::new(CudaLinear::load(&self.engine, spec, weight, bias)?))
     }
 
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {
+        self.supports(&WeightSpec::Experts(spec))?;
         Ok(Box::new(CudaExperts::load(&self.engine, spec, source)?))
     }
 

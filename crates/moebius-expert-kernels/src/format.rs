@@ -296,36 +296,25 @@ pub(crate) trait Dot: Unit {
     ) -> [[S::V; R]; P];
 }
 
-/// Replaces the `$sums` of every panel by `$body`, which computes a `$group` of panels from their `$part` of the sums:
-/// two where the instruction set has registers for them, else one. Spelled out if there are at most as many panels as
-/// indices are named: the compiler leaves a loop around so much code rolled up, and then the sums that it indexes live
-/// in memory and are copied about.
+/// Replaces the `$sums` of one or two panels by `$body`, which computes a `$group` of panels from their `$part` of the
+/// sums: both at once where the instruction set has registers for them. Spelled out: the compiler leaves a loop around so
+/// much code rolled up, and then the sums that it indexes live in memory and are copied about.
 macro_rules! each_group {
-    (($set:ident, $rows:ident), $count:ident in [$($index:literal)+], $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
-        if <$set as crate::arch::Dots>::PAIRS_OF_PANELS && $count >= 2 && $rows >= super::MIN_ROWS_TO_SHARE {
-            each_group!(@pair $count, 0, $units, $sums, ($group, $part) => $body);
-            each_group!(@pair $count, 2, $units, $sums, ($group, $part) => $body);
-        } else if $count <= [$($index),+].len() {
-            $(if $index < $count {
-                [$sums[$index]] = {
-                    let ($group, $part) = ([$units[$index]], [$sums[$index]]);
-                    $body
-                };
-            })+
+    (($set:ident, $rows:ident), $count:ident, $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
+        if <$set as crate::arch::Dots>::PAIRS_OF_PANELS && $count == 2 && $rows >= super::MIN_ROWS_TO_SHARE {
+            [$sums[0], $sums[1]] = {
+                let ($group, $part) = ([$units[0], $units[1]], [$sums[0], $sums[1]]);
+                $body
+            };
         } else {
-            for panel in 0..$count {
-                [$sums[panel]] = {
-                    let ($group, $part) = ([$units[panel]], [$sums[panel]]);
-                    $body
-                };
-            }
+            each_group!(@one $count, 0, $units, $sums, ($group, $part) => $body);
+            each_group!(@one $count, 1, $units, $sums, ($group, $part) => $body);
         }
     };
-    (@pair $count:ident, $first:literal, $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
-        if $first + 1 < $count {
-            [$sums[$first], $sums[$first + 1]] = {
-                let $group = [$units[$first], $units[$first + 1]];
-                let $part = [$sums[$first], $sums[$first + 1]];
+    (@one $count:ident, $index:literal, $units:ident, $sums:ident, ($group:ident, $part:ident) => $body:expr) => {
+        if $index < $count {
+            [$sums[$index]] = {
+                let ($group, $part) = ([$units[$index]], [$sums[$index]]);
                 $body
             };
         }
@@ -364,6 +353,42 @@ fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
             simd.prefetch(first.wrapping_add(line * CACHE_LINE));
         }
     }
+}
+
+/// Adds the products of some panels' bytes with a quad of inputs of `R` rows.
+#[inline(always)]
+fn add_products<S: Simd, const Q: usize, const R: usize>(
+    simd: S,
+    weights: [S::Quads; Q],
+    inputs: &[i32; R],
+    dots: [[S::Sums; R]; Q],
+) -> [[S::Sums; R]; Q] {
+    let mut dots = dots;
+    for row in 0..R {
+        let inputs = simd.input(inputs[row]);
+        for panel in 0..Q {
+            dots[panel][row] = simd.dot(dots[panel][row], weights[panel], inputs);
+        }
+    }
+    dots
+}
+
+/// Adds the dot products of a run, times the run's factors of each panel.
+#[inline(always)]
+fn add_run<S: Simd, const Q: usize, const R: usize>(
+    simd: S,
+    factors: [&[i8; LANES]; Q],
+    dots: [[S::Sums; R]; Q],
+    totals: [[S::I; R]; Q],
+) -> [[S::I; R]; Q] {
+    let mut totals = totals;
+    for panel in 0..Q {
+        let factors = simd.factors(factors[panel]);
+        for row in 0..R {
+            totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
+        }
+    }
+    totals
 }
 
 /// Adds whole-number products of some panels to the sums of `R` rows: `scales` of the inputs as bits, `weights` of the

@@ -45,6 +45,15 @@ pub(crate) enum Inputs {
 }
 
 impl Inputs {
+    /// Most panels of weights that are multiplied together. Long units leave no registers for a second one.
+    pub(crate) const fn panels(self) -> usize {
+        match self {
+            Self::Floats => 4,
+            Self::Blocks32 => 2,
+            Self::Blocks256 => 1,
+        }
+    }
+
     /// Columns and words of a step.
     pub(crate) const fn step(self) -> (usize, usize) {
         match self {

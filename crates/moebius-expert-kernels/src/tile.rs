@@ -142,10 +142,11 @@ impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
         let units = panels.len() / n_panels;
         while !panels.is_empty() {
             let left = panels.len() / units;
-            let taken = if fits(4) && left >= 4 {
+            let most = const { U::INPUTS.panels() };
+            let taken = if most >= 4 && fits(4) && left >= 4 {
                 tile::<S, U, T, 4, R>(simd, panels, words, sums);
                 4
-            } else if fits(2) && left >= 2 {
+            } else if most >= 2 && fits(2) && left >= 2 {
                 tile::<S, U, T, 2, R>(simd, panels, words, sums);
                 2
             } else {
@@ -223,7 +224,7 @@ impl Kernels {
     /// Visits every tile of a task: chunks of blocks that stay in a cache, in each of them all panel groups, whose
     /// weights stay in a nearer cache, with all blocks of the chunk. A group has as many panels as pay: blocks of
     /// weights that are read once come from memory, and one run of it is read faster than several at a time; panels
-    /// that are read again by the next block of rows share the inputs. Long units leave no registers for that.
+    /// that are read again by the next block of rows share the inputs.
     pub(crate) fn for_each_tile(
         &self,
         panels: Range<usize>,
@@ -238,9 +239,8 @@ impl Kernels {
             _ => 4,
         };
         let group = match rows.form() {
-            Inputs::Floats => fit,
-            Inputs::Blocks32 if blocks.len() > 1 => fit.min(2),
-            Inputs::Blocks32 | Inputs::Blocks256 => 1,
+            Inputs::Blocks32 if blocks.len() == 1 => 1,
+            form => fit.min(form.panels()),
         };
         let chunk = (CHUNK_BYTES / (tallest * rows.row_bytes())).max(1);
         for first_block in blocks.clone().step_by(chunk) {

@@ -6,8 +6,7 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
-    prefetch,
+    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, of_group, prefetch,
     q4_0::decode_nibbles,
     rounding::{extreme, nearest, sum, times},
 };
@@ -216,9 +215,7 @@ impl Dot for UnitIq4Xs {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for run in 0..RUNS {
-            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
-                Self::add_run(simd, units, (step, run), totals)
-            });
+            totals = Self::add_run(simd, units, (step, run), totals);
         }
         let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
         add_scaled(simd, totals, (&step[SCALE], scales), sums)

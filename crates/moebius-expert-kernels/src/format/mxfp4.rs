@@ -104,7 +104,7 @@ impl Dot for UnitMxfp4 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        each_group!((S, R), P in [0 1 2 3], units, sums, (units, sums) => {
+        each_group!((S, R), P, units, sums, (units, sums) => {
             prefetch::<S, _, _, R>(simd, units, (0, 1));
             let scales = of_group!(units, unit => simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5)));
             let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: Some(&CODES), offset: OFFSET };

@@ -7,9 +7,9 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled,
+    Dot, Unit, add_products, add_run, add_scaled,
     affine::{Levels, fit},
-    each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group, prefetch,
+    gather_halves, gather_quads, half_at, halves_are_finite, of_group, prefetch,
     rounding::nearest,
 };
 use crate::{
@@ -157,19 +157,10 @@ impl UnitQ2K {
                     let four = if strand < 2 { simd.low_nibbles(quads) } else { simd.high_nibbles(quads) };
                     simd.look_up(if strand % 2 == 0 { &LOWER } else { &UPPER }, four)
                 });
-                for row in 0..R {
-                    let inputs = simd.input(step[QUADS + 4 * run + j][row]);
-                    for panel in 0..Q {
-                        dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
-                    }
-                }
+                dots = add_products(simd, codes, &step[QUADS + 4 * run + j], dots);
             }
-            for panel in 0..Q {
-                let factors = simd.factors(&units[panel].run_scales[run]);
-                for row in 0..R {
-                    totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
-                }
-            }
+            let factors = of_group!(units, unit => &unit.run_scales[run]);
+            totals = add_run(simd, factors, dots, totals);
         }
         totals
     }
@@ -200,9 +191,7 @@ impl Dot for UnitQ2K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for stretch in 0..STRETCHES {
-            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
-                Self::add_stretch(simd, units, (step, stretch), totals)
-            });
+            totals = Self::add_stretch(simd, units, (step, stretch), totals);
         }
         let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
         let mut sums = add_scaled(simd, totals, (&step[SCALE], scales), sums);

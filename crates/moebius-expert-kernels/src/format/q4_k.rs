@@ -4,9 +4,9 @@
 //! lower halves, `2 i + 1` in the upper.
 
 use super::{
-    Dot, Unit,
+    Dot, Unit, add_products, add_run,
     affine::Levels,
-    each_group, gather_quads, of_group, prefetch,
+    gather_quads, of_group, prefetch,
     runs::{self, HEAD_BYTES, RUN, RUNS, RunFactors},
 };
 use crate::{
@@ -88,19 +88,10 @@ impl UnitQ4K {
                     let weights = simd.quads(&unit.quads[pair * 8 + j]);
                     if upper { simd.high_nibbles(weights) } else { simd.low_nibbles(weights) }
                 });
-                for row in 0..R {
-                    let inputs = simd.input(step[QUADS + run * 8 + j][row]);
-                    for panel in 0..Q {
-                        dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
-                    }
-                }
+                dots = add_products(simd, codes, &step[QUADS + run * 8 + j], dots);
             }
-            for panel in 0..Q {
-                let factors = simd.factors(units[panel].factors.run_scales(run));
-                for row in 0..R {
-                    totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
-                }
-            }
+            let factors = of_group!(units, unit => unit.factors.run_scales(run));
+            totals = add_run(simd, factors, dots, totals);
         }
         totals
     }
@@ -117,9 +108,7 @@ impl Dot for UnitQ4K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for pair in 0..RUNS / 2 {
-            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
-                Self::add_runs(simd, units, (step, pair), totals)
-            });
+            totals = Self::add_runs(simd, units, (step, pair), totals);
         }
         let mut sums = sums;
         for panel in 0..P {

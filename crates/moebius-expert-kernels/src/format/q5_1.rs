@@ -6,8 +6,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
-    prefetch, q4_0::nibble, rounding::nearest,
+    Dot, Unit, add_products, add_run, add_scaled, each_group, gather_halves, gather_quads, half_at,
+    halves_are_finite, of_group, prefetch, q4_0::nibble, rounding::nearest,
 };
 use crate::{
     Kernels,
@@ -20,6 +20,8 @@ const MAX_CODE: f32 = 31.0;
 /// Where the parts of a block begin.
 const UPPER: usize = 4;
 const LOWER: usize = 8;
+/// The factors of a block, which is a single run.
+const ONES: [i8; LANES] = [1; LANES];
 
 /// Thirty-two columns of sixteen rows.
 #[derive(Debug, Clone, Copy)]
@@ -112,36 +114,12 @@ impl UnitQ5_1 {
         inputs: &[[i32; R]; 8],
         dots: [[S::Sums; R]; Q],
     ) -> [[S::Sums; R]; Q] {
-        let mut dots = dots;
         let codes: [_; Q] = of_group!(units, unit => {
             let lower = simd.quads(&unit.lower[J as usize % 4]);
             let lower = if J < 4 { simd.low_nibbles(lower) } else { simd.high_nibbles(lower) };
             simd.with_high_bit::<J>(lower, simd.quads(&unit.upper))
         });
-        for row in 0..R {
-            let inputs = simd.input(inputs[J as usize][row]);
-            for panel in 0..Q {
-                dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
-            }
-        }
-        dots
-    }
-
-    /// Adds dot products to totals.
-    #[inline(always)]
-    fn add_dots<S: Simd, const Q: usize, const R: usize>(
-        simd: S,
-        dots: [[S::Sums; R]; Q],
-        totals: [[S::I; R]; Q],
-    ) -> [[S::I; R]; Q] {
-        let mut totals = totals;
-        let ones = simd.factors(&[1; LANES]);
-        for panel in 0..Q {
-            for row in 0..R {
-                totals[panel][row] = simd.add_scaled(totals[panel][row], ones, dots[panel][row]);
-            }
-        }
-        totals
+        add_products(simd, codes, &inputs[J as usize], dots)
     }
 
     /// Adds the products of some panels.
@@ -161,14 +139,14 @@ impl UnitQ5_1 {
         dots = Self::add_quad::<S, Q, R, 2>(simd, units, inputs, dots);
         dots = Self::add_quad::<S, Q, R, 3>(simd, units, inputs, dots);
         if S::FIVE_BIT_QUADS < 8 {
-            totals = Self::add_dots(simd, dots, totals);
+            totals = add_run(simd, [&ONES; Q], dots, totals);
             dots = none;
         }
         dots = Self::add_quad::<S, Q, R, 4>(simd, units, inputs, dots);
         dots = Self::add_quad::<S, Q, R, 5>(simd, units, inputs, dots);
         dots = Self::add_quad::<S, Q, R, 6>(simd, units, inputs, dots);
         dots = Self::add_quad::<S, Q, R, 7>(simd, units, inputs, dots);
-        totals = Self::add_dots(simd, dots, totals);
+        totals = add_run(simd, [&ONES; Q], dots, totals);
         let weight_scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
         let minima: [_; Q] = of_group!(units, unit => simd.widen_f16(&unit.minima));
         let mut sums = add_scaled(simd, totals, (scales, weight_scales), sums);
@@ -191,7 +169,7 @@ impl Dot for UnitQ5_1 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        each_group!((S, R), P in [0 1], units, sums, (units, sums) => Self::add_group(simd, units, step, sums));
+        each_group!((S, R), P, units, sums, (units, sums) => Self::add_group(simd, units, step, sums));
         sums
     }
 }

@@ -4,9 +4,9 @@
 //! of run `r`), then the 128 bytes of `q4_k` with the lower four bits.
 
 use super::{
-    Dot, Unit,
+    Dot, Unit, add_products, add_run,
     affine::Levels,
-    each_group, gather_quads, of_group, prefetch,
+    gather_quads, of_group, prefetch,
     runs::{self, HEAD_BYTES, RUN, RUNS, RunFactors},
 };
 use crate::{
@@ -114,38 +114,13 @@ impl UnitQ5K {
         (step, run): (&[[i32; R]; STEP256], usize),
         dots: [[S::Sums; R]; Q],
     ) -> [[S::Sums; R]; Q] {
-        let mut dots = dots;
         let codes: [_; Q] = of_group!(units, unit => {
             let quads = &unit.quads[run / 2];
             let lower = simd.quads(&quads[2 + J as usize]);
             let lower = if run % 2 == 1 { simd.high_nibbles(lower) } else { simd.low_nibbles(lower) };
             simd.with_high_bit::<J>(lower, simd.quads(&quads[run % 2]))
         });
-        for row in 0..R {
-            let inputs = simd.input(step[QUADS + run * 8 + J as usize][row]);
-            for panel in 0..Q {
-                dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
-            }
-        }
-        dots
-    }
-
-    /// Adds what a run's dot products are, times its scales.
-    #[inline(always)]
-    fn add_dots<S: Simd, const Q: usize, const R: usize>(
-        simd: S,
-        units: [&Self; Q],
-        (run, dots): (usize, [[S::Sums; R]; Q]),
-        totals: [[S::I; R]; Q],
-    ) -> [[S::I; R]; Q] {
-        let mut totals = totals;
-        for panel in 0..Q {
-            let factors = simd.factors(units[panel].factors.run_scales(run));
-            for row in 0..R {
-                totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
-            }
-        }
-        totals
+        add_products(simd, codes, &step[QUADS + run * 8 + J as usize], dots)
     }
 
     /// Adds the products of two neighbouring runs, which share their bytes.
@@ -160,20 +135,21 @@ impl UnitQ5K {
         for upper in [false, true] {
             let run = 2 * pair + usize::from(upper);
             prefetch::<S, _, _, R>(simd, units, (run, RUNS));
+            let factors = of_group!(units, unit => unit.factors.run_scales(run));
             let none = [[simd.start(0, 0); R]; Q];
             let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, (step, run), none);
             dots = Self::add_quad::<S, Q, R, 1>(simd, units, (step, run), dots);
             dots = Self::add_quad::<S, Q, R, 2>(simd, units, (step, run), dots);
             dots = Self::add_quad::<S, Q, R, 3>(simd, units, (step, run), dots);
             if S::FIVE_BIT_QUADS < 8 {
-                totals = Self::add_dots(simd, units, (run, dots), totals);
+                totals = add_run(simd, factors, dots, totals);
                 dots = none;
             }
             dots = Self::add_quad::<S, Q, R, 4>(simd, units, (step, run), dots);
             dots = Self::add_quad::<S, Q, R, 5>(simd, units, (step, run), dots);
             dots = Self::add_quad::<S, Q, R, 6>(simd, units, (step, run), dots);
             dots = Self::add_quad::<S, Q, R, 7>(simd, units, (step, run), dots);
-            totals = Self::add_dots(simd, units, (run, dots), totals);
+            totals = add_run(simd, factors, dots, totals);
         }
         totals
     }
@@ -190,9 +166,7 @@ impl Dot for UnitQ5K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for pair in 0..RUNS / 2 {
-            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
-                Self::add_runs(simd, units, (step, pair), totals)
-            });
+            totals = Self::add_runs(simd, units, (step, pair), totals);
         }
         let mut sums = sums;
         for panel in 0..P {

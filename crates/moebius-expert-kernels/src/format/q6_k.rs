@@ -7,8 +7,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
-    prefetch,
+    Dot, Unit, add_products, add_run, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite,
+    of_group, prefetch,
     rounding::{extreme, nearest, rounded, sum, times},
 };
 use crate::{
@@ -186,21 +186,10 @@ impl UnitQ6K {
                 let lower = if STRAND < 2 { simd.low_nibbles(lower) } else { simd.high_nibbles(lower) };
                 simd.with_high_bits::<STRAND>(lower, simd.quads(&quads[0]))
             });
-            for row in 0..R {
-                let inputs = simd.input(step[QUADS + 4 * run + j][row]);
-                for panel in 0..Q {
-                    dots[panel][row] = simd.dot(dots[panel][row], codes[panel], inputs);
-                }
-            }
+            dots = add_products(simd, codes, &step[QUADS + 4 * run + j], dots);
         }
-        let mut totals = totals;
-        for panel in 0..Q {
-            let factors = simd.factors(&units[panel].run_scales[run]);
-            for row in 0..R {
-                totals[panel][row] = simd.add_scaled(totals[panel][row], factors, dots[panel][row]);
-            }
-        }
-        totals
+        let factors = of_group!(units, unit => &unit.run_scales[run]);
+        add_run(simd, factors, dots, totals)
     }
 
     /// Adds the products of the four runs of a stretch.
@@ -229,9 +218,7 @@ impl Dot for UnitQ6K {
         let step: &[[i32; R]; STEP256] = step.try_into().expect("a whole step");
         let mut totals = [[simd.zero(); R]; P];
         for stretch in 0..STRETCHES {
-            each_group!((S, R), P in [0 1], units, totals, (units, totals) => {
-                Self::add_stretch(simd, units, (step, stretch), totals)
-            });
+            totals = Self::add_stretch(simd, units, (step, stretch), totals);
         }
         let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
         add_scaled(simd, totals, (&step[SCALE], scales), sums)

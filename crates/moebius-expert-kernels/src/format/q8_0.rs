@@ -101,7 +101,7 @@ impl Dot for UnitQ8_0 {
         sums: [[S::V; R]; P],
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
-        each_group!((S, R), P in [0 1], units, sums, (units, sums) => Self::add_group(simd, units, step, sums));
+        each_group!((S, R), P, units, sums, (units, sums) => Self::add_group(simd, units, step, sums));
         sums
     }
 }

@@ -149,7 +149,7 @@ impl Backend for CpuBackend {
 
 impl Packer for CpuBackend {
     fn pack(&self, view: &WeightView<'_>, held: WeightFormat) -> Result<Vec<u8>> {
-        let packed = pack(&self.engine, view, held, (view.rows, view.cols))?;
+        let packed = pack(&self.engine.pool, view, held, (view.rows, view.cols))?;
         packed.as_bytes().map(<[u8]>::to_vec).map_err(|error| refused(view, error))
     }
 }

@@ -26,7 +26,7 @@ impl CpuExperts {
     pub(crate) fn load(engine: &Arc<Engine>, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Self> {
         let bank = |projection| {
             let (held, shape) = (spec.format_of(projection), spec.shape(projection));
-            let matrix = |expert| pack(engine, &source.get(expert, projection)?, held, shape);
+            let matrix = |expert| pack(&engine.pool, &source.get(expert, projection)?, held, shape);
             PackedMatrix::side_by_side(spec.n_experts, matrix, kernel)
         };
         let gate = spec.gated.then(|| bank(Projection::Gate)).transpose()?;

@@ -25,7 +25,7 @@ impl CpuHeads {
         heads: usize,
         source: &dyn Fn(usize) -> Result<WeightView<'a>>,
     ) -> Result<Self> {
-        let load = |head| pack(engine, &source(head)?, spec.format, (spec.outputs, spec.inputs));
+        let load = |head| pack(&engine.pool, &source(head)?, spec.format, (spec.outputs, spec.inputs));
         let weights = (0..heads).map(load).collect::<Result<_>>()?;
         Ok(CpuHeads { spec: spec.clone(), weights, engine: engine.clone() })
     }

@@ -7,13 +7,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
-use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Product, SharedBytes};
+use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Pool, Product, SharedBytes};
 
 use crate::backend::Engine;
 use crate::slices::{filled, kernel, with_f32};
-
-/// From this size on a matrix leaves memory while it is packed, not only afterwards.
-const LARGE_BYTES: usize = 16 << 20;
 
 pub(crate) struct CpuLinear {
     spec: LinearSpec,
@@ -29,14 +26,8 @@ impl CpuLinear {
         weight: WeightView<'_>,
         bias: Option<Vec<f32>>,
     ) -> Result<Self> {
-        let weight = pack(engine, &weight, spec.format, (spec.outputs, spec.inputs))?;
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != spec.outputs) {
-            return Err(Error::Shape {
-                what: format!("bias of `{}`", spec.name),
-                expected: format!("[{}]", spec.outputs),
-                got: format!("[{}]", bias.len()),
-            });
-        }
+        let weight = pack(&engine.pool, &weight, spec.format, (spec.outputs, spec.inputs))?;
+        spec.check_bias(bias.as_deref())?;
         Ok(CpuLinear { spec: spec.clone(), weight, bias, engine: engine.clone() })
     }
 
@@ -73,35 +64,21 @@ impl CpuLinear {
 /// Packs one stored matrix, which must be `[rows, cols]`, rounding each row to the format in which it is held. One that
 /// is packed stays where it lies.
 pub(crate) fn pack(
-    engine: &Engine,
+    pool: &Pool,
     view: &WeightView<'_>,
     held: WeightFormat,
-    (rows, cols): (usize, usize),
+    shape: (usize, usize),
 ) -> Result<PackedMatrix> {
-    if (view.rows, view.cols) != (rows, cols) {
-        return Err(Error::Shape {
-            what: format!("`{}`", view.name),
-            expected: format!("[{rows}, {cols}]"),
-            got: format!("[{}, {}]", view.rows, view.cols),
-        });
-    }
-    if let Some(panels) = view.panels() {
-        if view.format != held {
-            let source = format!("expected it packed in {held}, got {}", view.format).into();
-            return Err(Error::Weight { name: view.name.clone(), source });
-        }
-        let memory = SharedBytes::new(panels.owner.clone(), panels.range.clone());
-        let packed = memory.and_then(|memory| PackedMatrix::from_packed(held, rows, cols, memory));
-        return packed.map_err(|e| refused(view, e));
-    }
-    let done = |bytes: &[u8]| {
-        if view.bytes.len() >= LARGE_BYTES {
-            view.release(bytes);
+    view.check(held, shape)?;
+    let packed = match view.panels() {
+        Some(panels) => SharedBytes::new(panels.owner.clone(), panels.range.clone())
+            .and_then(|memory| PackedMatrix::from_packed(held, shape.0, shape.1, memory)),
+        None => {
+            let formats = Formats { stored: view.format, held };
+            PackedMatrix::pack_with(pool, formats, shape, &view.bytes, &|bytes| view.was_read(bytes))
         }
     };
-    let formats = Formats { stored: view.format, held };
-    PackedMatrix::pack_with(&engine.pool, formats, (rows, cols), &view.bytes, &done)
-        .map_err(|e| refused(view, e))
+    packed.map_err(|error| refused(view, error))
 }
 
 /// What the kernels say of a matrix.

@@ -16,7 +16,7 @@ use moebius_router::{Routing, WeightTarget};
 use crate::gpu::{Arg, Buffer};
 use crate::inputs::Inputs;
 use crate::plan::ExpertPlan;
-use crate::slices::{blocks_for, computed, expect_dims};
+use crate::slices::{blocks_for, computed};
 use crate::weights::{Engine, Stack};
 
 /// What an expert has, as the kernels are told.
@@ -40,9 +40,16 @@ pub(crate) struct CudaExperts {
 
 impl CudaExperts {
     pub(crate) fn load(engine: &Arc<Engine>, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Self> {
-        let gate = spec.gated.then(|| Bank::load(engine, spec, Projection::Gate, source)).transpose()?;
-        let up = Bank::load(engine, spec, Projection::Up, source)?;
-        let down = Bank::load(engine, spec, Projection::Down, source)?;
+        let bank = |projection, bias: Option<Vec<f32>>| {
+            let (held, shape) = (spec.format_of(projection), spec.shape(projection));
+            let matrix = |expert| source.get(expert, projection);
+            let stack = Stack::load(engine, held, shape, spec.n_experts, matrix)?;
+            let bias = bias.map(|bias| engine.gpu.upload(&bias)).transpose()?;
+            Ok::<_, Error>(Bank { stack, bias })
+        };
+        let biases = spec.read_biases(source)?;
+        let gate = spec.gated.then(|| bank(Projection::Gate, biases.gate)).transpose()?;
+        let (up, down) = (bank(Projection::Up, biases.up)?, bank(Projection::Down, biases.down)?);
         Ok(CudaExperts { spec: spec.clone(), gate, up, down, engine: engine.clone() })
     }
 
@@ -88,28 +95,6 @@ impl CudaExperts {
 }
 
 impl Bank {
-    fn load(
-        engine: &Engine,
-        spec: &ExpertSpec,
-        projection: Projection,
-        source: &dyn ExpertSource,
-    ) -> Result<Self> {
-        let (held, shape) = (spec.format_of(projection), spec.shape(projection));
-        let stack =
-            Stack::load(engine, held, shape, spec.n_experts, |expert| source.get(expert, projection))?;
-        if !spec.biases {
-            return Ok(Bank { stack, bias: None });
-        }
-        let mut values = Vec::with_capacity(spec.n_experts * stack.rows);
-        for expert in 0..spec.n_experts {
-            let bias = source.bias(expert, projection)?;
-            let what = format!("bias of {projection:?} of expert {expert} in layer {}", spec.layer);
-            expect_dims(&what, &[stack.rows], &[bias.len()])?;
-            values.extend(bias);
-        }
-        Ok(Bank { stack, bias: Some(engine.gpu.upload(&values)?) })
-    }
-
     fn bias(&self) -> Arg<'_> {
         self.bias.as_ref().map_or(Arg::NONE, Buffer::read)
     }
@@ -121,15 +106,7 @@ impl ExpertBank for CudaExperts {
     }
 
     fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor> {
-        let (tokens, hidden) = x.dims2()?;
-        if routing.tokens() != tokens || routing.n_experts() != self.spec.n_experts {
-            return Err(Error::Shape {
-                what: "routing".into(),
-                expected: format!("{tokens} tokens over {} experts", self.spec.n_experts),
-                got: format!("{} tokens over {} experts", routing.tokens(), routing.n_experts()),
-            });
-        }
-        expect_dims("expert input", &[tokens, self.spec.hidden], &[tokens, hidden])?;
+        let (tokens, hidden) = self.spec.check_call(x, routing)?;
         let plan = ExpertPlan::new(&routing.dispatch(), tokens)?;
         let gpu = &self.engine.gpu;
         let words = gpu.upload(&plan.words)?;

@@ -28,13 +28,7 @@ impl CudaLinear {
         weight: WeightView<'_>,
         bias: Option<Vec<f32>>,
     ) -> Result<Self> {
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != spec.outputs) {
-            return Err(Error::Shape {
-                what: format!("bias of `{}`", spec.name),
-                expected: format!("[{}]", spec.outputs),
-                got: format!("[{}]", bias.len()),
-            });
-        }
+        spec.check_bias(bias.as_deref())?;
         let bias = bias.map(|bias| engine.gpu.upload(&bias)).transpose()?;
         let shape = (spec.outputs, spec.inputs);
         let view = std::cell::Cell::new(Some(weight));

@@ -11,9 +11,6 @@ use crate::gpu::{Buffer, Gpu};
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = 16;
 
-/// From this size on a matrix leaves the host's memory while it is packed, not only afterwards.
-const LARGE_BYTES: usize = 16 << 20;
-
 /// The device, and the host's threads that pack for it.
 pub(crate) struct Engine {
     pub(crate) gpu: Gpu,
@@ -65,35 +62,21 @@ pub(crate) fn pack(
     pool: &Pool,
     view: &WeightView<'_>,
     held: WeightFormat,
-    (rows, cols): (usize, usize),
+    shape: (usize, usize),
 ) -> Result<PackedMatrix> {
-    if (view.rows, view.cols) != (rows, cols) {
-        return Err(Error::Shape {
-            what: format!("`{}`", view.name),
-            expected: format!("[{rows}, {cols}]"),
-            got: format!("[{}, {}]", view.rows, view.cols),
-        });
-    }
-    if let Some(panels) = view.panels() {
-        if view.format != held {
-            let source = format!("expected it packed in {held}, got {}", view.format).into();
-            return Err(Error::Weight { name: view.name.clone(), source });
-        }
-        let memory = SharedBytes::new(panels.owner.clone(), panels.range.clone());
-        let packed = memory.and_then(|memory| PackedMatrix::from_packed(held, rows, cols, memory));
-        return packed.map_err(|error| refused(view, error));
-    }
-    let done = |bytes: &[u8]| {
-        if view.bytes.len() >= LARGE_BYTES {
-            view.release(bytes);
+    view.check(held, shape)?;
+    let packed = match view.panels() {
+        Some(panels) => SharedBytes::new(panels.owner.clone(), panels.range.clone())
+            .and_then(|memory| PackedMatrix::from_packed(held, shape.0, shape.1, memory)),
+        None => {
+            let formats = Formats { stored: view.format, held };
+            PackedMatrix::pack_with(pool, formats, shape, &view.bytes, &|bytes| view.was_read(bytes))
         }
     };
-    let formats = Formats { stored: view.format, held };
-    PackedMatrix::pack_with(pool, formats, (rows, cols), &view.bytes, &done)
-        .map_err(|error| refused(view, error))
+    packed.map_err(|error| refused(view, error))
 }
 
-/// What the packing says of a matrix.
+/// What the kernels say of a matrix.
 pub(crate) fn refused(view: &WeightView<'_>, error: KernelError) -> Error {
     Error::Weight { name: view.name.clone(), source: Box::new(error) }
 }

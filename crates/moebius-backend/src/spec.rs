@@ -99,6 +99,21 @@ impl LinearSpec {
         self.format.bytes_for(1, self.inputs).unwrap_or(usize::MAX) as u64
     }
 
+    /// Fails unless `bias`, if any, has a value for every output row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn check_bias(&self, bias: Option<&[f32]>) -> crate::Result<()> {
+        match bias {
+            Some(bias) if bias.len() != self.outputs => Err(crate::Error::Shape {
+                what: format!("bias of `{}`", self.name),
+                expected: format!("[{}]", self.outputs),
+                got: format!("[{}]", bias.len()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes of the weight that one pass over it touches.
     pub fn weight_bytes(&self) -> u64 {
         self.format.bytes_for(self.outputs, self.inputs).unwrap_or(usize::MAX) as u64

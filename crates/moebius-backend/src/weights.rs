@@ -23,6 +23,9 @@ use crate::{
     BackendInfo, Error, ExpertSpec, HeadLinear, LinearSpec, Ops, Projection, Result, Unsupported, WeightSpec,
 };
 
+/// From this size on a matrix leaves memory while it is packed, not only afterwards.
+const LARGE_BYTES: usize = 16 << 20;
+
 /// A device family.
 pub trait Backend: Send + Sync {
     /// Name, device and resources.
@@ -221,10 +224,38 @@ impl<'a> WeightView<'a> {
         self.panels.as_ref()
     }
 
+    /// Fails unless the matrix is `[rows, cols]` and, if it is packed, packed in `held`: what every backend that holds
+    /// panels asks before it packs, or takes the panels over.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Weight`].
+    pub fn check(&self, held: WeightFormat, (rows, cols): (usize, usize)) -> Result<()> {
+        if (self.rows, self.cols) != (rows, cols) {
+            return Err(Error::Shape {
+                what: format!("`{}`", self.name),
+                expected: format!("[{rows}, {cols}]"),
+                got: format!("[{}, {}]", self.rows, self.cols),
+            });
+        }
+        if self.panels.is_some() && self.format != held {
+            let source = format!("expected it packed in {held}, got {}", self.format).into();
+            return Err(Error::Weight { name: self.name.clone(), source });
+        }
+        Ok(())
+    }
+
     /// Releases `pages` when the view is dropped.
     pub fn backed_by(mut self, pages: &'a dyn MappedPages) -> Self {
         self.pages = Some(pages);
         self
+    }
+
+    /// Says that a part of the bytes was read and will not be again. A large matrix leaves memory while it is packed, a
+    /// small one afterwards.
+    pub fn was_read(&self, bytes: &[u8]) {
+        if self.bytes.len() >= LARGE_BYTES {
+            self.release(bytes);
+        }
     }
 
     /// Gives back a part of the bytes that was read and will not be again.

@@ -102,7 +102,7 @@ impl LinearSpec {
     /// Fails unless `bias`, if any, has a value for every output row.
     ///
     /// # Errors
-    /// [`Error::Shape`].
+    /// [`crate::Error::Shape`].
     pub fn check_bias(&self, bias: Option<&[f32]>) -> crate::Result<()> {
         match bias {
             Some(bias) if bias.len() != self.outputs => Err(crate::Error::Shape {

@@ -69,7 +69,7 @@ impl Op for Int8Op<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> u64 {
-        let mut sums = [simd.start(0, 0); MOST_SUMS];
+        let mut sums = [simd.start(0); MOST_SUMS];
         // One input for all would make all sums one.
         let inputs: [S::Input; MOST_SUMS] = std::array::from_fn(|_| simd.input(black_box(0x0101_0101)));
         for _ in 0..PASSES {

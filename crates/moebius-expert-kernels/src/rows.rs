@@ -2,10 +2,10 @@
 //!
 //! A row is a sequence of *steps* of words; a word is an `i32` or the bits of an `f32`. Plain rows have one word a
 //! column. Quantised ones have a scale `s` and bytes `b = round(x / s)`, `s = max |x| / 127`, over 32 columns or over
-//! 256, and the sums of bytes that weights with an offset need; a pair is two `i16`, see [`crate::arch::Dots`].
+//! 256, and the sums of bytes that weights with an offset need: starts, see [`crate::arch::Dots`], and pairs of two `i16`.
 //!
-//! Shapes: a step of 32 columns is scale, pair, eight quads of bytes; one of 256 is scale, four pairs of sums over 32
-//! columns each, sixteen pairs of 16 columns, 64 quads. A block of `n` rows is stored `[words, n]`.
+//! Shapes: a step of 32 columns is scale, start, eight quads of bytes; one of 256 is scale, four pairs of sums over 32
+//! columns each, sixteen starts of 16 columns, 64 quads. A block of `n` rows is stored `[words, n]`.
 //! Invariants: a row is quantised from its own values alone.
 
 use std::{ops::Range, sync::Mutex};
@@ -30,7 +30,7 @@ pub(crate) const STEP32: usize = 10;
 pub(crate) const STEP256: usize = 85;
 pub(crate) const SCALE: usize = 0;
 pub(crate) const MIN_PAIRS: usize = 1;
-pub(crate) const PAIRS: usize = 5;
+pub(crate) const STARTS: usize = 5;
 pub(crate) const QUADS: usize = 21;
 
 /// The form of input rows.
@@ -38,10 +38,10 @@ pub(crate) const QUADS: usize = 21;
 pub(crate) enum Inputs {
     /// As they are.
     Floats,
-    /// Signed bytes with a scale for every 32 columns.
-    Blocks32,
-    /// Signed bytes with a scale for every 256 columns.
-    Blocks256,
+    /// Signed bytes with a scale for every 32 columns, and starts of so many times their sums.
+    Blocks32 { times: i16 },
+    /// Signed bytes with a scale for every 256 columns, and starts of so many times the sums of sixteen.
+    Blocks256 { times: i16 },
 }
 
 impl Inputs {
@@ -49,8 +49,8 @@ impl Inputs {
     pub(crate) const fn panels(self) -> usize {
         match self {
             Self::Floats => 4,
-            Self::Blocks32 => 2,
-            Self::Blocks256 => 1,
+            Self::Blocks32 { .. } => 2,
+            Self::Blocks256 { .. } => 1,
         }
     }
 
@@ -58,8 +58,8 @@ impl Inputs {
     pub(crate) const fn step(self) -> (usize, usize) {
         match self {
             Self::Floats => (1, 1),
-            Self::Blocks32 => (32, STEP32),
-            Self::Blocks256 => (256, STEP256),
+            Self::Blocks32 { .. } => (32, STEP32),
+            Self::Blocks256 { .. } => (256, STEP256),
         }
     }
 }
@@ -132,15 +132,15 @@ impl Op for Quantize<'_> {
     fn run<S: Simd>(self, _: S) {
         match self.form {
             Inputs::Floats => unreachable!("plain rows are borrowed"),
-            Inputs::Blocks32 => {
+            Inputs::Blocks32 { times } => {
                 let (steps, _) = self.words.as_chunks_mut::<STEP32>();
                 for (step, values) in steps.iter_mut().zip(self.values.as_chunks::<32>().0) {
-                    let [scale, pair, quads @ ..] = step;
+                    let [scale, start, quads @ ..] = step;
                     *scale = quantize(values, quads).to_bits() as i32;
-                    *pair = join(pair_of(quads));
+                    *start = S::start_word(pair_of(quads), times);
                 }
             }
-            Inputs::Blocks256 => {
+            Inputs::Blocks256 { times } => {
                 let (steps, _) = self.words.as_chunks_mut::<STEP256>();
                 for (step, values) in steps.iter_mut().zip(self.values.as_chunks::<256>().0) {
                     let (sums, quads) = step.split_at_mut(QUADS);
@@ -148,10 +148,10 @@ impl Op for Quantize<'_> {
                     let mut runs = [0; 16];
                     for (run, quads) in quads.as_chunks::<4>().0.iter().enumerate() {
                         let [even, odd] = pair_of(quads);
-                        sums[PAIRS + run] = join([even, odd]);
+                        sums[STARTS + run] = S::start_word([even, odd], times);
                         runs[run] = even + odd;
                     }
-                    for (pair, runs) in sums[MIN_PAIRS..PAIRS].iter_mut().zip(runs.as_chunks::<4>().0) {
+                    for (pair, runs) in sums[MIN_PAIRS..STARTS].iter_mut().zip(runs.as_chunks::<4>().0) {
                         *pair = join([runs[0] + runs[1], runs[2] + runs[3]]);
                     }
                 }
@@ -194,18 +194,6 @@ fn pair_of(quads: &[i32]) -> [i32; 2] {
 #[inline(always)]
 pub(crate) fn join([low, high]: [i32; 2]) -> i32 {
     low & 0xffff | high << 16
-}
-
-/// The sum of all bytes behind a pair.
-#[inline(always)]
-pub(crate) fn pair_total(pair: i32) -> i32 {
-    i32::from(pair as i16) + (pair >> 16)
-}
-
-/// The pair of all bytes behind two pairs.
-#[inline(always)]
-pub(crate) fn both_pairs(a: i32, b: i32) -> i32 {
-    join([i32::from(a as i16) + i32::from(b as i16), (a >> 16) + (b >> 16)])
 }
 
 /// Rows cut into blocks of tile heights, each block stored `[words, rows]`.

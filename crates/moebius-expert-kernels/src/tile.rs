@@ -210,7 +210,9 @@ impl Op for ShapeOp {
     fn run<S: Simd>(self, _: S) -> TileShape {
         match self.0 {
             Inputs::Floats => <ByLanes as Tile<crate::format::LanesF32>>::shape::<S>(),
-            Inputs::Blocks32 | Inputs::Blocks256 => <ByDots as Tile<crate::format::UnitQ8_0>>::shape::<S>(),
+            Inputs::Blocks32 { .. } | Inputs::Blocks256 { .. } => {
+                <ByDots as Tile<crate::format::UnitQ8_0>>::shape::<S>()
+            }
         }
     }
 }
@@ -239,7 +241,7 @@ impl Kernels {
             _ => 4,
         };
         let group = match rows.form() {
-            Inputs::Blocks32 if blocks.len() == 1 => 1,
+            Inputs::Blocks32 { .. } if blocks.len() == 1 => 1,
             form => fit.min(form.panels()),
         };
         let chunk = (CHUNK_BYTES / (tallest * rows.row_bytes())).max(1);

@@ -38,10 +38,14 @@ pub(crate) const CACHE_LINE: usize = 64;
 /// Bytes in [`Dots::Quads`]: four neighbouring columns for each of sixteen rows.
 pub(crate) const QUAD_BYTES: usize = 4 * LANES;
 
+/// How often the starts for [`Dots::dot_signed`] hold the sum of their inputs.
+pub(crate) const SIGNED_TIMES: i16 = -128;
+
 /// Dot products of small whole numbers for sixteen rows at once, exact in every step.
 ///
 /// A *quad* is four neighbouring columns, one byte each; of the inputs as an `i32` of four `i8` bytes, lowest first.
-/// The *pair* of some inputs is an `i32` of two `i16`: the sums over columns 0 and 1, and over 2 and 3, of every quad.
+/// The *start* of some inputs is a word of so many times their sum as weights are stored too large; some sets keep the
+/// sums over columns 0 and 1, and over 2 and 3, of every quad apart, in two `i16`.
 pub(crate) trait Dots: Copy {
     /// Sixteen rows of four bytes.
     type Quads: Copy;
@@ -79,8 +83,18 @@ pub(crate) trait Dots: Copy {
 
     /// Four bytes of inputs, lowest first.
     fn input(self, quad: i32) -> Self::Input;
-    /// Sums that begin with `factor` times the pair of all inputs that will be added.
-    fn start(self, pair: i32, factor: i16) -> Self::Sums;
+    /// The start of inputs whose sums over columns 0 and 1, and over 2 and 3, of every quad are `pair`.
+    #[inline(always)]
+    fn start_word(pair: [i32; 2], times: i16) -> i32 {
+        i32::from(times) * (pair[0] + pair[1])
+    }
+    /// The sum of the inputs, of which a start was made with `times` 1.
+    #[inline(always)]
+    fn total(start: i32) -> i32 {
+        start
+    }
+    /// Sums that begin with the start of all inputs that will be added, or with none.
+    fn start(self, start: i32) -> Self::Sums;
     /// Adds the products of bytes 0 to 63 with one quad of inputs.
     fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums;
     /// The sums. In 32 bits, whatever came before, as long as the magnitude of the inputs' bytes is below 128 and
@@ -93,8 +107,8 @@ pub(crate) trait Dots: Copy {
 
     /// Prepares signed bytes.
     fn signed(self, q: Self::Quads) -> Self::Signed;
-    /// What [`Dots::dot_signed`] begins with, given the pair of all inputs that will be added.
-    fn start_signed(self, pair: i32) -> Self::I;
+    /// What [`Dots::dot_signed`] begins with, given the start of all inputs that will be added, made with [`SIGNED_TIMES`].
+    fn start_signed(self, start: i32) -> Self::I;
     /// Adds the products of signed bytes with one quad of inputs.
     fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I;
     /// `total + factors * sums`

@@ -160,9 +160,8 @@ impl Dots for Scalar {
         quad
     }
     #[inline(always)]
-    fn start(self, pair: i32, factor: i16) -> Self::Sums {
-        let [low, high] = halves(pair);
-        [i32::from(factor) * (low + high); LANES]
+    fn start(self, start: i32) -> Self::Sums {
+        [start; LANES]
     }
     #[inline(always)]
     fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {

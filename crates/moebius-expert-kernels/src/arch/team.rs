@@ -24,9 +24,10 @@ use crate::KernelError;
 const SPINS: usize = 4_000;
 const YIELDS: usize = 200;
 
-/// The parts of [`Shared::state`]: workers at the job, whether more may join, and the job's number.
+/// The parts of [`Shared::state`]: workers at the job, whether any sleeps, whether more may join, and the job's number.
 const ONE_WORKER: u64 = 1;
-const WORKERS: u64 = OPEN - 1;
+const WORKERS: u64 = SLEEPING - 1;
+const SLEEPING: u64 = 1 << 30;
 const OPEN: u64 = 1 << 31;
 const ONE_JOB: u64 = 1 << 32;
 
@@ -138,8 +139,10 @@ impl Shared {
         unsafe { *self.job.get() = job };
         self.next_task.store(0, Ordering::Relaxed);
         let number = self.state.load(Ordering::Relaxed) & !(ONE_JOB - 1);
-        self.state.store(number.wrapping_add(ONE_JOB) | OPEN, Ordering::Release);
-        self.wake_all();
+        let before = self.state.swap(number.wrapping_add(ONE_JOB) | OPEN, Ordering::Release);
+        if before & SLEEPING > 0 {
+            self.wake_all();
+        }
     }
 
     /// Lets nobody join any more and waits for those who have.
@@ -184,20 +187,18 @@ impl Shared {
 
     /// The state once it has another job number than `last`.
     fn wait_for_news(&self, last: u64) -> u64 {
-        let news = || {
-            let state = self.state.load(Ordering::Acquire);
-            (state / ONE_JOB != last / ONE_JOB).then_some(state)
-        };
         let mut looks = 0;
         while looks < SPINS + YIELDS {
-            if let Some(state) = news() {
+            let state = self.state.load(Ordering::Acquire);
+            if state / ONE_JOB != last / ONE_JOB {
                 return state;
             }
             look_away(&mut looks);
         }
         let mut asleep = lock(&self.sleep);
         loop {
-            if let Some(state) = news() {
+            let state = self.state.fetch_or(SLEEPING, Ordering::Acquire);
+            if state / ONE_JOB != last / ONE_JOB {
                 return state;
             }
             asleep = self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner);
@@ -217,7 +218,7 @@ impl Shared {
         false
     }
 
-    /// Wakes the workers that sleep. The lock orders this after their last look at the state.
+    /// Wakes the workers that sleep. The lock orders this after their last look at the state, at which they said so.
     fn wake_all(&self) {
         drop(lock(&self.sleep));
         self.wake.notify_all();

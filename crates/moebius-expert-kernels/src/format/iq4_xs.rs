@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     Kernels,
-    arch::{LANES, QUAD_BYTES, Simd},
-    rows::{Block, Inputs, PAIRS, QUADS, SCALE, STEP256, both_pairs},
+    arch::{LANES, QUAD_BYTES, SIGNED_TIMES, Simd},
+    rows::{Block, Inputs, QUADS, SCALE, STARTS, STEP256},
     tile,
 };
 
@@ -42,7 +42,7 @@ const TABLE: [u8; 16] = {
 };
 
 /// What the value of largest magnitude becomes in the scales that a fit starts from.
-const STARTS: [f32; 8] = [-127.0, -123.0, -119.0, -115.0, 105.0, 109.0, 113.0, 117.0];
+const EXTREMES: [f32; 8] = [-127.0, -123.0, -119.0, -115.0, 105.0, 109.0, 113.0, 117.0];
 
 /// 256 columns of sixteen rows.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +85,7 @@ fn fit(values: &[f32; RUN]) -> f32 {
     }
     let weights = times(values, values);
     let (mut best, mut most) = (0.0, 0.0);
-    for start in STARTS {
+    for start in EXTREMES {
         let inverse = start / extreme;
         let entries = values.map(|scaled| value(code(scaled * inverse)));
         let weighted = times(&weights, &entries);
@@ -102,7 +102,7 @@ fn fit(values: &[f32; RUN]) -> f32 {
 impl Unit for UnitIq4Xs {
     const COLS: usize = RUNS * RUN;
     const BYTES: usize = 136;
-    const INPUTS: Inputs = Inputs::Blocks256;
+    const INPUTS: Inputs = Inputs::Blocks256 { times: SIGNED_TIMES };
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -172,8 +172,8 @@ impl UnitIq4Xs {
         prefetch::<S, _, _, R>(simd, units, (run, RUNS));
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
-            let [even, odd] = [step[PAIRS + 2 * run][row], step[PAIRS + 2 * run + 1][row]];
-            let start = simd.start_signed(both_pairs(even, odd));
+            let [even, odd] = [step[STARTS + 2 * run][row], step[STARTS + 2 * run + 1][row]];
+            let start = simd.start_signed(even.wrapping_add(odd));
             for dots in &mut dots {
                 dots[row] = start;
             }

@@ -61,7 +61,7 @@ fn code(value: f32) -> u8 {
 impl Unit for UnitMxfp4 {
     const COLS: usize = 32;
     const BYTES: usize = 17;
-    const INPUTS: Inputs = Inputs::Blocks32;
+    const INPUTS: Inputs = Inputs::Blocks32 { times: -OFFSET };
 
     /// The scale is the power of two that brings the largest magnitude into the upper binade of the codes.
     #[inline(always)]
@@ -107,7 +107,7 @@ impl Dot for UnitMxfp4 {
         each_group!((S, R), P, units, sums, (units, sums) => {
             prefetch::<S, _, _, R>(simd, units, (0, 1));
             let scales = of_group!(units, unit => simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5)));
-            let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: Some(&CODES), offset: OFFSET };
+            let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: Some(&CODES) };
             nibbles.add(simd, step, scales, sums)
         });
         sums

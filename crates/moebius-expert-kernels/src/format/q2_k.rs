@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
-    rows::{Block, Inputs, PAIRS, QUADS, SCALE, STEP256, join, pair_total},
+    rows::{Block, Inputs, QUADS, SCALE, STARTS, STEP256, join},
     tile,
 };
 
@@ -59,7 +59,7 @@ fn place(col: usize) -> (usize, usize) {
 impl Unit for UnitQ2K {
     const COLS: usize = RUNS * RUN;
     const BYTES: usize = 84;
-    const INPUTS: Inputs = Inputs::Blocks256;
+    const INPUTS: Inputs = Inputs::Blocks256 { times: 1 };
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -150,7 +150,7 @@ impl UnitQ2K {
         for strand in 0..4 {
             let run = 8 * (stretch / 2) + 2 * strand + stretch % 2;
             prefetch::<S, _, _, R>(simd, units, (4 * stretch + strand, RUNS));
-            let mut dots = [[simd.start(0, 0); R]; Q];
+            let mut dots = [[simd.start(0); R]; Q];
             for j in 0..4 {
                 let codes: [_; Q] = of_group!(units, unit => {
                     let quads = simd.quads(&unit.quads[stretch][j]);
@@ -171,8 +171,8 @@ impl UnitQ2K {
         let mut minima = [simd.zero(); R];
         for (pair, weights) in self.run_minima.iter().enumerate() {
             for row in 0..R {
-                let [even, odd] = [step[PAIRS + 2 * pair][row], step[PAIRS + 2 * pair + 1][row]];
-                let totals = join([pair_total(even), pair_total(odd)]);
+                let [even, odd] = [step[STARTS + 2 * pair][row], step[STARTS + 2 * pair + 1][row]];
+                let totals = join([S::total(even), S::total(odd)]);
                 minima[row] = simd.dot_pairs(minima[row], weights, totals);
             }
         }

@@ -49,7 +49,7 @@ pub(super) fn nibble(quads: &[[u8; QUAD_BYTES]; 4], lane: usize, col: usize) -> 
 impl Unit for UnitQ4_0 {
     const COLS: usize = 32;
     const BYTES: usize = 18;
-    const INPUTS: Inputs = Inputs::Blocks32;
+    const INPUTS: Inputs = Inputs::Blocks32 { times: -OFFSET };
 
     /// The value of largest magnitude becomes -8, the end of the range that reaches farther.
     #[inline(always)]
@@ -95,18 +95,18 @@ impl Dot for UnitQ4_0 {
         each_group!((S, R), P, units, sums, (units, sums) => {
             prefetch::<S, _, _, R>(simd, units, (0, 1));
             let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
-            let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: None, offset: OFFSET };
+            let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: None };
             nibbles.add(simd, step, scales, sums)
         });
         sums
     }
 }
 
-/// Thirty-two columns of four-bit codes of some panels, or of what a table has for them; both are `offset` too large.
+/// Thirty-two columns of four-bit codes of some panels, or of what a table has for them; by how much either is too large
+/// is in the starts of the inputs.
 pub(super) struct Nibbles<'a, const Q: usize> {
     pub(super) quads: [&'a [[u8; QUAD_BYTES]; 4]; Q],
     pub(super) table: Option<&'a [u8; 16]>,
-    pub(super) offset: i16,
 }
 
 impl<const Q: usize> Nibbles<'_, Q> {
@@ -119,10 +119,10 @@ impl<const Q: usize> Nibbles<'_, Q> {
         weight_scales: [S::V; Q],
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
-        let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        let mut dots = [[simd.start(0, 0); R]; Q];
+        let [scales, starts, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        let mut dots = [[simd.start(0); R]; Q];
         for row in 0..R {
-            let start = simd.start(pairs[row], -self.offset);
+            let start = simd.start(starts[row]);
             for dots in &mut dots {
                 dots[row] = start;
             }

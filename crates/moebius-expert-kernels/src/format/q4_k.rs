@@ -7,6 +7,7 @@ use super::{
     Dot, Unit, add_products, add_run,
     affine::Levels,
     gather_quads, of_group, prefetch,
+    q6_k::UnitQ6K,
     runs::{self, HEAD_BYTES, RUN, RUNS, RunFactors},
 };
 use crate::{
@@ -30,7 +31,8 @@ pub(crate) struct UnitQ4K {
 impl Unit for UnitQ4K {
     const COLS: usize = runs::COLS;
     const BYTES: usize = HEAD_BYTES + 128;
-    const INPUTS: Inputs = Inputs::Blocks256;
+    /// Starts are not read; with those of `q6_k`, which the same layers hold, one set of inputs serves both.
+    const INPUTS: Inputs = UnitQ6K::INPUTS;
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -82,7 +84,7 @@ impl UnitQ4K {
         for upper in [false, true] {
             let run = 2 * pair + usize::from(upper);
             prefetch::<S, _, _, R>(simd, units, (run, RUNS));
-            let mut dots = [[simd.start(0, 0); R]; Q];
+            let mut dots = [[simd.start(0); R]; Q];
             for j in 0..8 {
                 let codes: [_; Q] = of_group!(units, unit => {
                     let weights = simd.quads(&unit.quads[pair * 8 + j]);

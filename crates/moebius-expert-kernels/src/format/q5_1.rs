@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
-    rows::{Block, Inputs, STEP32, pair_total},
+    rows::{Block, Inputs, STEP32},
     tile,
 };
 
@@ -53,7 +53,7 @@ fn word_of(block: &[u8]) -> u32 {
 impl Unit for UnitQ5_1 {
     const COLS: usize = 32;
     const BYTES: usize = 24;
-    const INPUTS: Inputs = Inputs::Blocks32;
+    const INPUTS: Inputs = Inputs::Blocks32 { times: 1 };
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -130,9 +130,9 @@ impl UnitQ5_1 {
         step: &[[i32; R]],
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
-        let [scales, pairs, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        let [scales, starts, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
         prefetch::<S, _, _, R>(simd, units, (0, 1));
-        let none = [[simd.start(0, 0); R]; Q];
+        let none = [[simd.start(0); R]; Q];
         let mut totals = [[simd.zero(); R]; Q];
         let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, inputs, none);
         dots = Self::add_quad::<S, Q, R, 1>(simd, units, inputs, dots);
@@ -151,7 +151,7 @@ impl UnitQ5_1 {
         let minima: [_; Q] = of_group!(units, unit => simd.widen_f16(&unit.minima));
         let mut sums = add_scaled(simd, totals, (scales, weight_scales), sums);
         for row in 0..R {
-            let total = f32::from_bits(scales[row] as u32) * pair_total(pairs[row]) as f32;
+            let total = f32::from_bits(scales[row] as u32) * S::total(starts[row]) as f32;
             for panel in 0..Q {
                 sums[panel][row] = simd.fma(simd.splat(total), minima[panel], sums[panel][row]);
             }

@@ -7,6 +7,7 @@ use super::{
     Dot, Unit, add_products, add_run,
     affine::Levels,
     gather_quads, of_group, prefetch,
+    q6_k::UnitQ6K,
     runs::{self, HEAD_BYTES, RUN, RUNS, RunFactors},
 };
 use crate::{
@@ -45,7 +46,8 @@ fn upper_bits(bytes: &[[u8; 4]], place: usize) -> [u8; 4] {
 impl Unit for UnitQ5K {
     const COLS: usize = runs::COLS;
     const BYTES: usize = LOWER + 128;
-    const INPUTS: Inputs = Inputs::Blocks256;
+    /// Starts are not read; with those of `q6_k`, which the same layers hold, one set of inputs serves both.
+    const INPUTS: Inputs = UnitQ6K::INPUTS;
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -136,7 +138,7 @@ impl UnitQ5K {
             let run = 2 * pair + usize::from(upper);
             prefetch::<S, _, _, R>(simd, units, (run, RUNS));
             let factors = of_group!(units, unit => unit.factors.run_scales(run));
-            let none = [[simd.start(0, 0); R]; Q];
+            let none = [[simd.start(0); R]; Q];
             let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, (step, run), none);
             dots = Self::add_quad::<S, Q, R, 1>(simd, units, (step, run), dots);
             dots = Self::add_quad::<S, Q, R, 2>(simd, units, (step, run), dots);

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Kernels,
     arch::{LANES, QUAD_BYTES, Simd},
-    rows::{Block, Inputs, PAIRS, QUADS, SCALE, STEP256},
+    rows::{Block, Inputs, QUADS, SCALE, STARTS, STEP256},
     tile,
 };
 
@@ -102,7 +102,7 @@ pub(super) fn set_codes(codes: &[u8; RUNS * RUN], bytes: &mut [u8]) {
 impl Unit for UnitQ6K {
     const COLS: usize = RUNS * RUN;
     const BYTES: usize = 210;
-    const INPUTS: Inputs = Inputs::Blocks256;
+    const INPUTS: Inputs = Inputs::Blocks256 { times: -OFFSET };
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -172,9 +172,9 @@ impl UnitQ6K {
     ) -> [[S::I; R]; Q] {
         let run = 8 * (stretch / 2) + 2 * STRAND + stretch % 2;
         prefetch::<S, _, _, R>(simd, units, (4 * stretch + STRAND, RUNS));
-        let mut dots = [[simd.start(0, 0); R]; Q];
+        let mut dots = [[simd.start(0); R]; Q];
         for row in 0..R {
-            let start = simd.start(step[PAIRS + run][row], -OFFSET);
+            let start = simd.start(step[STARTS + run][row]);
             for dots in &mut dots {
                 dots[row] = start;
             }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Kernels,
-    arch::{LANES, QUAD_BYTES, Simd},
+    arch::{LANES, QUAD_BYTES, SIGNED_TIMES, Simd},
     rows::{Block, Inputs, STEP32},
     tile,
 };
@@ -26,7 +26,7 @@ pub(crate) struct UnitQ8_0 {
 impl Unit for UnitQ8_0 {
     const COLS: usize = 32;
     const BYTES: usize = 34;
-    const INPUTS: Inputs = Inputs::Blocks32;
+    const INPUTS: Inputs = Inputs::Blocks32 { times: SIGNED_TIMES };
 
     #[inline(always)]
     fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -69,11 +69,11 @@ impl UnitQ8_0 {
         step: &[[i32; R]],
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
-        let [scales, pairs, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
+        let [scales, starts, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
         prefetch::<S, _, _, R>(simd, units, (0, 1));
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
-            let start = simd.start_signed(pairs[row]);
+            let start = simd.start_signed(starts[row]);
             for dots in &mut dots {
                 dots[row] = start;
             }

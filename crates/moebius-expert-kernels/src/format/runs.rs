@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     arch::{LANES, Simd},
-    rows::{MIN_PAIRS, PAIRS, SCALE, STEP256},
+    rows::{MIN_PAIRS, SCALE, STARTS, STEP256},
 };
 
 pub(super) const RUNS: usize = 8;
@@ -84,7 +84,7 @@ impl RunFactors {
         sums: [S::V; R],
     ) -> [S::V; R] {
         let mut minima = [simd.zero(); R];
-        for (weights, inputs) in self.run_minima.iter().zip(&step[MIN_PAIRS..PAIRS]) {
+        for (weights, inputs) in self.run_minima.iter().zip(&step[MIN_PAIRS..STARTS]) {
             for row in 0..R {
                 minima[row] = simd.dot_pairs(minima[row], weights, inputs[row]);
             }

@@ -248,9 +248,8 @@ impl<const DOTPROD: bool> Dots for Neon<DOTPROD> {
         with_token!(vreinterpretq_s8_s32(vdupq_n_s32(quad)))
     }
     #[inline(always)]
-    fn start(self, pair: i32, factor: i16) -> Self::Sums {
-        let sum = i32::from(pair as i16) + (pair >> 16);
-        with_token!([vdupq_n_s32(i32::from(factor) * sum); 4])
+    fn start(self, start: i32) -> Self::Sums {
+        with_token!([vdupq_n_s32(start); 4])
     }
     #[inline(always)]
     fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {

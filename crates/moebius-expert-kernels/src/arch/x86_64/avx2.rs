@@ -3,7 +3,10 @@
 
 use std::arch::{asm, x86_64::*};
 
-use crate::arch::{Dots, LANES, Op, QUAD_BYTES, Simd};
+use crate::{
+    arch::{Dots, LANES, Op, QUAD_BYTES, Simd},
+    rows::join,
+};
 
 /// Proof that the processor has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Debug, Clone, Copy)]
@@ -264,8 +267,16 @@ impl Dots for Avx2 {
         with_token!(_mm256_set1_epi32(quad))
     }
     #[inline(always)]
-    fn start(self, pair: i32, factor: i16) -> Self::Sums {
-        with_token!([_mm256_mullo_epi16(_mm256_set1_epi32(pair), _mm256_set1_epi16(factor)); 2])
+    fn start_word(pair: [i32; 2], times: i16) -> i32 {
+        join(pair.map(|sum| i32::from(times) * sum))
+    }
+    #[inline(always)]
+    fn total(start: i32) -> i32 {
+        i32::from(start as i16) + (start >> 16)
+    }
+    #[inline(always)]
+    fn start(self, start: i32) -> Self::Sums {
+        with_token!([_mm256_set1_epi32(start); 2])
     }
     #[inline(always)]
     fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {

@@ -188,8 +188,8 @@ impl Dots for Avx512 {
         with_token!(_mm512_set1_epi32(quad))
     }
     #[inline(always)]
-    fn start(self, pair: i32, factor: i16) -> Self::Sums {
-        with_token!(_mm512_madd_epi16(_mm512_set1_epi32(pair), _mm512_set1_epi16(factor)))
+    fn start(self, start: i32) -> Self::Sums {
+        self.input(start)
     }
     #[inline(always)]
     fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {
@@ -212,8 +212,8 @@ impl Dots for Avx512 {
         with_token!(_mm512_xor_si512(q, _mm512_set1_epi8(-128)))
     }
     #[inline(always)]
-    fn start_signed(self, pair: i32) -> Self::I {
-        self.start(pair, -128)
+    fn start_signed(self, start: i32) -> Self::I {
+        self.start(start)
     }
     #[inline(always)]
     fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {

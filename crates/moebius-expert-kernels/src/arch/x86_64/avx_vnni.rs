@@ -68,8 +68,8 @@ impl Dots for Avx2<true> {
         self.base().input(quad)
     }
     #[inline(always)]
-    fn start(self, pair: i32, factor: i16) -> Self::Sums {
-        with_token!([_mm256_madd_epi16(_mm256_set1_epi32(pair), _mm256_set1_epi16(factor)); 2])
+    fn start(self, start: i32) -> Self::Sums {
+        with_token!([_mm256_set1_epi32(start); 2])
     }
     #[inline(always)]
     fn dot(self, sums: Self::Sums, weights: Self::Quads, inputs: Self::Input) -> Self::Sums {
@@ -104,8 +104,8 @@ impl Dots for Avx2<true> {
         })
     }
     #[inline(always)]
-    fn start_signed(self, pair: i32) -> Self::I {
-        self.start(pair, -128)
+    fn start_signed(self, start: i32) -> Self::I {
+        self.start(start)
     }
     #[inline(always)]
     fn dot_signed(self, sums: Self::I, weights: Self::Signed, inputs: Self::Input) -> Self::I {

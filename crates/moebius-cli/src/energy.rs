@@ -86,6 +86,8 @@ pub(crate) fn add(record: &mut Record, form: &str, energy: Option<Energy>) {
 
 #[cfg(test)]
 mod tests {
+    use moebius::metering::RAPL_UPDATE;
+
     use super::*;
 
     #[test]
@@ -94,7 +96,7 @@ mod tests {
         let estimate = Energy::estimated(65.0, Duration::from_secs(2));
         assert_eq!(text(Some(estimate), 2, "run"), "~65 J a run (est.)");
         assert_eq!(text(Some(estimate), 0, "run"), "n/a");
-        let counted = Energy::counted(4_000_000, Duration::from_secs(1), None);
+        let counted = Energy::counted(4_000_000, Duration::from_secs(1), RAPL_UPDATE, None);
         assert_eq!(text(counted, 8, "token"), "500 mJ ± 0.5 mJ a token");
     }
 }

@@ -5,8 +5,8 @@
 //! net   = gross - P_idle · t
 //! ±     = P_gross · t_update + ΔP_idle · t        P_gross = gross / t
 //! ```
-//! A counter is brought up to date every `t_update`, about a millisecond for Intel's and AMD's RAPL, so both ends of a
-//! stretch together are off by at most one update at its mean power. The uncertainty of the idle power is the standard
+//! A counter is brought up to date every `t_update`, about a millisecond for Intel's and AMD's RAPL and up to a tenth of a
+//! second for NVIDIA's cards, so both ends of a stretch together are off by at most one update at its mean power. The uncertainty of the idle power is the standard
 //! error of several stretches without work.
 //!
 //! Invariants: reading is the caller's business; what is not known is `None`; an estimate says that it is one.
@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// How often RAPL brings its counters up to date.
 pub const RAPL_UPDATE: Duration = Duration::from_millis(1);
+
+/// How often NVIDIA's cards bring theirs up to date, at least: the longest interval of arXiv 2312.02741.
+pub const NVML_UPDATE: Duration = Duration::from_millis(100);
 
 /// More than any one socket or memory domain takes: bounds how long a counter may go unread before it could have
 /// wrapped unnoticed.
@@ -54,14 +57,20 @@ pub struct Energy {
 }
 
 impl Energy {
-    /// `microjoules` of a counter over `elapsed`, `idle` being the power without work, if known. `None` without time.
-    pub fn counted(microjoules: u64, elapsed: Duration, idle: Option<Power>) -> Option<Energy> {
+    /// `microjoules` over `elapsed` of counters that are brought up to date every `update`, `idle` being the power without
+    /// work, if known. `None` without time.
+    pub fn counted(
+        microjoules: u64,
+        elapsed: Duration,
+        update: Duration,
+        idle: Option<Power>,
+    ) -> Option<Energy> {
         let seconds = elapsed.as_secs_f64();
         if seconds <= 0.0 {
             return None;
         }
         let gross_joules = microjoules as f64 * 1e-6;
-        let ends = gross_joules / seconds * RAPL_UPDATE.as_secs_f64();
+        let ends = gross_joules / seconds * update.as_secs_f64();
         let drift = idle.map_or(0.0, |idle| idle.uncertainty_watts * seconds);
         Some(Energy {
             gross_joules,
@@ -178,22 +187,24 @@ mod tests {
     #[test]
     fn net_energy_is_without_what_idling_takes() {
         let idle = Power { watts: 20.0, uncertainty_watts: 0.5 };
-        let energy = Energy::counted(130_000_000, 2 * SECOND, Some(idle)).expect("time passed");
+        let energy = Energy::counted(130_000_000, 2 * SECOND, RAPL_UPDATE, Some(idle)).expect("time passed");
         near(energy.joules(), 130.0 - 40.0);
         near(energy.uncertainty_joules.expect("counted"), 65.0 * 0.001 + 0.5 * 2.0);
         near(energy.joules_per(9).expect("nine tokens"), 10.0);
+        let slow = Energy::counted(130_000_000, 2 * SECOND, NVML_UPDATE, Some(idle)).expect("time passed");
+        near(slow.uncertainty_joules.expect("counted"), 65.0 * 0.1 + 0.5 * 2.0);
         assert_eq!(energy.joules_per(0), None);
     }
 
     #[test]
     fn without_an_idle_power_the_gross_is_all_there_is() {
-        let energy = Energy::counted(1_000_000, SECOND, None).expect("time passed");
+        let energy = Energy::counted(1_000_000, SECOND, RAPL_UPDATE, None).expect("time passed");
         assert_eq!((energy.joules(), energy.idle_joules), (1.0, None));
     }
 
     #[test]
     fn a_stretch_without_time_has_no_energy() {
-        assert_eq!(Energy::counted(5, Duration::ZERO, None), None);
+        assert_eq!(Energy::counted(5, Duration::ZERO, RAPL_UPDATE, None), None);
     }
 
     #[test]
@@ -201,7 +212,7 @@ mod tests {
         let estimate = Energy::estimated(65.0, 2 * SECOND);
         near(estimate.joules(), 130.0);
         assert_eq!((estimate.source.name(), estimate.uncertainty_joules), ("estimate", None));
-        let counted = Energy::counted(1_000_000, SECOND, None).expect("time passed");
+        let counted = Energy::counted(1_000_000, SECOND, RAPL_UPDATE, None).expect("time passed");
         let sum = estimate + counted;
         near(sum.joules(), 131.0);
         assert_eq!((sum.source, sum.uncertainty_joules), (EnergySource::Estimate, None));

@@ -47,7 +47,7 @@ mod window;
 mod work;
 
 pub use counts::{Counts, ExpertCounts, FetchCounts, LayerCounts, PartWork};
-pub use energy::{Energy, EnergySource, Power, RAPL_UPDATE, WrappingCounter};
+pub use energy::{Energy, EnergySource, NVML_UPDATE, Power, RAPL_UPDATE, WrappingCounter};
 pub use laps::{Stage, StageTimes};
 pub use meter::Meter;
 pub use window::{Reading, Window};

@@ -128,8 +128,8 @@ pub fn doctor(threads: Option<usize>) -> Result<Health> {
         });
     }
     let energy = EnergyMeter::open(None).state().clone();
-    if let (CounterState::Unreadable { path, reason, .. }, Some(hint)) = (&energy, energy.hint()) {
-        let what = format!("energy is not counted: `{}`: {reason}", path.display());
+    if let (CounterState::Unreadable { counter, reason, .. }, Some(hint)) = (&energy, energy.hint()) {
+        let what = format!("energy is not counted: `{counter}`: {reason}");
         findings.push(Finding { what, hint });
     }
     if default_model.is_none() {

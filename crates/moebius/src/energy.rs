@@ -1,12 +1,16 @@
-//! Reads what the machine's energy counters say: RAPL through Linux's powercap tree, or nothing.
+//! Reads what the machine's energy counters say: RAPL through Linux's powercap tree, with the feature `nvml` NVIDIA's cards,
+//! or nothing.
 //!
 //! A tree has zones `intel-rapl:N` (AMD's processors have the same names), and in them `intel-rapl:N:M`, each with a
 //! `name`, a counter `energy_uj` and its largest value `max_energy_range_uj`. Packages and the memory beside them are
 //! added up; cores and graphics are parts of their package, and `psys` is the whole board, which counts where there are
-//! no packages.
+//! no packages. Of cards all are added up, as of sockets.
 //!
 //! Invariants: a sum lacks no zone, so one counter that cannot be read makes energy unknown; whoever asks less often than
 //! a counter may go around gets `None`.
+
+#[cfg(feature = "nvml")]
+mod nvml;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,7 +18,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use moebius_metering::{Energy, Power, WrappingCounter};
+#[cfg(feature = "nvml")]
+use moebius_metering::NVML_UPDATE;
+use moebius_metering::{Energy, Power, RAPL_UPDATE, WrappingCounter};
 
 /// Where Linux shows energy counters.
 pub const POWERCAP: &str = "/sys/class/powercap";
@@ -31,8 +37,8 @@ pub enum CounterState {
     Readable(Vec<String>),
     /// There are counters, but one cannot be read or says what it cannot.
     Unreadable {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the card.
+        counter: String,
         /// What is wrong with it.
         reason: String,
         /// Whether the system forbids it.
@@ -43,20 +49,21 @@ pub enum CounterState {
 }
 
 impl CounterState {
-    fn unreadable((path, error): Unusable) -> Self {
+    fn unreadable((counter, error): Unusable) -> Self {
         let forbidden = error.kind() == io::ErrorKind::PermissionDenied;
-        CounterState::Unreadable { path, reason: error.to_string(), forbidden }
+        CounterState::Unreadable { counter, reason: error.to_string(), forbidden }
     }
 
     /// What can be done about counters that cannot be read.
     pub fn hint(&self) -> Option<String> {
         match self {
             CounterState::Readable(_) => None,
-            CounterState::Unreadable { forbidden: true, path, .. } => Some(format!(
-                "only root may read `{}`; `sudo chmod a+r {POWERCAP}/intel-rapl*/energy_uj` lets everybody until the \
-                 next start, and --watts W estimates without counters",
-                path.display()
-            )),
+            CounterState::Unreadable { forbidden: true, counter, .. } if counter.starts_with(POWERCAP) => {
+                Some(format!(
+                    "only root may read `{counter}`; `sudo chmod a+r {POWERCAP}/intel-rapl*/energy_uj` lets everybody until the \
+                 next start, and --watts W estimates without counters"
+                ))
+            }
             CounterState::Unreadable { .. } | CounterState::Absent => {
                 Some("--watts W estimates energy from the power that the machine takes".into())
             }
@@ -86,22 +93,40 @@ pub struct EnergyMark {
 #[derive(Debug)]
 struct Zone {
     counter: WrappingCounter,
-    path: PathBuf,
+    register: Register,
     /// When it was read last.
     read: Instant,
     microjoules: u64,
+}
+
+/// Where a counter is read.
+#[derive(Debug)]
+enum Register {
+    File(PathBuf),
+    #[cfg(feature = "nvml")]
+    Card(nvml::Card),
 }
 
 impl EnergyMeter {
     /// Looks for this machine's counters. Where there are none that can be read, `watts` is the power that energy is
     /// estimated from.
     pub fn open(watts: Option<f64>) -> Self {
-        EnergyMeter::open_at(Path::new(POWERCAP), watts)
+        let zones = zones(Path::new(POWERCAP));
+        #[cfg(feature = "nvml")]
+        let zones = zones.and_then(|mut zones| {
+            zones.extend(nvml::cards()?);
+            Ok(zones)
+        });
+        EnergyMeter::with(zones, watts)
     }
 
-    /// As [`EnergyMeter::open`], with the tree of counters at `root`.
+    /// As [`EnergyMeter::open`], with the tree of counters at `root` and no cards.
     pub fn open_at(root: &Path, watts: Option<f64>) -> Self {
-        let (state, zones) = match zones(root) {
+        EnergyMeter::with(zones(root), watts)
+    }
+
+    fn with(zones: Result<Vec<(String, Zone)>, Unusable>, watts: Option<f64>) -> Self {
+        let (state, zones) = match zones {
             Ok(zones) if zones.is_empty() => (CounterState::Absent, Vec::new()),
             Ok(zones) => {
                 let (names, zones) = zones.into_iter().unzip();
@@ -159,7 +184,8 @@ impl EnergyMeter {
             true => self.watts.map(|watts| Energy::estimated(watts, mark.at.elapsed())),
             false => {
                 let (microjoules, elapsed) = self.counted_since(mark)?;
-                Energy::counted(microjoules, elapsed, self.idle)
+                let update = self.zones.iter().map(|zone| zone.register.update()).max()?;
+                Energy::counted(microjoules, elapsed, update, self.idle)
             }
         }
     }
@@ -171,22 +197,22 @@ impl EnergyMeter {
     }
 }
 
-/// A file and why it cannot be used.
-type Unusable = (PathBuf, io::Error);
+/// A counter and why it cannot be used.
+type Unusable = (String, io::Error);
 
 /// The zones of a tree that are to be added up, with their names; none if there is no tree.
 fn zones(root: &Path) -> Result<Vec<(String, Zone)>, Unusable> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err((root.into(), error)),
+        Err(error) => return Err((root.display().to_string(), error)),
     };
     let mut names = BTreeMap::new();
     for entry in entries.flatten() {
         let file_name = entry.file_name().to_string_lossy().into_owned();
         let Some(id) = file_name.strip_prefix("intel-rapl:") else { continue };
         let path = entry.path().join("name");
-        let name = short_text(&path).map_err(|error| (path, error))?;
+        let name = short_text(&path).map_err(|error| (path.display().to_string(), error))?;
         names.insert(id.to_owned(), (name, entry.path()));
     }
     let is_package = |id: &str| names.get(id).is_some_and(|(name, _)| name.starts_with("package"));
@@ -208,23 +234,48 @@ impl Zone {
     fn open(dir: &Path) -> Result<Zone, Unusable> {
         let read = |name: &str| {
             let path = dir.join(name);
-            number(&path).map_err(|error| (path, error))
+            number(&path).map_err(|error| (path.display().to_string(), error))
         };
         let (largest, now) = (read("max_energy_range_uj")?, read("energy_uj")?);
         let path = dir.join("energy_uj");
         match WrappingCounter::new(largest, now) {
-            Some(counter) => Ok(Zone { counter, path, read: Instant::now(), microjoules: 0 }),
-            None => Err((path, invalid(format!("expected at most {largest}, got {now}")))),
+            Some(counter) => Ok(Zone::new(counter, Register::File(path))),
+            None => {
+                Err((path.display().to_string(), invalid(format!("expected at most {largest}, got {now}"))))
+            }
         }
+    }
+
+    fn new(counter: WrappingCounter, register: Register) -> Zone {
+        Zone { counter, register, read: Instant::now(), microjoules: 0 }
     }
 
     /// Reads the counter; whether what it says can be believed.
     fn advance(&mut self, now: Instant) -> bool {
-        let Ok(at) = number(&self.path) else { return false };
+        let Ok(at) = self.register.microjoules() else { return false };
         let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.read, now));
         let total = self.counter.advance(at, elapsed);
         self.microjoules = total.unwrap_or(self.microjoules);
         total.is_some()
+    }
+}
+
+impl Register {
+    fn microjoules(&self) -> io::Result<u64> {
+        match self {
+            Register::File(path) => number(path),
+            #[cfg(feature = "nvml")]
+            Register::Card(card) => card.microjoules(),
+        }
+    }
+
+    /// How often it is brought up to date.
+    fn update(&self) -> Duration {
+        match self {
+            Register::File(_) => RAPL_UPDATE,
+            #[cfg(feature = "nvml")]
+            Register::Card(_) => NVML_UPDATE,
+        }
     }
 }
 
@@ -279,9 +330,9 @@ mod tests {
         }
     }
 
-    fn unreadable(meter: &EnergyMeter) -> (&Path, &str) {
+    fn unreadable(meter: &EnergyMeter) -> (&str, &str) {
         match meter.state() {
-            CounterState::Unreadable { path, reason, .. } => (path, reason),
+            CounterState::Unreadable { counter, reason, .. } => (counter, reason),
             other => panic!("expected a counter that cannot be read, got {other:?}"),
         }
     }
@@ -332,8 +383,8 @@ mod tests {
     #[test]
     fn a_forbidden_counter_is_unknown_and_the_hint_says_how_to_allow_it() {
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
-        let path = PathBuf::from("/sys/class/powercap/intel-rapl:0/energy_uj");
-        let state = CounterState::unreadable((path, error));
+        let counter = "/sys/class/powercap/intel-rapl:0/energy_uj".to_owned();
+        let state = CounterState::unreadable((counter, error));
         assert!(matches!(state, CounterState::Unreadable { forbidden: true, .. }));
         let hint = state.hint().expect("something can be done");
         assert!(hint.contains("chmod a+r") && hint.contains("--watts"), "{hint}");
@@ -351,7 +402,7 @@ mod tests {
         if File::open(&path).is_ok() {
             return; // whoever runs the tests may read everything
         }
-        assert_eq!(unreadable(&meter).0, path);
+        assert_eq!(unreadable(&meter).0, path.display().to_string());
         assert!(matches!(meter.state(), CounterState::Unreadable { forbidden: true, .. }));
     }
 
@@ -375,7 +426,7 @@ mod tests {
         }
         let tree = Tree::new(&[("0", "package-0")]);
         std::fs::remove_file(tree.dir("0").join("max_energy_range_uj")).unwrap();
-        assert!(unreadable(&tree.open()).0.ends_with("max_energy_range_uj"));
+        assert!(unreadable(&tree.open()).0.ends_with("/max_energy_range_uj"));
     }
 
     #[test]

@@ -214,7 +214,7 @@ class Memory(unittest.TestCase):
         self.assertEqual(Side("a", [], Path(), [1.0], [gib], [None], [0]).cells()[-2], "n/a")
 
     def test_the_command_is_shown_without_folders_of_one_machine(self):
-        typed = ["--keep", "/home/me", "-n", "8", "--moebius", "/bin/m"]
+        typed = ["--keep", "/mine", "-n", "8", "--moebius", "/bin/m"]
         self.assertEqual(shown(typed), "`python benches/peers/within_memory.py -n 8`")
 
 

@@ -115,7 +115,7 @@ fn a_budget_is_compared_with_its_hits_and_what_it_fetched() {
         "--backends",
         "cpu,constrained",
         "--memory",
-        "80MB",
+        "150MB",
         "--ids",
         "5,6,7,8",
         "-n",

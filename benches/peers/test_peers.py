@@ -14,8 +14,10 @@ import unittest
 from pathlib import Path
 
 from comparison import Comparison, Row, Size, Test, best, table
+from memory_group import group, size
 from programs import Failure, IkLlama, Peer, output
 from side_by_side import turned, typed
+from within_memory import Side, shown
 
 HERE = Path(__file__).resolve().parent
 TINY = dict(hidden_size=64, intermediate_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
@@ -191,6 +193,31 @@ class Command(unittest.TestCase):
 
 
 @unittest.skipUnless(have("numpy"), "numpy is not installed")
+class Memory(unittest.TestCase):
+    def test_sizes_are_read_as_moebius_reads_them_and_nonsense_is_not(self):
+        sizes = {"1GiB": 1 << 30, "1.5 GB": 1_500_000_000, "300MiB": 300 << 20, "64KiB": 1 << 16}
+        self.assertEqual({text: size(text) for text in sizes}, sizes)
+        for text in ("", "1", "GiB", "50%", "-1GiB", "1gib"):
+            with self.assertRaises(ValueError):
+                size(text)
+
+    def test_a_system_without_control_groups_is_a_failure_with_a_hint(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaises(Failure) as caught, group(1 << 30, Path(folder) / "none"):
+                self.fail("there is no group")
+        self.assertIn("root", caught.exception.hint)
+
+    def test_a_side_tells_medians_ranges_and_the_highest_peaks(self):
+        gib = 1 << 30
+        side = Side("a", [], Path(), [3.0, 1.0, 2.0], [gib // 2, gib, gib], [gib, None, gib], [10**9, 10**9, 3 * 10**9])
+        self.assertEqual(side.cells(), ("a", "2.00", "1.00 to 3.00", "1,024", "1,024", "1.0"))
+        self.assertEqual(Side("a", [], Path(), [1.0], [gib], [None], [0]).cells()[-2], "n/a")
+
+    def test_the_command_is_shown_without_folders_of_one_machine(self):
+        typed = ["--keep", "/mine", "-n", "8", "--moebius", "/bin/m"]
+        self.assertEqual(shown(typed), "`python benches/peers/within_memory.py -n 8`")
+
+
 class Models(unittest.TestCase):
     def shape(self, folder: str, kind: str, **changes: object):
         import gguf_model

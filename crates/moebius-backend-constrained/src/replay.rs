@@ -65,6 +65,12 @@ impl Replay {
         heat
     }
 
+    /// Experts that are asked for at all: nobody misses fewer times.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.heat().values().flatten().filter(|&&count| count > 0).count() as u64
+    }
+
     /// What `policy` does with so many places.
     #[must_use]
     pub fn run(&self, policy: &CachePolicy, capacity: usize) -> Replayed {
@@ -154,7 +160,7 @@ mod tests {
 
         #[test]
         fn with_a_place_for_each_only_the_first_request_misses(replay in replays()) {
-            let used = replay.heat().values().flatten().filter(|&&count| count > 0).count() as u64;
+            let used = replay.used();
             for policy in policies(replay.heat()) {
                 prop_assert_eq!(replay.run(&policy, replay.units()).all_misses(), used);
             }

@@ -14,4 +14,6 @@ mod recurrence;
 mod slices;
 
 pub use backend::{CpuBackend, CpuOptions};
-pub use moebius_expert_kernels::{Isa, KernelError, Kernels, Peaks, Pool, keep_freed_memory};
+pub use moebius_expert_kernels::{
+    Isa, KernelError, Kernels, Peaks, Pool, give_back_freed_memory, keep_freed_memory,
+};

@@ -17,6 +17,13 @@ use crate::terminal::{WARNING, printable};
 /// What the exit code says after Ctrl-C, as shells do.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// What is said of a file that is read through a mapping, where no error can be returned.
+pub(crate) const MAPPED_FILE_GONE: &str = "\
+error: a file of the model cannot be read any more: it was cut short, or its disk fails
+
+hint: weights that are mapped need their file as it was when the model was opened: open it again
+";
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum CliError {

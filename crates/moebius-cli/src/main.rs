@@ -34,6 +34,7 @@ use crate::args::Cli;
 
 fn main() -> ExitCode {
     moebius::keep_freed_memory();
+    moebius::end_with_message_when_a_mapped_file_goes(errors::MAPPED_FILE_GONE);
     let result = match Cli::try_parse_from(args::with_prompt_as_run(std::env::args_os())) {
         Ok(cli) => commands::dispatch(&cli),
         Err(error) => return errors::report_usage(&error),

@@ -5,7 +5,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use moebius::{Model, OpenOptions};
+use moebius::{Constraint, Model, OpenOptions};
 
 use crate::args::{ModelArgs, OutputArgs};
 use crate::errors::Result;
@@ -54,6 +54,7 @@ impl Opening {
             keeping::warn_of_unused(model.cache_use(), output);
             warn_of_unknowns(&model);
             warn_of_less_context(options.context, &model);
+            warn_of_idle_constraint(&options.backend.constraint, &model);
         }
         Ok((model, started.elapsed()))
     }
@@ -104,6 +105,16 @@ fn warn_of_less_context(asked: Option<usize>, model: &Model) {
     let has = model.context();
     if let Some(asked) = asked.filter(|asked| *asked > has) {
         anstream::eprintln!("warning: the context is {has} tokens, all that this model has, not {asked}");
+    }
+}
+
+/// Says so if flags about fetching were given where nothing is fetched.
+fn warn_of_idle_constraint(constraint: &Constraint, model: &Model) {
+    let asked = Constraint { memory: None, resident: None, ..constraint.clone() } != Constraint::default();
+    if asked && model.residency().is_empty() {
+        anstream::eprintln!(
+            "warning: --expert-cache, --no-prefetch and --fetch-limit change nothing without --memory or --resident-experts"
+        );
     }
 }
 

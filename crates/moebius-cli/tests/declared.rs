@@ -19,7 +19,7 @@ fn a_declared_machine_says_the_same_and_what_it_would_have_taken() {
     assert!(here.get("modelled").is_none());
     let modelled = &declared["modelled"];
     assert_eq!(modelled["kind"], "modelled, not measured");
-    assert_eq!((&modelled["profile"], &modelled["devices"]), (&"ascend-910b-280".into(), &1.into()));
+    assert_eq!((&modelled["profile"], &modelled["devices"]), (&"ascend-910b-64g".into(), &1.into()));
     for phase in ["prompt", "decode"] {
         let number = |name: &str| modelled[phase][name].as_f64().expect(name);
         assert!(number("tokens_per_second_low") < number("tokens_per_second"), "{modelled}");
@@ -105,6 +105,40 @@ fn backends_stand_side_by_side_with_equal_bits() {
     }
     let bytes = |name: &str| report["sparsity"][name].as_f64().expect(name);
     assert!(bytes("decode_bytes_per_token") < bytes("iso_total_bytes_per_token"));
+}
+
+#[test]
+fn a_budget_is_compared_with_its_hits_and_what_it_fetched() {
+    let args = [
+        "compare",
+        &tiny(),
+        "--backends",
+        "cpu,constrained",
+        "--memory",
+        "150MB",
+        "--ids",
+        "5,6,7,8",
+        "-n",
+        "8",
+    ];
+    let report = json(&[&args[..], &["--format", "f32", "--json"]].concat());
+    let backends = report["backends"].as_array().expect("a list");
+    assert!(backends.iter().all(|backend| backend["same_bits"] == true), "{report}");
+    assert_eq!(report["prompt_tokens"], 4);
+    assert!(backends[0].get("expert_hit_rate").is_none());
+    let number = |name: &str| backends[1][name].as_f64().expect(name);
+    assert!((0.0..1.0).contains(&number("expert_hit_rate")) && number("fetched_bytes_per_token") > 0.0);
+    let text = succeed(&[&args[..], &["--format", "f32"]].concat());
+    assert!(text.contains("in memory") && text.contains("fetched a token") && text.contains("n/a"), "{text}");
+}
+
+#[test]
+fn declaring_hardware_costs_no_memory_to_speak_of() {
+    let report = json(&["compare", &tiny(), "--backends", "cpu,constrained:laptop-4g", "-n", "2", "--json"]);
+    let peak = |at: usize| report["backends"][at]["peak_memory_bytes"].as_f64();
+    if let (Some(cpu), Some(declared)) = (peak(0), peak(1)) {
+        assert!(declared < cpu + 64e6, "{declared} against {cpu}");
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ mod tile;
 mod units;
 mod vector;
 
-pub use arch::pages::keep_freed_memory;
+pub use arch::pages::{give_back_freed_memory, keep_freed_memory};
 pub use attention::{AttentionInputs, AttentionShape};
 pub use error::KernelError;
 pub use experts::{ExpertBiases, ExpertRows, PackedExperts};

@@ -16,7 +16,7 @@ use moebius_backend_constrained::{CachePolicy, ConstrainedOptions, ReadLimit, sl
 use moebius_model::{ModelInfo, Place};
 
 use crate::trace::TraceReader;
-use crate::{Error, Result, knobs, memory};
+use crate::{Error, Result, memory, spill};
 
 /// What threads, tables and small buffers take besides what the program has when it plans.
 const PROGRAM_BYTES: u64 = 24 << 20;
@@ -145,16 +145,18 @@ impl FromStr for ExpertPolicy {
 }
 
 impl ExpertPolicy {
-    /// The policy, its trace read.
+    /// The policy for a model with these experts, its trace read.
     ///
     /// # Errors
-    /// Those of reading a trace.
-    pub fn policy(&self) -> Result<CachePolicy> {
+    /// Those of reading a trace; [`Error::ForeignTrace`] for one of another model.
+    pub(crate) fn policy(&self, banks: &[ExpertSpec]) -> Result<CachePolicy> {
         let path = match self {
             ExpertPolicy::Named(policy) => return Ok(policy.clone()),
             ExpertPolicy::HotIn(path) => path,
         };
         let mut reader = TraceReader::open(path)?;
+        let layers: Vec<(usize, usize)> = banks.iter().map(|bank| (bank.layer, bank.n_experts)).collect();
+        reader.header().check_is_of(path, &layers)?;
         let loads = reader.loads()?;
         let layers = reader.header().layers.iter();
         let heat = layers.zip(loads).map(|(layer, load)| (layer.layer, load.counts().to_vec()));
@@ -163,7 +165,7 @@ impl ExpertPolicy {
 }
 
 /// What the constrained backend keeps to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Constraint {
     /// Memory of the whole program; `None` holds every expert.
     pub memory: Option<MemoryLimit>,
@@ -267,10 +269,20 @@ impl MemoryPlan {
         self.slot_bytes.saturating_mul((self.slots + self.prefetch) as u64)
     }
 
+    /// Bytes that will be held: less than the budget where all experts have places.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let parts = [self.program_bytes, self.dense_bytes, self.cache_bytes, self.activation_bytes];
+        parts.into_iter().fold(self.expert_bytes(), u64::saturating_add).min(self.budget_bytes)
+    }
+
     /// What the backend is told.
-    pub(crate) fn options(&self, constraint: &Constraint) -> Result<ConstrainedOptions> {
-        let spill_dir = knobs::SPILL_DIR.value().map(PathBuf::from);
-        let (policy, limit) = (constraint.policy.policy()?, constraint.limit);
+    pub(crate) fn options(
+        &self,
+        constraint: &Constraint,
+        banks: &[ExpertSpec],
+    ) -> Result<ConstrainedOptions> {
+        let spill_dir = Some(spill::directory());
+        let (policy, limit) = (constraint.policy.policy(banks)?, constraint.limit);
         Ok(ConstrainedOptions { slots: Some(self.slots), policy, prefetch: self.prefetch, limit, spill_dir })
     }
 }

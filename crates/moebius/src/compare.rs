@@ -41,6 +41,8 @@ pub fn run_to_compare(
     (prompt, tokens): (Prompt<'_>, usize),
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<ComparedRun> {
+    // What an earlier run has freed is not this one's.
+    moebius_backend_cpu::give_back_freed_memory();
     memory::forget_peak();
     let mut model = Model::open_with_progress(dir, options, progress)?;
     let generate = GenerateOptions {

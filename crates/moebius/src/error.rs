@@ -157,6 +157,14 @@ pub enum Error {
         /// What was expected and got.
         reason: String,
     },
+    /// A trace is of another model than it is used for.
+    #[error("trace `{}` is of another model: {reason}", path.display())]
+    ForeignTrace {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and got.
+        reason: String,
+    },
     /// A trace would overwrite something else.
     #[error("`{}` is there already and no trace", .0.display())]
     TraceTarget(PathBuf),
@@ -255,6 +263,7 @@ impl Error {
             | Error::OutputExists(_)
             | Error::TraceTarget(_)
             | Error::TraceMisfit { .. }
+            | Error::ForeignTrace { .. }
             | Error::NoRouters
             | Error::Baseline(_)
             | Error::Hardware { .. }
@@ -295,7 +304,7 @@ impl Error {
                 "`moebius show` works from config.json alone; to run, add model.safetensors"
             }
             Error::Memory { .. } => {
-                "close other programs, hold the weights in fewer bits with --format, or use a smaller model"
+                "close other programs, hold the weights in fewer bits with --format, or let --memory fetch experts from disk"
             }
             Error::Budget { .. } => {
                 "give more with --memory, hold the weights in fewer bits with --format, or shorten --ctx-size"
@@ -330,12 +339,13 @@ impl Error {
             Error::TraceMisfit { .. } => {
                 "`moebius trace show` says what a trace holds; --experts and --experts-per-token say what is measured"
             }
+            Error::ForeignTrace { .. } => "`moebius run --trace FILE` with this model writes one that fits",
             Error::TraceTarget(_) => "name a new file, or remove this one first",
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",
             Error::Write { .. } => "check that the directory exists and has room",
             Error::DiskSpace { .. } => {
-                "make room, `moebius cache` shows what is kept; or write to another disk"
+                "make room, `moebius cache` shows what is kept; or write to another disk, for --memory by MOEBIUS_SPILL_DIR"
             }
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
             Error::SourceChanged(_) => "try again when nothing writes to it any more",

@@ -50,6 +50,7 @@ mod partial;
 mod published;
 mod route;
 mod score;
+mod spill;
 mod twin;
 
 pub mod balance;
@@ -92,5 +93,6 @@ pub use moebius_engine::{FinishReason, SamplingParams, ScoredToken};
 pub use moebius_metering as metering;
 pub use moebius_model::{
     Checked, FAMILIES, Family, HeldFormats, ModelInfo, MoeInfo, Place, RoutedLayer, RoutingRules, Tally,
+    end_with_message as end_with_message_when_a_mapped_file_goes,
 };
 pub use moebius_router as router;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moebius_backend::Backend;
 use moebius_backend_constrained::{ConstrainedBackend, LayerResidency};
 use moebius_engine::{Engine, EngineOptions, SamplingParams};
-use moebius_model::{HeldFormats, ModelFiles, ModelInfo, RoutingRules};
+use moebius_model::{HeldFormats, ModelFiles, ModelInfo, Place, RoutingRules};
 
 use crate::backend::{BackendOptions, Opened, open, open_backend};
 use crate::budget::{Asked, MemoryPlan};
@@ -15,7 +15,7 @@ use crate::declared::{self, Declared, Modelled};
 use crate::generation_config::GenerationConfig;
 use crate::text::{ChatTemplate, TextError, Tokenizer, gguf_stop_tokens};
 use crate::trace::TraceRecorder;
-use crate::{Error, MemoryLimit, Result, memory};
+use crate::{Error, MemoryLimit, Result, memory, spill};
 
 /// Most prompt tokens of a pass, unless told otherwise: enough to share each expert's weights among many
 /// rows, few enough that activations stay small.
@@ -220,12 +220,16 @@ pub(crate) fn load(
     let cache_use = options.cache.as_ref().map_or(CacheUse::NotAsked, |cache| cache.attach(files, backend));
     let total_bytes = files.checkpoint_bytes().unwrap_or(0);
     let plan = divide(files, &info, opened, options, working_bytes)?;
+    let is_packed = info.packed.is_some() || matches!(cache_use, CacheUse::Mapped(_));
+    if opened.constrained.is_some() && !is_packed {
+        spill::check_room(info.tally.get(&Place::Experts).and_then(|tally| tally.bytes).unwrap_or(0))?;
+    }
     if let Some(machine) = &options.backend.profile {
         let budget = plan.as_ref().map(|plan| plan.budget_bytes);
         declared::check_fits(machine, &info, options.context, budget)?;
     }
     match &plan {
-        Some(plan) => memory::check_fits(plan.budget_bytes, None)?,
+        Some(plan) => memory::check_fits(plan.held_bytes(), None)?,
         None => {
             let weights = info.weight_bytes().unwrap_or(total_bytes);
             memory::check_fits(weights.saturating_add(working_bytes), backend.info().free_bytes)?;
@@ -256,7 +260,7 @@ fn divide(
     let unlimited = constraint.memory.is_none();
     let budget = constraint.memory.map_or(Ok(u64::MAX / 2), MemoryLimit::bytes)?;
     let plan = MemoryPlan::new(budget, &asked, !constraint.no_prefetch)?;
-    constrained.constrain(plan.options(constraint)?);
+    constrained.constrain(plan.options(constraint, &banks)?);
     Ok(Some(plan).filter(|_| !unlimited))
 }
 

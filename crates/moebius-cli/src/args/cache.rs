@@ -15,7 +15,8 @@ pack nothing. A copy serves as long as the model's files are as they were. MOEBI
 
 const SIM_NOTES: &str = "\
 belady knows all that comes, and nobody misses less. A policy that misses more than twice as often is a failure of the \
-policy; where even belady misses often, the working set does not fit. hot is given the counts of this very trace.";
+policy; where even belady misses often, the working set does not fit. What is asked for the first time does not count in \
+that. hot is given the counts of this very trace.";
 
 /// List the packed models that --cache keeps, or remove them
 #[derive(Args, Debug)]
@@ -60,6 +61,9 @@ pub(crate) struct CacheSimArgs {
     /// Bytes of an expert, to tell what a token fetches
     #[arg(long, value_name = "N")]
     pub(crate) expert_bytes: Option<u64>,
+    /// Draw the miss ratio of each policy by size, as an SVG file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) json: JsonArg,
 }

@@ -4,9 +4,10 @@ use std::fmt;
 
 use clap::Args;
 use moebius::plan::Machine;
-use moebius::{BACKENDS, BackendOptions, Constraint, MemoryLimit, OpenOptions};
+use moebius::{BACKENDS, BackendOptions, Constraint, MemoryLimit, OpenOptions, Prompt};
 
 use super::model::saturate;
+use super::values::Ids;
 use super::{ExpertsArg, FormatArg, JsonArg, values};
 
 const NOTES: &str = "\
@@ -28,7 +29,10 @@ pub(crate) struct CompareArgs {
     pub(crate) backends: Vec<BackendName>,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", default_value = PROMPT)]
-    pub(crate) prompt: String,
+    prompt: String,
+    /// Token ids in place of it, such as 5,6,7
+    #[arg(long, value_name = "IDS", conflicts_with = "prompt")]
+    ids: Option<Ids>,
     /// Tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value = "32", value_parser = values::some_tokens)]
     pub(crate) n_predict: usize,
@@ -85,6 +89,11 @@ fn backend(text: &str) -> Result<BackendName, String> {
 }
 
 impl CompareArgs {
+    /// What is continued.
+    pub(crate) fn prompt(&self) -> Prompt<'_> {
+        self.ids.as_ref().map_or(Prompt::Text(&self.prompt), |ids| Prompt::Ids(&ids.0))
+    }
+
     /// How to open the model on a backend.
     pub(crate) fn open_options(&self, name: &BackendName) -> OpenOptions {
         OpenOptions {

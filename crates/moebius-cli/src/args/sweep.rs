@@ -6,7 +6,7 @@ use clap::Args;
 use moebius::{HeldFormats, OpenOptions};
 
 use super::model::{held_formats, saturate};
-use super::{BackendArgs, CacheArgs, JsonArg, RulesArgs, WattsArg, values};
+use super::{CacheArgs, JsonArg, PlaceArgs, RulesArgs, WattsArg, values};
 
 const NOTES: &str = "\
 Every combination of the lists is one row. The reference of KL divergence and agreement is the model as published: \
@@ -63,7 +63,7 @@ pub(crate) struct SweepArgs {
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,
     #[command(flatten)]
-    pub(crate) backend: BackendArgs,
+    pub(crate) place: PlaceArgs,
     /// Write the curve of quality against compute to this SVG file
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
@@ -78,7 +78,7 @@ impl SweepArgs {
     /// How the model is opened where no list says otherwise.
     pub(crate) fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            backend: self.backend.options(self.threads.map(saturate)),
+            backend: self.place.options(self.threads.map(saturate)),
             cache: self.cache.place(),
             context: self.ctx_size.map(saturate),
             ..OpenOptions::default()

@@ -48,11 +48,11 @@ pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
 
 /// Bytes a second.
 pub(crate) fn fetch_limit(text: &str) -> Result<ReadLimit, String> {
-    match text.trim_end_matches("/s").parse()? {
-        MemoryLimit::Bytes(bytes) => {
+    match text.trim_end_matches("/s").parse() {
+        Ok(MemoryLimit::Bytes(bytes)) => {
             Ok(ReadLimit { bytes_per_second: bytes as f64, latency: std::time::Duration::ZERO })
         }
-        MemoryLimit::Share(_) => Err(format!("expected a size such as 500MB, got `{text}`")),
+        _ => Err(format!("expected bytes a second such as 500MB, at least 1B, got `{text}`")),
     }
 }
 

@@ -6,7 +6,7 @@ use moebius::metering::format::si;
 use moebius::{Cache, CacheEntry};
 use serde::Serialize;
 
-use crate::args::{CacheCommand, CacheListArgs, ClearArgs, JsonArg};
+use crate::args::{CacheCommand, CacheListArgs, ClearArgs, JsonArg, OutputArgs};
 use crate::commands::cache_sim::sim;
 use crate::errors::Result;
 use crate::json;
@@ -41,13 +41,13 @@ struct Entry<'a> {
 }
 
 /// Lists the cache, clears it, or says where it is; or tries caches of experts, which need no place.
-pub(crate) fn cache(args: &CacheListArgs) -> Result<()> {
+pub(crate) fn cache(args: &CacheListArgs, output: &OutputArgs) -> Result<()> {
     match &args.command {
         None => list(&Cache::standard()?, args.json),
         Some(CacheCommand::List { json }) => list(&Cache::standard()?, *json),
         Some(CacheCommand::Clear(args)) => clear(&Cache::standard()?, args),
         Some(CacheCommand::Dir) => print(&format!("{}\n", printable(&dir(&Cache::standard()?)))),
-        Some(CacheCommand::Sim(args)) => sim(args),
+        Some(CacheCommand::Sim(args)) => sim(args, output),
     }
 }
 

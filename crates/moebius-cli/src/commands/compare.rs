@@ -5,7 +5,7 @@
 use moebius::declared::ModelledPhase;
 use moebius::metering::format::{UNKNOWN, percent, si};
 use moebius::metering::{Phase, Reading, Work};
-use moebius::{ComparedRun, Needs, Prompt, run_to_compare};
+use moebius::{ComparedRun, Needs, run_to_compare};
 use serde::Serialize;
 
 use crate::args::{BackendName, CompareArgs, OutputArgs};
@@ -50,6 +50,10 @@ struct BackendReport<'a> {
     decode_speed_ratio: Option<f64>,
     peak_memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    expert_hit_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched_bytes_per_token: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     modelled_prompt: Option<ModelledReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     modelled_decode: Option<ModelledReport>,
@@ -71,7 +75,7 @@ pub(crate) fn compare(args: &CompareArgs, output: &OutputArgs) -> Result<()> {
     let mut rows = Vec::new();
     for name in &args.backends {
         let options = args.open_options(name);
-        let task = (Prompt::Text(&args.prompt), args.n_predict);
+        let task = (args.prompt(), args.n_predict);
         let run = progress::with_bar(output, "loading", |bar| run_to_compare(&dir, &options, task, bar));
         rows.push(Row { name: printable(&name.to_string()).into_owned(), run: refused(name, run)? });
     }
@@ -117,6 +121,18 @@ fn prompt_rate(run: &ComparedRun) -> Option<f64> {
 
 fn decode_rate(run: &ComparedRun) -> Option<f64> {
     run.summary.decode.tokens_per_second(Phase::Decode)
+}
+
+/// Experts of generated tokens that were in memory, of all; `None` where all of them always are.
+fn hit_rate(run: &ComparedRun) -> Option<f64> {
+    run.summary.decode.counts.fetches()?.hit_rate()
+}
+
+/// What a generated token fetched; `None` likewise.
+fn fetched_bytes_per_token(run: &ComparedRun) -> Option<f64> {
+    let Reading { counts, .. } = &run.summary.decode;
+    let (fetches, tokens) = (counts.fetches()?, counts.tokens_in(Phase::Decode));
+    (tokens > 0).then(|| fetches.fetched_bytes as f64 / tokens as f64)
 }
 
 /// Speed of generating, as a share of the first backend's.
@@ -181,6 +197,8 @@ impl<'a> BackendReport<'a> {
             decode_tokens_per_second: run.and_then(decode_rate),
             decode_speed_ratio: run.and_then(|run| speed_ratio(run, first)),
             peak_memory_bytes: run.and_then(|run| run.peak_bytes),
+            expert_hit_rate: run.and_then(hit_rate),
+            fetched_bytes_per_token: run.and_then(fetched_bytes_per_token),
             modelled_prompt: modelled.map(|modelled| ModelledReport::new(&modelled.prefill)),
             modelled_decode: modelled.map(|modelled| ModelledReport::new(&modelled.decode)),
             straggler: row.straggler(),
@@ -196,6 +214,8 @@ fn render(rows: &[Row], first: &ComparedRun) -> String {
         ("decode", Align::Right),
         ("of first", Align::Right),
         ("peak memory", Align::Right),
+        ("in memory", Align::Right),
+        ("fetched a token", Align::Right),
     ];
     let mut measured = Table::new(&columns);
     let columns = [
@@ -224,6 +244,8 @@ fn render(rows: &[Row], first: &ComparedRun) -> String {
             rate(decode_rate(run)),
             percent(speed_ratio(run, first)),
             si(run.peak_bytes.map(|bytes| bytes as f64), "B"),
+            percent(hit_rate(run)),
+            si(fetched_bytes_per_token(run), "B"),
         ]);
         let Some(modelled) = &run.summary.modelled else { continue };
         any = true;

@@ -47,7 +47,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::List(args)) => list::list(args, &cli.output),
         Some(Command::Rm(args)) => rm::rm(args, &cli.output),
         Some(Command::Convert(args)) => convert::convert(args, &cli.output),
-        Some(Command::Cache(args)) => cache::cache(args),
+        Some(Command::Cache(args)) => cache::cache(args, &cli.output),
         Some(Command::Bench(args)) => bench::bench(args, &cli.output),
         Some(Command::Twin(args)) => twin::twin(args, &cli.output),
         Some(Command::Compare(args)) => compare::compare(args, &cli.output),

@@ -1,11 +1,15 @@
 //! Starting the program and reading its answers.
-#![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
+
+mod made_up;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+
+pub(crate) use made_up::MadeUp;
 
 /// A directory below the models of the project.
 pub(crate) fn model(name: &str) -> PathBuf {

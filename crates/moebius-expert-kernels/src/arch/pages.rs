@@ -1,5 +1,5 @@
 //! Pages: larger ones behind large buffers, so that fewer addresses are looked up while weights stream by, and kept
-//! ones behind buffers that come and go.
+//! ones behind buffers that come and go, until they are given back.
 
 use std::mem::MaybeUninit;
 
@@ -62,5 +62,22 @@ pub fn keep_freed_memory() {
             // SAFETY: the call takes two numbers and may be made at any time; a refusal changes nothing.
             unsafe { mallopt(parameter, value) };
         }
+    }
+}
+
+/// Has the C library give all freed memory back to the system, so that what is counted from now on is in use. It does
+/// nothing elsewhere than on Linux with the GNU C library.
+pub fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::ffi::c_int;
+
+        // SAFETY: the declaration is that of the GNU C library, which the standard library links on this target.
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> c_int;
+        }
+
+        // SAFETY: the call may be made at any time; what is allocated stays where it is.
+        unsafe { malloc_trim(0) };
     }
 }

@@ -1,4 +1,5 @@
-//! A read-only mapping of one file, the only place of this crate with unsafe code.
+//! A read-only mapping of one file, and what happens when the file behind it goes: the only place of this crate with unsafe
+//! code.
 //!
 //! Invariants: the mapping is never written; pages that were read are given back on request, so that a
 //! checkpoint and its packed copy are not resident at the same time; weights that lie packed in a file keep its mapping.
@@ -35,8 +36,9 @@ impl MappedFile {
         }
         let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is private to this process and read-only. As with every mapped file, another
-        // process that truncates it while it is read would end this one. Of a file with packed weights that holds for as
-        // long as the model lives; a converted model is put in place whole and never written again.
+        // process that truncates it while it is read would end this one, by [`end_with_message`] or without a word. Of a
+        // file with packed weights that holds for as long as the model lives; a converted model is put in place whole and
+        // never written again.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(MappedFile { map, file: Arc::new(file) })
     }
@@ -77,5 +79,46 @@ impl MappedPages for MappedFile {
             let _ =
                 unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, length) };
         }
+    }
+}
+
+/// From now on a mapped file that was cut short, or whose disk fails, ends the program with `message` on stderr and exit
+/// code 1, and no longer without a word. For programs, not for libraries: it concerns the whole process.
+#[cfg(target_os = "linux")]
+pub fn end_with_message(message: &'static str) {
+    if MESSAGE.set(message).is_err() {
+        return;
+    }
+    // SAFETY: `action` is initialised in every field that the call reads: all zeros are a valid set of signals and no
+    // flags. The handler has the signature that `SA_SIGINFO` asks for and calls only what may be called in a handler.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = unreadable as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // A refusal leaves things as they were.
+        libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Other systems say so in other ways, or not at all.
+#[cfg(not(target_os = "linux"))]
+pub fn end_with_message(_: &'static str) {}
+
+#[cfg(target_os = "linux")]
+static MESSAGE: std::sync::OnceLock<&str> = std::sync::OnceLock::new();
+
+#[cfg(target_os = "linux")]
+extern "C" fn unreadable(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the system calls a handler with `SA_SIGINFO` with information that is valid until it returns. `write`,
+    // `_exit` and `signal` may be called in a handler; reading an initialised `OnceLock` is one atomic load.
+    unsafe {
+        if (*info).si_code == libc::BUS_ADRERR
+            && let Some(message) = MESSAGE.get()
+        {
+            libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
+            libc::_exit(1);
+        }
+        // Anything else ends the program as if this handler were not here, when what caused it happens again.
+        libc::signal(signal, libc::SIG_DFL);
     }
 }

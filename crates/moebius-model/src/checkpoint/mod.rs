@@ -30,6 +30,8 @@ use safetensors::Dtype;
 use crate::formats::HeldFormats;
 use crate::{Error, Result};
 use mmap::MappedFile;
+
+pub use mmap::end_with_message;
 use random::RandomFile;
 
 pub(crate) use encoded::{Encoding, FP8_BLOCK, FP8_SCALES};
@@ -221,16 +223,19 @@ impl Checkpoint {
 
     /// Whether two tensors have the same bytes. Leaves neither in memory.
     pub(crate) fn same_bytes(&self, a: &TensorEntry, b: &TensorEntry) -> bool {
-        const PIECE_BYTES: usize = 16 << 20;
+        const PIECE_BYTES: usize = 1 << 20;
         if a.size_bytes() != b.size_bytes() {
             return false;
         }
-        let (all_a, all_b) = (self.bytes(a), self.bytes(b));
-        let mut pieces = all_a.chunks(PIECE_BYTES).zip(all_b.chunks(PIECE_BYTES));
-        pieces.all(|(x, y)| {
+        let piece = |entry: &TensorEntry, first: usize| {
+            let start = entry.range.start + first;
+            self.files[entry.file].read(start..entry.range.end.min(start + PIECE_BYTES))
+        };
+        (0..a.size_bytes()).step_by(PIECE_BYTES).all(|first| {
+            let (x, y) = (piece(a, first), piece(b, first));
             let same = x == y;
-            self.files[a.file].release(x);
-            self.files[b.file].release(y);
+            self.files[a.file].release(&x);
+            self.files[b.file].release(&y);
             same
         })
     }

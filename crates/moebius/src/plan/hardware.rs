@@ -132,6 +132,14 @@ impl Device {
         self.name == name || self.also.as_deref() == Some(name)
     }
 
+    /// The same under the one of its names that was asked for.
+    fn called(mut self, name: &str) -> Self {
+        if let Some(also) = self.also.as_mut().filter(|also| *also == name) {
+            std::mem::swap(also, &mut self.name);
+        }
+        self
+    }
+
     /// Memory of the whole package.
     pub fn package_memory_bytes(&self) -> Option<u64> {
         self.memory_bytes.map(|bytes| bytes.saturating_mul(self.dies.into()))
@@ -210,7 +218,7 @@ pub(super) fn measurements(name: &str) -> &'static str {
 fn find_device(name: &str) -> Result<Device> {
     let known = devices();
     if let Some(device) = known.iter().find(|device| device.is_called(name)) {
-        return Ok(device.clone());
+        return Ok(device.clone().called(name));
     }
     let path = Path::new(name);
     if path.extension().is_none_or(|extension| extension != "toml") {

@@ -3,8 +3,11 @@
 //! Layout: magic `[8]`, version u32, length u32, then so many bytes of JSON; all numbers little-endian.
 
 use std::io::Read;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// The first bytes of every trace.
 pub(super) const MAGIC: &[u8; 8] = b"moetrace";
@@ -69,6 +72,26 @@ impl TraceHeader {
             weights: true,
             program: concat!("moebius ", env!("CARGO_PKG_VERSION")).into(),
         }
+    }
+
+    /// Fails unless the trace, which `path` holds, is of a model with these layers, ascending, and so many experts in each.
+    ///
+    /// # Errors
+    /// [`Error::ForeignTrace`] with the first layer that differs.
+    pub fn check_is_of(&self, path: &Path, layers: &[(usize, usize)]) -> Result<()> {
+        let own: Vec<(usize, usize)> =
+            self.layers.iter().map(|layer| (layer.layer, layer.experts as usize)).collect();
+        let Some(place) = (0..own.len().max(layers.len())).find(|&place| own.get(place) != layers.get(place))
+        else {
+            return Ok(());
+        };
+        let say = |layer: Option<&(usize, usize)>| {
+            layer.map_or("no more layers".into(), |(layer, experts)| {
+                format!("layer {layer} with {experts} experts")
+            })
+        };
+        let reason = format!("expected {}, got {}", say(layers.get(place)), say(own.get(place)));
+        Err(Error::ForeignTrace { path: path.into(), reason })
     }
 
     /// What is wrong with it, if anything.

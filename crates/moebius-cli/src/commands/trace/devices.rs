@@ -100,17 +100,21 @@ impl Figures {
 /// Prints what a trace, or random tokens, ask of devices.
 pub(crate) fn devices(args: &DevicesArgs, output: &OutputArgs) -> Result<()> {
     let spread = args.spread();
-    let hidden = match (args.hidden, &args.model) {
-        (Some(hidden), _) => Some(hidden),
-        (None, Some(model)) => {
+    let model = match &args.model {
+        Some(model) => {
             let dir = model_dir(Some(model), Needs::Description, output)?;
-            Some(moebius::inspect(dir, &OpenOptions::default())?.0.hidden)
+            Some(moebius::inspect(dir, &OpenOptions::default())?.0)
         }
-        (None, None) => None,
+        None => None,
     };
+    let hidden = args.hidden.or(model.as_ref().map(|info| info.hidden));
     match (&args.file, args.synthetic) {
         (Some(file), false) => {
             let traced = trace_devices(file, &spread)?;
+            if let Some(info) = &model {
+                let layers = info.routed_layers.iter().map(|layer| (layer.layer, layer.n_experts));
+                traced.header.check_is_of(file, &layers.collect::<Vec<_>>())?;
+            }
             if traced.incomplete_bytes > 0 {
                 let name = file.display().to_string();
                 let rest = format!("its last {} bytes are no whole record", traced.incomplete_bytes);

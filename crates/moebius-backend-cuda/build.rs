@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Files that are modules of their own.
-const MODULES: [&str; 4] = ["attention", "products", "recurrence", "small"];
+const MODULES: [&str; 5] = ["attention", "products", "recurrence", "routing", "small"];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");

@@ -27,6 +27,8 @@ struct Batch {
     Mem<const unsigned> numbers;
     bool gathered;
     Size rows, cols;
+    // Rows of heads take turns, and these are of one.
+    Size heads, head;
     Size first, count;
 
     DEVICE Size padded() const { return (cols + 15) / 16 * 16; }
@@ -35,7 +37,7 @@ struct Batch {
     // The row of one of the inputs; those beyond the last one are the last one again, and nobody keeps what they give.
     DEVICE Size row(unsigned input) const {
         const Size at = first + (input < count ? input : count - 1);
-        return gathered ? Size(numbers[at]) : at;
+        return gathered ? Size(numbers[at]) : at * heads + head;
     }
 };
 

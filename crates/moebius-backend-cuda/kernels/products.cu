@@ -8,7 +8,7 @@
 
 enum ExpertFlags : unsigned { HAS_GATE = 1, HAS_BIAS = 2, WEIGHTS_INPUT = 4 };
 
-// What a block of experts works on.
+// What a block of experts works on; nothing, if it has no pairs.
 struct Piece {
     Size expert, first, count;
 
@@ -18,19 +18,22 @@ struct Piece {
 
 DEVICE Size panels_of(Size rows) { return (rows + PANEL - 1) / PANEL; }
 
-// Grid [tiles of tokens, panels of outputs].
+// Each head's rows with its own matrix; a plain product has one head. Grid [heads * tiles of tokens, panels of outputs].
 template <class Format, unsigned TILES>
 DEVICE void dense(Mem<const unsigned char> weights, Batch batch, Mem<const float> bias, unsigned has_bias,
                   Mem<float> out, Size outputs) {
-    batch.first = Size(blockIdx.x) * TILES * TILE;
-    batch.count = batch.rows - batch.first < TILES * TILE ? batch.rows - batch.first : TILES * TILE;
+    const Size tokens = batch.rows / batch.heads, tiles = (tokens + TILES * TILE - 1) / (TILES * TILE);
+    batch.head = blockIdx.x / tiles;
+    batch.first = blockIdx.x % tiles * TILES * TILE;
+    batch.count = tokens - batch.first < TILES * TILE ? tokens - batch.first : TILES * TILE;
     float sums[TILES];
-    panel_sums<Format, TILES>(weights, blockIdx.y, batch, sums);
+    panel_sums<Format, TILES>(weights, batch.head * panels_of(outputs) + blockIdx.y, batch, sums);
     const Size row = Size(blockIdx.y) * PANEL + threadIdx.x / TILE;
     for (unsigned tile = 0; tile < TILES; ++tile) {
         const unsigned input = tile * TILE + threadIdx.x % TILE;
         if (row < outputs && input < batch.count) {
-            out[(batch.first + input) * outputs + row] = has_bias ? sums[tile] + bias[row] : sums[tile];
+            const Size place = ((batch.first + input) * batch.heads + batch.head) * outputs + row;
+            out[place] = has_bias ? sums[tile] + bias[row] : sums[tile];
         }
     }
 }
@@ -40,6 +43,9 @@ template <class Format, unsigned TILES>
 DEVICE void experts_up(const Piece &piece, Mem<const unsigned char> gate, Mem<const unsigned char> up, Batch batch,
                        Mem<const float> weights, Mem<const float> gate_bias, Mem<const float> up_bias,
                        Mem<float> hidden, Size intermediate, unsigned flags, unsigned kind, float limit) {
+    if (piece.count == 0) {
+        return;
+    }
     batch.first = piece.first;
     batch.count = piece.count;
     const Size panel = piece.expert * panels_of(intermediate) + blockIdx.y;
@@ -70,6 +76,9 @@ DEVICE void experts_up(const Piece &piece, Mem<const unsigned char> gate, Mem<co
 template <class Format, unsigned TILES>
 DEVICE void experts_down(const Piece &piece, Mem<const unsigned char> down, Batch batch, Mem<const float> weights,
                          Mem<const float> bias, Mem<float> out, Size width, unsigned flags) {
+    if (piece.count == 0) {
+        return;
+    }
     batch.first = piece.first;
     batch.count = piece.count;
     float sums[TILES];
@@ -98,13 +107,13 @@ DEVICE void rows(Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<
 }
 
 #define INPUTS Mem<const float> x, Mem<const unsigned short> terms, Mem<const float> sums, Size tokens, Size cols
-#define ALL_ROWS Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, 0, 0}
-#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, 0, 0}
+#define ALL_ROWS(heads) Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, heads, 0, 0, 0}
+#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, 1, 0, 0, 0}
 
 #define TILED_KERNELS(format, Format, TILES)                                                                        \
     KERNEL(dense_##format##_##TILES, Mem<const unsigned char> weights, INPUTS, Mem<const float> bias,               \
-           unsigned has_bias, Mem<float> out, Size outputs) {                                                       \
-        dense<Format, TILES>(weights, ALL_ROWS, bias, has_bias, out, outputs);                                      \
+           unsigned has_bias, Mem<float> out, Size outputs, Size heads) {                                           \
+        dense<Format, TILES>(weights, ALL_ROWS(heads), bias, has_bias, out, outputs);                               \
     }                                                                                                               \
     KERNEL(experts_up_##format##_##TILES, Mem<const unsigned> pieces, Mem<const unsigned char> gate,                \
            Mem<const unsigned char> up, INPUTS, Mem<const unsigned> numbers, Mem<const float> weights,              \
@@ -115,7 +124,7 @@ DEVICE void rows(Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<
     }                                                                                                               \
     KERNEL(experts_down_##format##_##TILES, Mem<const unsigned> pieces, Mem<const unsigned char> down, INPUTS,      \
            Mem<const float> weights, Mem<const float> bias, Mem<float> out, Size width, unsigned flags) {           \
-        experts_down<Format, TILES>(Piece(pieces, blockIdx.x), down, ALL_ROWS, weights, bias, out, width, flags);   \
+        experts_down<Format, TILES>(Piece(pieces, blockIdx.x), down, ALL_ROWS(1), weights, bias, out, width, flags); \
     }
 
 #define FORMAT_KERNELS(format, Format)                                                                              \

@@ -32,14 +32,16 @@ KERNEL(split_inputs, Mem<const float> x, Mem<unsigned short> terms, Mem<float> s
     }
 }
 
-// out[token] = the sum of its pairs, which come in ascending expert. `starts` is [tokens + 1]. Grid [tokens, blocks of width].
+// out[token] = the sum of its pairs, which come in ascending expert; ~0 in a list is no pair. `starts` is [tokens + 1]. Grid
+// [tokens, blocks of width].
 KERNEL(combine, Mem<const float> of_pairs, Mem<const unsigned> starts, Mem<const unsigned> pairs, Mem<float> out,
        Size width) {
     const Size token = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
     if (col < width) {
         float sum = 0.0f;
         for (Size at = starts[token]; at < starts[token + 1]; ++at) {
-            sum += of_pairs[Size(pairs[at]) * width + col];
+            const unsigned pair = pairs[at];
+            sum += pair == ~0u ? 0.0f : of_pairs[Size(pair) * width + col];
         }
         out[token * width + col] = sum;
     }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use moebius_backend::{
-    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Packer,
-    Result, Unsupported, WeightFormat, WeightSpec, WeightView,
+    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Ops,
+    Packer, Result, Unsupported, WeightFormat, WeightSpec, WeightView,
 };
 use moebius_expert_kernels::Pool;
 
 use crate::experts::CudaExperts;
 use crate::gpu::{Gpu, MAX_GRID};
-use crate::linear::CudaLinear;
+use crate::journal::Journal;
+use crate::linear::{CudaHeads, CudaLinear};
 use crate::ops::CudaOps;
 use crate::weights::{Engine, PANEL, pack, refused};
 
@@ -64,7 +65,7 @@ impl CudaBackend {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let pool = Pool::new(threads).map_err(|error| startup(error.to_string()))?;
         let info = BackendInfo { name: NAME, device: gpu.device(), detail, free_bytes };
-        let engine = Arc::new(Engine { gpu, pool });
+        let engine = Arc::new(Engine { gpu, pool, journal: Journal::default() });
         Ok(CudaBackend { info, ops: CudaOps { engine: engine.clone() }, engine })
     }
 }
@@ -102,6 +103,16 @@ impl Backend for CudaBackend {
     ) -> Result<Box<dyn Linear>> {
         self.supports(&WeightSpec::Linear(spec))?;
         Ok(Box::new(CudaLinear::load(&self.engine, spec, weight, bias)?))
+    }
+
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        self.supports(&WeightSpec::Heads(spec, heads))?;
+        Ok(Box::new(CudaHeads::load(&self.engine, spec, heads, source)?))
     }
 
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {

@@ -16,6 +16,8 @@ mod gpu;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod inputs;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
+mod journal;
+#[cfg(any(feature = "cuda", feature = "emulated"))]
 mod linear;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod ops;
@@ -23,6 +25,8 @@ mod ops;
 mod plan;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod recurrence;
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+mod routing;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod slices;
 #[cfg(any(feature = "cuda", feature = "emulated"))]

@@ -16,10 +16,11 @@ use moebius_backend::{Error, Result};
 use super::{Element, Launch, THREADS};
 
 /// The modules, and what each was compiled to.
-const MODULES: [(&str, &str); 4] = [
+const MODULES: [(&str, &str); 5] = [
     ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
     ("products", include_str!(concat!(env!("OUT_DIR"), "/products.ptx"))),
     ("recurrence", include_str!(concat!(env!("OUT_DIR"), "/recurrence.ptx"))),
+    ("routing", include_str!(concat!(env!("OUT_DIR"), "/routing.ptx"))),
     ("small", include_str!(concat!(env!("OUT_DIR"), "/small.ptx"))),
 ];
 
@@ -137,6 +138,13 @@ impl<T: Element> CudaBuffer<T> {
     }
 }
 
+impl CudaBuffer<u32> {
+    pub(crate) fn download(&self, len: usize) -> Result<Vec<u32>> {
+        let floats = self.device.clone_dtoh(&self.slice.slice(0..len))?;
+        Ok(floats.into_iter().map(f32::to_bits).collect())
+    }
+}
+
 impl CudaBuffer<f32> {
     pub(crate) fn tensor(self, shape: &[usize]) -> Tensor {
         let storage = CudaStorage::wrap_cuda_slice(self.slice, self.device);
@@ -157,6 +165,7 @@ fn module_of(kernel: &str) -> &'static str {
     match kernel {
         "attention" => "attention",
         "causal_conv" | "delta_rule" | "selective_scan" => "recurrence",
+        "count_pairs" | "place_pairs" | "route" => "routing",
         kernel if ["dense_", "experts_", "rows_"].iter().any(|prefix| kernel.starts_with(prefix)) => {
             "products"
         }

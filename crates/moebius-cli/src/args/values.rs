@@ -48,10 +48,14 @@ pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
 
 /// Bytes a second.
 pub(crate) fn fetch_limit(text: &str) -> Result<ReadLimit, String> {
-    match text.trim_end_matches("/s").parse()? {
-        MemoryLimit::Bytes(bytes) => {
-            Ok(ReadLimit { bytes_per_second: bytes as f64, latency: std::time::Duration::ZERO })
-        }
+    let bytes_per_second = size(text.trim_end_matches("/s"))? as f64;
+    Ok(ReadLimit { bytes_per_second, latency: std::time::Duration::ZERO })
+}
+
+/// Bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    match text.parse()? {
+        MemoryLimit::Bytes(bytes) => Ok(bytes),
         MemoryLimit::Share(_) => Err(format!("expected a size such as 500MB, got `{text}`")),
     }
 }

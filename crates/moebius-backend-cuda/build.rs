@@ -28,6 +28,8 @@ fn compile_for_gpu() {
     for variable in ["CUDA_COMPUTE_CAP", "CUDA_HOME", "NVCC"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    println!("cargo::rustc-env=MOEBIUS_CUDA_MAJOR={}", cuda_major());
+    link_the_runtime();
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to build"));
     for module in MODULES {
@@ -41,6 +43,26 @@ fn compile_for_gpu() {
             )
         });
         assert!(status.success(), "`{nvcc:?}` ended with {status}");
+    }
+}
+
+/// The toolkit's major version, which names of its libraries end in.
+fn cuda_major() -> u32 {
+    let output = Command::new(nvcc()).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split('.').next()?.trim().parse().ok());
+    release.unwrap_or_else(|| panic!("`nvcc --version` names no release: {text:?}"))
+}
+
+/// The runtime that candle's kernels call, as a part of the program: it looks for the driver when it is used.
+fn link_the_runtime() {
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        if let Some(home) = env::var_os("CUDA_HOME") {
+            for folder in ["lib64", "targets/x86_64-linux/lib", "lib"] {
+                println!("cargo::rustc-link-search=native={}", Path::new(&home).join(folder).display());
+            }
+        }
+        println!("cargo::rustc-link-lib=static=cudart_static");
     }
 }
 

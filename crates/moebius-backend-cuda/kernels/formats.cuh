@@ -27,6 +27,8 @@ struct Batch {
     Mem<const unsigned> numbers;
     bool gathered;
     Size rows, cols;
+    // How many of the terms are multiplied.
+    unsigned term_count;
     // Rows of heads take turns, and these are of one.
     Size heads, head;
     Size first, count;
@@ -85,6 +87,9 @@ struct TensorReader {
             }
             UNROLL
             for (unsigned term = TERMS; term-- > 0;) {
+                if (term >= batch.term_count) {
+                    continue;
+                }
                 const Size at = (term * batch.rows + held[tile]) * padded + column + 4 * member;
                 const uint2 quad = load<uint2>(batch.terms, at);
                 const unsigned b[2] = {quad.x, quad.y};
@@ -396,33 +401,3 @@ struct Q6K {
         }
     }
 };
-
-// Sums of a panel's 16 rows with the inputs of a batch: thread `8 row + input` gets `out[tile]`. Each warp walks a quarter
-// of the columns, whatever the batch, and the quarters are added in order. All threads call it.
-template <class Format, unsigned TILES>
-DEVICE void panel_sums(Mem<const unsigned char> weights, Size panel, const Batch &batch, float (&out)[TILES]) {
-    __shared__ Shared<float, WARPS * TILES * THREADS> quarters;
-    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const typename Format::template Reader<TILES> reader(batch, lane);
-    const Panel own = {weights + panel * Format::panel_bytes(batch.cols), batch.cols};
-    const Size chunks = (batch.cols + Format::CHUNK - 1) / Format::CHUNK;
-    float sums[TILES][4] = {};
-    for (Size chunk = chunks * warp / WARPS; chunk < chunks * (warp + 1) / WARPS; ++chunk) {
-        Format::add(own, chunk, reader, sums);
-    }
-    for (unsigned tile = 0; tile < TILES; ++tile) {
-        for (unsigned i = 0; i < 4; ++i) {
-            quarters[(warp * TILES + tile) * THREADS + reader.place(lane, i)] = sums[tile][i];
-        }
-    }
-    __syncthreads();
-    for (unsigned tile = 0; tile < TILES; ++tile) {
-        float sum = quarters[tile * THREADS + threadIdx.x];
-        for (unsigned other = 1; other < WARPS; ++other) {
-            sum += quarters[(other * TILES + tile) * THREADS + threadIdx.x];
-        }
-        out[tile] = sum;
-    }
-    // Whoever calls this again writes there.
-    __syncthreads();
-}

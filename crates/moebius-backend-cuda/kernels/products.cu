@@ -5,6 +5,37 @@
 
 #include "activation.cuh"
 #include "formats.cuh"
+#include "more_formats.cuh"
+
+// Sums of a panel's 16 rows with the inputs of a batch: thread `8 row + input` gets `out[tile]`. Each warp walks a quarter
+// of the columns, whatever the batch, and the quarters are added in order. All threads call it.
+template <class Format, unsigned TILES>
+DEVICE void panel_sums(Mem<const unsigned char> weights, Size panel, const Batch &batch, float (&out)[TILES]) {
+    __shared__ Shared<float, WARPS * TILES * THREADS> quarters;
+    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const typename Format::template Reader<TILES> reader(batch, lane);
+    const Panel own = {weights + panel * Format::panel_bytes(batch.cols), batch.cols};
+    const Size chunks = (batch.cols + Format::CHUNK - 1) / Format::CHUNK;
+    float sums[TILES][4] = {};
+    for (Size chunk = chunks * warp / WARPS; chunk < chunks * (warp + 1) / WARPS; ++chunk) {
+        Format::add(own, chunk, reader, sums);
+    }
+    for (unsigned tile = 0; tile < TILES; ++tile) {
+        for (unsigned i = 0; i < 4; ++i) {
+            quarters[(warp * TILES + tile) * THREADS + reader.place(lane, i)] = sums[tile][i];
+        }
+    }
+    __syncthreads();
+    for (unsigned tile = 0; tile < TILES; ++tile) {
+        float sum = quarters[tile * THREADS + threadIdx.x];
+        for (unsigned other = 1; other < WARPS; ++other) {
+            sum += quarters[(other * TILES + tile) * THREADS + threadIdx.x];
+        }
+        out[tile] = sum;
+    }
+    // Whoever calls this again writes there.
+    __syncthreads();
+}
 
 enum ExpertFlags : unsigned { HAS_GATE = 1, HAS_BIAS = 2, WEIGHTS_INPUT = 4 };
 
@@ -106,9 +137,10 @@ DEVICE void rows(Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<
     }
 }
 
-#define INPUTS Mem<const float> x, Mem<const unsigned short> terms, Mem<const float> sums, Size tokens, Size cols
-#define ALL_ROWS(heads) Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, heads, 0, 0, 0}
-#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, 1, 0, 0, 0}
+#define INPUTS                                                                                                      \
+    Mem<const float> x, Mem<const unsigned short> terms, Mem<const float> sums, Size tokens, Size cols, unsigned term_count
+#define ALL_ROWS(heads) Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, term_count, heads, 0, 0, 0}
+#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, term_count, 1, 0, 0, 0}
 
 #define TILED_KERNELS(format, Format, TILES)                                                                        \
     KERNEL(dense_##format##_##TILES, Mem<const unsigned char> weights, INPUTS, Mem<const float> bias,               \
@@ -143,3 +175,6 @@ FORMAT_KERNELS(q4_0, Q4_0)
 FORMAT_KERNELS(q4_k, Q4K)
 FORMAT_KERNELS(q6_k, Q6K)
 FORMAT_KERNELS(mxfp4, Mxfp4)
+FORMAT_KERNELS(q5_1, Q5_1)
+FORMAT_KERNELS(q5_k, Q5K)
+FORMAT_KERNELS(iq4_xs, Iq4Xs)

@@ -10,6 +10,7 @@ use moebius_expert_kernels::Pool;
 
 use crate::experts::CudaExperts;
 use crate::gpu::{Gpu, MAX_GRID};
+use crate::inputs::Activations;
 use crate::journal::Journal;
 use crate::linear::{CudaHeads, CudaLinear};
 use crate::ops::CudaOps;
@@ -18,7 +19,7 @@ use crate::weights::{Engine, PANEL, pack, refused};
 const NAME: &str = "cuda";
 
 /// What there are kernels for.
-const FORMATS: [WeightFormat; 8] = [
+const FORMATS: [WeightFormat; 11] = [
     WeightFormat::F32,
     WeightFormat::F16,
     WeightFormat::Bf16,
@@ -27,6 +28,9 @@ const FORMATS: [WeightFormat; 8] = [
     WeightFormat::Q4K,
     WeightFormat::Q6K,
     WeightFormat::Mxfp4,
+    WeightFormat::Q5_1,
+    WeightFormat::Q5K,
+    WeightFormat::Iq4Xs,
 ];
 
 /// A GPU as a device family.
@@ -42,13 +46,13 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Startup`] when there is no such GPU or it cannot be used.
     #[cfg(feature = "cuda")]
-    pub fn new(device: usize) -> Result<Self> {
+    pub fn new(device: usize, activations: Activations) -> Result<Self> {
         use crate::gpu::cuda::CudaGpu;
 
         let gpu = CudaGpu::open(device).map_err(startup)?;
         let memory = gpu.memory().map_err(startup)?;
         let detail = format!("device {device}, {}", memory.name);
-        Self::on(Gpu::Cuda(gpu), detail, Some(memory.free_bytes as u64))
+        Self::on(Gpu::Cuda(gpu), (detail, Some(memory.free_bytes as u64)), activations)
     }
 
     /// The emulator in place of a GPU: for tests.
@@ -56,16 +60,23 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Startup`] when threads that pack weights cannot be started.
     #[cfg(feature = "emulated")]
-    pub fn emulated(order: crate::Order) -> Result<Self> {
+    pub fn emulated(order: crate::Order, activations: Activations) -> Result<Self> {
         let detail = format!("emulated, {order:?}").to_lowercase();
-        Self::on(Gpu::Emulated(crate::gpu::emulated::Emulator { order }), detail, None)
+        Self::on(Gpu::Emulated(crate::gpu::emulated::Emulator { order }), (detail, None), activations)
     }
 
-    fn on(gpu: Gpu, detail: String, free_bytes: Option<u64>) -> Result<Self> {
+    fn on(
+        gpu: Gpu,
+        (mut detail, free_bytes): (String, Option<u64>),
+        activations: Activations,
+    ) -> Result<Self> {
+        if activations == Activations::Bf16 {
+            detail += ", activations rounded to bf16";
+        }
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let pool = Pool::new(threads).map_err(|error| startup(error.to_string()))?;
         let info = BackendInfo { name: NAME, device: gpu.device(), detail, free_bytes };
-        let engine = Arc::new(Engine { gpu, pool, journal: Journal::default() });
+        let engine = Arc::new(Engine { gpu, pool, journal: Journal::default(), activations });
         Ok(CudaBackend { info, ops: CudaOps { engine: engine.clone() }, engine })
     }
 }

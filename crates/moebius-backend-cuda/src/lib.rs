@@ -38,3 +38,5 @@ pub use backend::CudaBackend;
 pub use gpu::cuda::{DeviceMemory, devices};
 #[cfg(feature = "emulated")]
 pub use gpu::emulated::{KernelArg, Order, run_kernel};
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+pub use inputs::Activations;

@@ -7,6 +7,7 @@ use moebius_backend::{Error, Result, WeightFormat, WeightView};
 use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Pool, SharedBytes};
 
 use crate::gpu::{Buffer, Gpu};
+use crate::inputs::Activations;
 use crate::journal::Journal;
 
 /// Outputs of a panel.
@@ -17,6 +18,7 @@ pub(crate) struct Engine {
     pub(crate) gpu: Gpu,
     pub(crate) pool: Pool,
     pub(crate) journal: Journal,
+    pub(crate) activations: Activations,
 }
 
 pub(crate) struct Stack {

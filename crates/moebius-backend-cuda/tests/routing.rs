@@ -11,11 +11,15 @@ use moebius_backend::{
     Backend, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Projection, Result, Routed,
     WeightFormat, WeightView,
 };
-use moebius_backend_cuda::{CudaBackend, Order};
+use moebius_backend_cuda::{Activations, CudaBackend, Order};
 use moebius_metering::Meter;
 use moebius_router::{GroupRank, Renormalize, Router, RouterConfig, Score, Selection};
 
 use kit_cases::{all_cases, cases, config_of, files, floats};
+
+fn emulated(order: Order) -> Result<CudaBackend> {
+    CudaBackend::emulated(order, Activations::F32)
+}
 
 /// Width of the experts, which are as small as they can be.
 const WIDTH: usize = 2;
@@ -79,7 +83,7 @@ fn check_in(orders: &[Order], config: &RouterConfig, logits: &[f32]) {
     let router = Router::new(3, config.clone()).expect("the configuration is valid");
     let expected = router.route(logits).expect("the logits have an answer");
     for &order in orders {
-        let backend = CudaBackend::emulated(order).expect("the emulator starts");
+        let backend = emulated(order).expect("the emulator starts");
         let bank = bank(&backend, &router);
         let (x, routed) = run(&*bank, logits);
         let Routed { output, routing } = routed.expect("a block has room for the router");
@@ -147,7 +151,7 @@ fn wide_routers_and_many_tokens_are_routed_as_on_the_host() {
 #[test]
 fn logits_without_an_answer_are_the_routers_errors() {
     let router = Router::new(3, RouterConfig::softmax_top_k(130, 2)).expect("it is valid");
-    let backend = CudaBackend::emulated(Order::Ascending).expect("the emulator starts");
+    let backend = emulated(Order::Ascending).expect("the emulator starts");
     let bank = bank(&backend, &router);
     for (wrong, message) in [
         (f32::NAN, "layer 3, token 1: router logit for expert 129 is NaN"),
@@ -164,7 +168,7 @@ fn logits_without_an_answer_are_the_routers_errors() {
 
 #[test]
 fn routers_that_a_block_has_no_room_for_are_left_to_the_host() {
-    let backend = CudaBackend::emulated(Order::Ascending).expect("the emulator starts");
+    let backend = emulated(Order::Ascending).expect("the emulator starts");
     for (n_experts, top_k) in [(1025, 2), (100, 65)] {
         let router = Router::new(3, RouterConfig::softmax_top_k(n_experts, top_k)).expect("it is valid");
         assert!(run(&*bank(&backend, &router), &logits(n_experts, 1, 1.0)).1.is_none());
@@ -174,7 +178,7 @@ fn routers_that_a_block_has_no_room_for_are_left_to_the_host() {
 #[test]
 fn routings_of_many_layers_can_be_asked_for_late_and_in_any_order() {
     let router = Router::new(3, RouterConfig::softmax_top_k(16, 4)).expect("it is valid");
-    let backend = CudaBackend::emulated(Order::Ascending).expect("the emulator starts");
+    let backend = emulated(Order::Ascending).expect("the emulator starts");
     let bank = bank(&backend, &router);
     // Together more than a page of the journal holds.
     let batches: Vec<Vec<f32>> = (1..60).map(|tokens| logits(16, tokens, tokens as f32)).collect();

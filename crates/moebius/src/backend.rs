@@ -36,6 +36,9 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// Which GPU, from 0, for a backend that runs on one; `None` is the first.
     pub device: Option<usize>,
+    /// Whether a GPU rounds activations to bf16 before it multiplies them, as transformers does in bf16: less to compute,
+    /// and another result.
+    pub bf16_activations: bool,
     /// What the processor takes from a GPU; nothing, unless told otherwise.
     pub offload: Offload,
     /// What the constrained backend keeps to. A budget of memory without a name means that backend.
@@ -79,7 +82,9 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
             let what = if budget { "backend with a budget of memory" } else { "backend with a profile" };
             return Err(Error::UnknownName { what, got: "cpu".into(), expected: CONSTRAINED.into() });
         }
-        "cpu" | CONSTRAINED if options.device.is_some() || !options.offload.is_nothing() => {
+        "cpu" | CONSTRAINED
+            if options.device.is_some() || options.bf16_activations || !options.offload.is_nothing() =>
+        {
             return Err(Error::NoDevices("cpu"));
         }
         "cpu" => (Arc::new(cpu()?), None),
@@ -92,12 +97,16 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
             (constrained.clone(), Some(constrained))
         }
         #[cfg(feature = "cuda")]
-        "cuda" => (Arc::new(moebius_backend_cuda::CudaBackend::new(options.device.unwrap_or(0))?), None),
+        "cuda" => {
+            use moebius_backend_cuda::CudaBackend;
+
+            (Arc::new(CudaBackend::new(options.device.unwrap_or(0), activations(options))?), None)
+        }
         #[cfg(feature = "emulated")]
         "emulated" => {
             use moebius_backend_cuda::{CudaBackend, Order};
 
-            (Arc::new(CudaBackend::emulated(Order::Ascending)?), None)
+            (Arc::new(CudaBackend::emulated(Order::Ascending, activations(options))?), None)
         }
         other if OPTIONAL_BACKENDS.contains(&other) => return Err(Error::NotBuiltIn(other.into())),
         other => {
@@ -115,6 +124,14 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
     let Some(machine) = profile else { return Ok(Opened { backend, constrained, hybrid, declared: None }) };
     let (backend, declared) = Declared::new(machine, backend)?;
     Ok(Opened { backend, constrained, hybrid, declared: Some(declared) })
+}
+
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+fn activations(options: &BackendOptions) -> moebius_backend_cuda::Activations {
+    match options.bf16_activations {
+        true => moebius_backend_cuda::Activations::Bf16,
+        false => moebius_backend_cuda::Activations::F32,
+    }
 }
 
 /// The instruction set that [`knobs::ISA`] asks for.

@@ -341,7 +341,7 @@ impl Error {
                 ));
             }
             Error::NoDevices(_) => {
-                "leave out --device, --n-cpu-moe and --gpu-memory, or name a backend that runs on GPUs"
+                "leave out --device, --n-cpu-moe, --gpu-memory and --bf16-activations, or name a backend that runs on GPUs"
             }
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
@@ -453,7 +453,7 @@ fn model_hint(error: &ModelError) -> Option<String> {
             "make room there, or set MOEBIUS_SPILL_DIR to a directory on another disk"
         }
         ModelError::Backend(BackendError::Startup { .. }) => {
-            "`moebius doctor` shows what this machine can run"
+            "`moebius doctor` shows what this machine can run; --backend cpu needs no GPU"
         }
         _ => return None,
     };

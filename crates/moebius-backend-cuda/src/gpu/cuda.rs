@@ -6,14 +6,14 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaSlice, DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg,
+    CudaContext, CudaSlice, DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{Device, Storage, Tensor};
 use moebius_backend::{Error, Result};
 
-use super::{Element, Launch, THREADS};
+use super::{Element, Launch, THREADS, late};
 
 /// The modules, and what each was compiled to.
 const MODULES: [(&str, &str); 5] = [
@@ -48,6 +48,7 @@ impl fmt::Display for DeviceMemory {
 /// # Errors
 /// What the driver says, if it does not start or a GPU cannot be used.
 pub fn devices() -> Result<Vec<DeviceMemory>, String> {
+    late::load()?;
     let devices = || -> Result<Vec<DeviceMemory>, DriverError> {
         let count = CudaContext::device_count()? as usize;
         (0..count).map(|index| DeviceMemory::of(&*CudaContext::new(index)?)).collect()
@@ -75,8 +76,12 @@ pub(crate) struct CudaBuffer<T> {
 
 impl CudaGpu {
     pub(crate) fn open(index: usize) -> Result<Self, String> {
+        late::load()?;
         let device = Device::new_cuda_with_stream(index).map_err(|error| error.to_string())?;
         let Device::Cuda(device) = device else { return Err("candle gave another device".into()) };
+        if device.cuda_stream().context().has_async_alloc() {
+            keep_freed_memory(index).map_err(|error| error.to_string())?;
+        }
         Ok(CudaGpu { device })
     }
 
@@ -112,6 +117,19 @@ impl CudaGpu {
         unsafe { builder.launch(config) }
             .map_err(|error| Error::Kernel(format!("kernel `{}`: {error}", launch.kernel).into()))?;
         Ok(())
+    }
+}
+
+/// Memory that is freed stays with the program: every pass takes what the last one freed, and the driver would give it back
+/// to the system whenever the host waits.
+fn keep_freed_memory(index: usize) -> Result<(), DriverError> {
+    let mut most = u64::MAX;
+    let index = i32::try_from(index).unwrap_or(i32::MAX);
+    // SAFETY: the device and its pool are there, since a context of it is open; the threshold is a number of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(result::device::get(index)?)?;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut most).cast())
     }
 }
 

@@ -7,6 +7,15 @@
 pub(crate) mod cuda;
 #[cfg(feature = "emulated")]
 pub(crate) mod emulated;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod late;
+/// Elsewhere the system looks for libraries when the program starts.
+#[cfg(all(feature = "cuda", not(target_os = "linux")))]
+mod late {
+    pub(super) fn load() -> Result<(), String> {
+        Ok(())
+    }
+}
 
 use std::marker::PhantomData;
 

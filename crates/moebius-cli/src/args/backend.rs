@@ -1,7 +1,7 @@
 //! Where a model runs.
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser};
 use moebius::{BACKENDS, BackendOptions, OPTIONAL_BACKENDS, Offload};
 
 use super::values;
@@ -25,6 +25,10 @@ pub(crate) struct BackendArgs {
     #[arg(long, env = "MOEBIUS_GPU_MEMORY", hide_env = without_devices(), hide_env_values = true, value_name = "SIZE")]
     #[arg(hide = without_devices(), value_parser = values::size)]
     gpu_memory: Option<u64>,
+    /// Round activations to bf16 before the GPU multiplies them: less to compute, and another result
+    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env = without_devices(), hide_env_values = true)]
+    #[arg(hide = without_devices(), value_parser = FalseyValueParser::new())]
+    bf16_activations: bool,
 }
 
 impl BackendArgs {
@@ -34,6 +38,7 @@ impl BackendArgs {
             name: self.backend.clone(),
             threads,
             device: self.device,
+            bf16_activations: self.bf16_activations,
             offload: Offload { cpu_layers: self.n_cpu_moe, gpu_memory: self.gpu_memory },
             ..BackendOptions::default()
         }

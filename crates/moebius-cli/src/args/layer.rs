@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use moebius::bench::{LayerPlan, RoutingPattern};
 use moebius::{BackendOptions, OPTIONAL_BACKENDS, WeightFormat};
 
@@ -72,6 +72,10 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "MOEBIUS_DEVICE", hide_env = without_devices(), hide_env_values = true, value_name = "N")]
     #[arg(hide = without_devices(), value_parser = values::count)]
     pub(crate) device: Option<usize>,
+    /// Round activations to bf16 before a GPU multiplies them
+    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env = without_devices(), hide_env_values = true)]
+    #[arg(hide = without_devices(), value_parser = FalseyValueParser::new())]
+    pub(crate) bf16_activations: bool,
     /// Samples of each form
     #[arg(short, long, value_name = "N", default_value = "9", value_parser = values::repetitions)]
     pub(crate) repetitions: usize,
@@ -105,6 +109,7 @@ impl LayerArgs {
                         let options = BackendOptions {
                             name: backend.cloned(),
                             device: self.device.filter(|_| on_gpu || self.backend.len() < 2),
+                            bf16_activations: self.bf16_activations && (on_gpu || self.backend.len() < 2),
                             threads: threads.copied().map(saturate),
                             ..BackendOptions::default()
                         };

@@ -1,6 +1,7 @@
 //! Compiles the kernels: to PTX with nvcc for a GPU, with the C++ compiler for the emulator.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,9 +30,9 @@ fn compile_for_gpu() {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rustc-env=MOEBIUS_CUDA_MAJOR={}", cuda_major());
-    link_the_runtime();
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to build"));
+    link_the_runtime(&out);
     for module in MODULES {
         let source = Path::new("kernels").join(module).with_extension("cu");
         let mut nvcc = Command::new(nvcc());
@@ -54,9 +55,13 @@ fn cuda_major() -> u32 {
     release.unwrap_or_else(|| panic!("`nvcc --version` names no release: {text:?}"))
 }
 
-/// The runtime that candle's kernels call, as a part of the program: it looks for the driver when it is used.
-fn link_the_runtime() {
+/// The runtime that candle's kernels call becomes a part of the program, and looks for the driver when it is used. The
+/// driver's functions are defined in `late.rs`, but the linker still wants to see a library of that name, which is there
+/// only where the driver is: an archive of nothing will do.
+fn link_the_runtime(out: &Path) {
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        fs::write(out.join("libcuda.a"), "!<arch>\n").expect("cargo's folder can be written to");
+        println!("cargo::rustc-link-search=native={}", out.display());
         if let Some(home) = env::var_os("CUDA_HOME") {
             for folder in ["lib64", "targets/x86_64-linux/lib", "lib"] {
                 println!("cargo::rustc-link-search=native={}", Path::new(&home).join(folder).display());

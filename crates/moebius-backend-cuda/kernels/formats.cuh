@@ -21,7 +21,7 @@ struct Batch {
     Mem<const float> x;
     // [terms, rows, padded]: each input as a sum of bf16 values, largest first.
     Mem<const unsigned short> terms;
-    // [rows, cols / 32]: the sum of each run of inputs.
+    // [rows, cols / 16]: the sum of each run of inputs.
     Mem<const float> sums;
     // Which rows; all of them in order, unless `gathered`.
     Mem<const unsigned> numbers;
@@ -109,13 +109,14 @@ struct TensorReader {
         }
     }
 
-    // Takes away what a run's minima add up to.
+    // Takes away what the minima of a run of `16 * PARTS` columns add up to.
+    template <unsigned PARTS>
     DEVICE void subtract(Size run, float minimum, float next_minimum, float (&sums)[TILES][4]) const {
-        const Size runs = batch.cols / 32;
         UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
             for (unsigned i = 0; i < 2; ++i) {
-                const float total = batch.sums[summed[tile][i] * runs + run];
+                const Size first = summed[tile][i] * (batch.cols / 16) + PARTS * run;
+                const float total = PARTS == 1 ? batch.sums[first] : batch.sums[first] + batch.sums[first + 1];
                 sums[tile][i] = fmaf(-minimum, total, sums[tile][i]);
                 sums[tile][2 + i] = fmaf(-next_minimum, total, sums[tile][2 + i]);
             }
@@ -351,7 +352,7 @@ struct Q4K {
             }
             const Size run = 2 * pair + upper;
             reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
-            reader.subtract(2 * chunk + upper, minimum(unit, run, row), minimum(unit, run, row + 1), sums);
+            reader.template subtract<2>(2 * chunk + upper, minimum(unit, run, row), minimum(unit, run, row + 1), sums);
         }
     }
 };

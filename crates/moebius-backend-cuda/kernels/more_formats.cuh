@@ -1,4 +1,4 @@
-// Formats of five bits, and one whose codes name entries of a table.
+// Formats of five bits and of two, and one whose codes name entries of a table.
 #pragma once
 
 #include "formats.cuh"
@@ -44,7 +44,7 @@ struct Q5_1 {
         }
         const unsigned row = 2 * reader.group;
         reader.add_scaled(run, scale(unit, row), scale(unit, row + 1), sums);
-        reader.subtract(chunk, -minimum(unit, row), -minimum(unit, row + 1), sums);
+        reader.template subtract<2>(chunk, -minimum(unit, row), -minimum(unit, row + 1), sums);
     }
 };
 
@@ -84,7 +84,7 @@ struct Q5K {
             const Size run = 2 * (chunk % 4) + second;
             reader.add_scaled(sums_of_run, Q4K::scale(unit, run, row), Q4K::scale(unit, run, row + 1), sums);
             const float minima[2] = {Q4K::minimum(unit, run, row), Q4K::minimum(unit, run, row + 1)};
-            reader.subtract(2 * chunk + second, minima[0], minima[1], sums);
+            reader.template subtract<2>(2 * chunk + second, minima[0], minima[1], sums);
         }
     }
 };
@@ -126,5 +126,48 @@ struct Iq4Xs {
         }
         const unsigned row = 2 * reader.group;
         reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
+    }
+};
+
+// Blocks of 256 in sixteen runs of 16, each with a scale and a minimum. Scales and minima of the block, those of the runs,
+// then for sixteen neighbouring columns the codes of four strands in a byte. A chunk is such a stretch: four runs.
+struct Q2K {
+    template <unsigned TILES>
+    using Reader = TensorReader<TILES>;
+    static constexpr Size CHUNK = 64, BLOCK = 256;
+    static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 320, QUADS = 576, UNIT = QUADS + 16 * 64;
+
+    DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
+    DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
+        return half_at(unit, 2 * row) * float(unit[RUN_SCALES + run * PANEL + row]);
+    }
+    DEVICE static float minimum(Mem<const unsigned char> unit, Size run, unsigned row) {
+        return half_at(unit, MINIMA + 2 * row) * float(unit[RUN_MINIMA + run / 2 * 32 + 2 * row + run % 2]);
+    }
+    DEVICE static float code(unsigned byte) { return float(byte); }
+    DEVICE static float value(Panel panel, unsigned row, Size col) {
+        const Mem<const unsigned char> unit = panel.bytes + col / BLOCK * UNIT;
+        const Size in_block = col % BLOCK, run = in_block / 16, strand = in_block % 128 / 32;
+        const Size quad = in_block / 128 * 8 + in_block % 32 / 4;
+        const unsigned byte = unit[QUADS + quad * 64 + 4 * row + in_block % 4];
+        return scale(unit, run, row) * code(byte >> (2 * strand) & 3) - minimum(unit, run, row);
+    }
+    template <class Reader>
+    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
+        const Mem<const unsigned char> unit = panel.bytes + chunk / 4 * UNIT;
+        const Size stretch = chunk % 4;
+        const uint2 quads = load<uint2>(unit, QUADS + (stretch * 4 + reader.member) * 64 + 8 * reader.group);
+        const unsigned row = 2 * reader.group;
+        UNROLL
+        for (unsigned strand = 0; strand < 4; ++strand) {
+            unsigned a[4];
+            fragment(shifted(quads, 2 * strand, 0x03030303u), code, a);
+            const Size run = 8 * (stretch / 2) + 2 * strand + stretch % 2;
+            float sums_of_run[Reader::TILES][4] = {};
+            reader.template multiply<2>(a, chunk / 4 * BLOCK + run * 16, sums_of_run);
+            reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
+            const float minima[2] = {minimum(unit, run, row), minimum(unit, run, row + 1)};
+            reader.template subtract<1>(chunk / 4 * 16 + run, minima[0], minima[1], sums);
+        }
     }
 };

@@ -4,6 +4,9 @@
 
 #include "activation.cuh"
 
+// Columns of a run whose sum a minimum is multiplied with.
+constexpr unsigned RUN = 16;
+
 // The nearest bf16, ties to even; towards zero where that would be infinite. A NaN stays one.
 DEVICE unsigned nearest_bf16(float value) {
     const unsigned bits = bits_of(value);
@@ -15,16 +18,19 @@ DEVICE unsigned nearest_bf16(float value) {
 }
 
 // x as a sum of three bf16, which is exact, of two, which is off by a part in 2^17 at most, or of one, which rounds: terms
-// [term_count, rows, padded], zero beyond `cols`. sums [rows, cols / 32] of what is multiplied, if wanted. Grid [rows,
+// [term_count, rows, padded], zero beyond `cols`. sums [rows, cols / 16] of what is multiplied, if wanted. Grid [rows,
 // blocks of padded].
 KERNEL(split_inputs, Mem<const float> x, Mem<unsigned short> terms, Mem<float> sums, Size rows, Size cols, Size padded,
        unsigned term_count, unsigned wants_sums) {
     const Size row = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
     float rest = col < cols ? x[row * cols + col] : 0.0f;
     if (wants_sums) {
-        const float sum = warp_sum(term_count == 1 ? float_of(nearest_bf16(rest) << 16) : rest);
-        if (col % WARP == 0 && col < cols) {
-            sums[row * (cols / WARP) + col / WARP] = sum;
+        float sum = term_count == 1 ? float_of(nearest_bf16(rest) << 16) : rest;
+        for (unsigned mask = RUN / 2; mask > 0; mask /= 2) {
+            sum += from_lane_xor(sum, mask);
+        }
+        if (col % RUN == 0 && col < cols) {
+            sums[row * (cols / RUN) + col / RUN] = sum;
         }
     }
     if (col >= padded) {

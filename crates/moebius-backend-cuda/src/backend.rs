@@ -18,21 +18,6 @@ use crate::weights::{Engine, PANEL, pack, refused};
 
 const NAME: &str = "cuda";
 
-/// What there are kernels for.
-const FORMATS: [WeightFormat; 11] = [
-    WeightFormat::F32,
-    WeightFormat::F16,
-    WeightFormat::Bf16,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q6K,
-    WeightFormat::Mxfp4,
-    WeightFormat::Q5_1,
-    WeightFormat::Q5K,
-    WeightFormat::Iq4Xs,
-];
-
 /// A GPU as a device family.
 pub struct CudaBackend {
     info: BackendInfo,
@@ -94,10 +79,6 @@ impl Backend for CudaBackend {
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
         let refuse = |reason| Unsupported { backend: NAME, what: spec.to_string(), reason };
         spec.checked_bytes().map_err(refuse)?;
-        if let Some(format) = spec.formats().into_iter().find(|format| !FORMATS.contains(format)) {
-            let known = FORMATS.map(WeightFormat::name).join(", ");
-            return Err(refuse(format!("there are kernels for {known}, and none for {format}")));
-        }
         let rows = match spec {
             WeightSpec::Linear(spec) | WeightSpec::Heads(spec, _) => spec.outputs,
             WeightSpec::Experts(spec) => spec.hidden.max(spec.intermediate),

@@ -1,6 +1,6 @@
 //! The inputs of products: as they are for plain formats, split into bf16 terms for tensor cores.
 //!
-//! Shapes: x `[rows, cols]`, terms `[terms, rows, padded]`, sums `[rows, cols / 32]`.
+//! Shapes: x `[rows, cols]`, terms `[terms, rows, padded]`, sums `[rows, cols / 16]`.
 
 use candle_core::Tensor;
 use moebius_backend::{Result, WeightFormat};
@@ -31,8 +31,11 @@ impl Activations {
 
 /// Columns that an mma takes; rows of terms are padded to a multiple.
 const STEP: usize = 16;
+/// Formats whose runs have minima.
+const WITH_MINIMA: [WeightFormat; 4] =
+    [WeightFormat::Q2K, WeightFormat::Q4K, WeightFormat::Q5_1, WeightFormat::Q5K];
 /// Columns of a run whose sum a minimum is multiplied with.
-const RUN: usize = 32;
+const RUN: usize = 16;
 
 pub(crate) struct Inputs {
     x: Dense,
@@ -51,9 +54,7 @@ impl Inputs {
         let (rows, cols) = x.dims2()?;
         let plain = |format: &WeightFormat| matches!(format, WeightFormat::F32 | WeightFormat::F16);
         let splits = !formats.iter().all(plain);
-        let has_minima =
-            |format| matches!(format, &WeightFormat::Q4K | &WeightFormat::Q5_1 | &WeightFormat::Q5K);
-        let wants_sums = formats.iter().any(has_minima);
+        let wants_sums = formats.iter().any(|format| WITH_MINIMA.contains(format));
         let padded = cols.next_multiple_of(STEP);
         let term_count = engine.activations.terms();
         let words = term_count as usize * rows * padded / 2;

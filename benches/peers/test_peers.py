@@ -13,6 +13,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import gpu
 from comparison import Comparison, Row, Size, Test, best, table
 from memory_group import group, size
 from programs import Failure, IkLlama, Peer, output
@@ -299,6 +300,30 @@ class Models(unittest.TestCase):
                 gguf_model.write(path, shape, "q4_0", seed)
                 written.append(path.read_bytes())
         self.assertTrue(written[0] == written[1] != written[2])
+
+
+class OnAGpu(unittest.TestCase):
+    shape = gpu.Shape(hidden=2048, ffn=1024, experts=64, top_k=8)
+
+    def test_one_token_reads_its_experts_and_many_read_all(self):
+        self.assertEqual(self.shape.distinct(1), 8)
+        self.assertAlmostEqual(self.shape.distinct(1000), 64)
+        self.assertEqual(self.shape.bytes_read(8), 8 * 3 * 2048 * 1024 * 2)
+        self.assertEqual(self.shape.operations(2), 2 * 2 * 8 * 3 * 2048 * 1024)
+
+    def test_rows_compare_with_moebius_and_with_what_the_device_can_do(self):
+        seconds = {"moebius": 1e-3, "transformers eager": 3e-3}
+        most = {"bytes": self.shape.bytes_read(8) / 0.5e-3, "operations": self.shape.operations(1) / 1e-4}
+        own, peer = gpu.compared("olmoe-1b-7b", self.shape, 1, seconds, most)
+        self.assertEqual((own["ratio"], round(own["bandwidth"], 6), round(own["arithmetic"], 6)), (None, 0.5, 0.1))
+        self.assertAlmostEqual(peer["ratio"], 3.0)
+        self.assertIn("| olmoe-1b-7b | 1 | transformers eager | 3000.0 | 17% | 3% | 3.00x |", gpu.table([own, peer]))
+
+    @unittest.skipIf(have("torch"), "torch is installed")
+    def test_without_torch_the_hint_says_what_to_install(self):
+        done = subprocess.run([sys.executable, HERE / "gpu.py"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("pip install torch transformers", done.stderr)
 
 
 if __name__ == "__main__":

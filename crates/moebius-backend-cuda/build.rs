@@ -1,11 +1,12 @@
 //! Compiles the kernels: to PTX with nvcc for a GPU, with the C++ compiler for the emulator.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Files that are modules of their own.
-const MODULES: [&str; 4] = ["attention", "products", "recurrence", "small"];
+const MODULES: [&str; 5] = ["attention", "products", "recurrence", "routing", "small"];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
@@ -28,8 +29,10 @@ fn compile_for_gpu() {
     for variable in ["CUDA_COMPUTE_CAP", "CUDA_HOME", "NVCC"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    println!("cargo::rustc-env=MOEBIUS_CUDA_MAJOR={}", cuda_major());
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to build"));
+    link_the_runtime(&out);
     for module in MODULES {
         let source = Path::new("kernels").join(module).with_extension("cu");
         let mut nvcc = Command::new(nvcc());
@@ -41,6 +44,30 @@ fn compile_for_gpu() {
             )
         });
         assert!(status.success(), "`{nvcc:?}` ended with {status}");
+    }
+}
+
+/// The toolkit's major version, which names of its libraries end in.
+fn cuda_major() -> u32 {
+    let output = Command::new(nvcc()).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split('.').next()?.trim().parse().ok());
+    release.unwrap_or_else(|| panic!("`nvcc --version` names no release: {text:?}"))
+}
+
+/// The runtime that candle's kernels call becomes a part of the program, and looks for the driver when it is used. The
+/// driver's functions are defined in `late.rs`, but the linker still wants to see a library of that name, which is there
+/// only where the driver is: an archive of nothing will do.
+fn link_the_runtime(out: &Path) {
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        fs::write(out.join("libcuda.a"), "!<arch>\n").expect("cargo's folder can be written to");
+        println!("cargo::rustc-link-search=native={}", out.display());
+        if let Some(home) = env::var_os("CUDA_HOME") {
+            for folder in ["lib64", "targets/x86_64-linux/lib", "lib"] {
+                println!("cargo::rustc-link-search=native={}", Path::new(&home).join(folder).display());
+            }
+        }
+        println!("cargo::rustc-link-lib=static=cudart_static");
     }
 }
 

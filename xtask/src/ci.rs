@@ -15,7 +15,8 @@ use crate::{Failure, fuzz, licenses, tidy};
 pub(crate) const TEST_COMMAND: &str = "cargo test --workspace";
 
 /// Runs the kernels of the CUDA backend thread by thread.
-const EMULATED_COMMAND: &str = "test --workspace --features moebius/emulated,moebius/nvml --test emulated";
+const EMULATED_COMMAND: &str =
+    "test --workspace --features moebius/emulated,moebius/nvml --test emulated --test routing";
 
 type Run = fn(&Path) -> Result<(), Failure>;
 

@@ -26,8 +26,14 @@ const ON_A_GPU: [(&str, &str); 4] = [
     ("Conformance on the device", "test --release -p moebius-backend-cuda --features cuda --test device"),
     ("Goldens of all families", "test --release -p moebius --features cuda --test device"),
     ("Benchmark", "run --release --features cuda -- bench --backend cuda"),
-    ("Benchmark of a layer", "run --release --features cuda -- bench layer --backend cuda"),
+    (
+        "Benchmark of a layer",
+        "run --release --features cuda -- bench layer --backend cuda --tokens 1,16,512,2048",
+    ),
 ];
+
+/// The comparison with transformers, after the program was built for the benchmarks.
+const PEERS: [&str; 2] = ["python3", "benches/peers/gpu.py"];
 
 /// Compiles, runs what can be run, writes the report.
 ///
@@ -35,8 +41,13 @@ const ON_A_GPU: [(&str, &str); 4] = [
 /// No nvcc, a kernel that does not compile, a report that cannot be written, and something that failed on a GPU.
 pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     let nvcc = nvcc()?;
-    let mut report =
-        Report { toolkit: version(&nvcc)?, kernels: Vec::new(), device: device(), outcomes: Vec::new() };
+    let mut report = Report {
+        toolkit: version(&nvcc)?,
+        kernels: Vec::new(),
+        device: device(),
+        outcomes: Vec::new(),
+        skipped: Vec::new(),
+    };
     for architecture in ARCHITECTURES {
         println!("==> {architecture}");
         for module in modules(root)? {
@@ -46,9 +57,12 @@ pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     }
     if report.device.is_some() {
         report.outcomes.extend(ON_A_GPU.map(|(title, command)| on_gpu(root, title, command)));
-        report
-            .outcomes
-            .extend(["memcheck", "racecheck"].into_iter().filter_map(|tool| sanitizer(root, tool)));
+        for outcome in [sanitizer(root, "memcheck"), sanitizer(root, "racecheck"), peers(root)] {
+            match outcome {
+                Ok(outcome) => report.outcomes.push(outcome),
+                Err(skipped) => report.skipped.push(skipped),
+            }
+        }
     }
     let path = root.join(REPORT);
     std::fs::write(&path, report.text()).map_err(|err| {
@@ -136,10 +150,12 @@ fn on_gpu(root: &Path, title: &str, line: &str) -> Outcome {
     Outcome::new(title, &format!("cargo {line}"), result.map_err(|failure| failure.hint))
 }
 
-/// The conformance suite under a tool of compute-sanitizer, where that is installed.
-fn sanitizer(root: &Path, tool: &str) -> Option<Outcome> {
-    let probe = Command::new("compute-sanitizer").arg("--version").stdout(Stdio::null()).status();
-    probe.ok().filter(|status| status.success())?;
+/// The conformance suite under a tool of compute-sanitizer, or why it was not run.
+fn sanitizer(root: &Path, tool: &str) -> Result<Outcome, String> {
+    let title = format!("compute-sanitizer {tool}");
+    if !starts(Command::new("compute-sanitizer").arg("--version")) {
+        return Err(format!("{title}: it is not installed"));
+    }
     println!("==> {tool}");
     let runner = format!("compute-sanitizer --tool {tool} --error-exitcode 1");
     let line = ON_A_GPU[0].1;
@@ -149,5 +165,22 @@ fn sanitizer(root: &Path, tool: &str) -> Option<Outcome> {
         command.env(format!("CARGO_TARGET_{target}_UNKNOWN_LINUX_GNU_RUNNER"), &runner);
     }
     let result = output(&mut command).map_err(|failure| failure.hint);
-    Some(Outcome::new(&format!("compute-sanitizer {tool}"), &format!("{runner} (cargo {line})"), result))
+    Ok(Outcome::new(&title, &format!("{runner} (cargo {line})"), result))
+}
+
+/// The experts of transformers on the same device, or why they were not measured.
+fn peers(root: &Path) -> Result<Outcome, String> {
+    let (title, [python, script]) = ("Beside transformers", PEERS);
+    if !starts(Command::new(python).args(["-c", "import torch, transformers"])) {
+        return Err(format!("{title}: `{python}` has no torch and transformers"));
+    }
+    println!("==> {title}");
+    let result = output(Command::new(python).arg(script).current_dir(root));
+    Ok(Outcome::new(title, &PEERS.join(" "), result.map_err(|failure| failure.hint)))
+}
+
+/// Whether a command is there and succeeds.
+fn starts(command: &mut Command) -> bool {
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }

@@ -18,6 +18,7 @@
 #include "attention.cu"
 #include "products.cu"
 #include "recurrence.cu"
+#include "routing.cu"
 #include "small.cu"
 
 // Kernels with mistakes, for tests of what notices them.

@@ -103,6 +103,18 @@ DEVICE float float_of(unsigned bits) {
     return value;
 }
 
+DEVICE Size bits_of(double value) {
+    Size bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+DEVICE double double_of(Size bits) {
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 DEVICE float half_to_float(unsigned short bits) {
     const unsigned sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 0) {
@@ -122,6 +134,14 @@ DEVICE void __syncthreads() { emulator::barrier(); }
 DEVICE float from_lane(float value, unsigned lane) { return emulator::exchange(value, lane); }
 DEVICE float from_lane_xor(float value, unsigned mask) {
     return emulator::exchange(value, threadIdx.x % WARP ^ mask);
+}
+DEVICE Size from_lane_xor(Size value, unsigned mask) {
+    const Size low = bits_of(from_lane_xor(float_of(static_cast<unsigned>(value)), mask));
+    const Size high = bits_of(from_lane_xor(float_of(static_cast<unsigned>(value >> 32)), mask));
+    return high << 32 | low;
+}
+DEVICE double from_lane_xor(double value, unsigned mask) {
+    return double_of(from_lane_xor(bits_of(value), mask));
 }
 DEVICE void multiply_add(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     emulator::multiply(sums, a, b);

@@ -21,12 +21,16 @@ struct Batch {
     Mem<const float> x;
     // [terms, rows, padded]: each input as a sum of bf16 values, largest first.
     Mem<const unsigned short> terms;
-    // [rows, cols / 32]: the sum of each run of inputs.
+    // [rows, cols / 16]: the sum of each run of inputs.
     Mem<const float> sums;
     // Which rows; all of them in order, unless `gathered`.
     Mem<const unsigned> numbers;
     bool gathered;
     Size rows, cols;
+    // How many of the terms are multiplied.
+    unsigned term_count;
+    // Rows of heads take turns, and these are of one.
+    Size heads, head;
     Size first, count;
 
     DEVICE Size padded() const { return (cols + 15) / 16 * 16; }
@@ -35,7 +39,7 @@ struct Batch {
     // The row of one of the inputs; those beyond the last one are the last one again, and nobody keeps what they give.
     DEVICE Size row(unsigned input) const {
         const Size at = first + (input < count ? input : count - 1);
-        return gathered ? Size(numbers[at]) : at;
+        return gathered ? Size(numbers[at]) : at * heads + head;
     }
 };
 
@@ -83,6 +87,9 @@ struct TensorReader {
             }
             UNROLL
             for (unsigned term = TERMS; term-- > 0;) {
+                if (term >= batch.term_count) {
+                    continue;
+                }
                 const Size at = (term * batch.rows + held[tile]) * padded + column + 4 * member;
                 const uint2 quad = load<uint2>(batch.terms, at);
                 const unsigned b[2] = {quad.x, quad.y};
@@ -102,13 +109,14 @@ struct TensorReader {
         }
     }
 
-    // Takes away what a run's minima add up to.
+    // Takes away what the minima of a run of `16 * PARTS` columns add up to.
+    template <unsigned PARTS>
     DEVICE void subtract(Size run, float minimum, float next_minimum, float (&sums)[TILES][4]) const {
-        const Size runs = batch.cols / 32;
         UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
             for (unsigned i = 0; i < 2; ++i) {
-                const float total = batch.sums[summed[tile][i] * runs + run];
+                const Size first = summed[tile][i] * (batch.cols / 16) + PARTS * run;
+                const float total = PARTS == 1 ? batch.sums[first] : batch.sums[first] + batch.sums[first + 1];
                 sums[tile][i] = fmaf(-minimum, total, sums[tile][i]);
                 sums[tile][2 + i] = fmaf(-next_minimum, total, sums[tile][2 + i]);
             }
@@ -344,7 +352,7 @@ struct Q4K {
             }
             const Size run = 2 * pair + upper;
             reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
-            reader.subtract(2 * chunk + upper, minimum(unit, run, row), minimum(unit, run, row + 1), sums);
+            reader.template subtract<2>(2 * chunk + upper, minimum(unit, run, row), minimum(unit, run, row + 1), sums);
         }
     }
 };
@@ -394,33 +402,3 @@ struct Q6K {
         }
     }
 };
-
-// Sums of a panel's 16 rows with the inputs of a batch: thread `8 row + input` gets `out[tile]`. Each warp walks a quarter
-// of the columns, whatever the batch, and the quarters are added in order. All threads call it.
-template <class Format, unsigned TILES>
-DEVICE void panel_sums(Mem<const unsigned char> weights, Size panel, const Batch &batch, float (&out)[TILES]) {
-    __shared__ Shared<float, WARPS * TILES * THREADS> quarters;
-    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const typename Format::template Reader<TILES> reader(batch, lane);
-    const Panel own = {weights + panel * Format::panel_bytes(batch.cols), batch.cols};
-    const Size chunks = (batch.cols + Format::CHUNK - 1) / Format::CHUNK;
-    float sums[TILES][4] = {};
-    for (Size chunk = chunks * warp / WARPS; chunk < chunks * (warp + 1) / WARPS; ++chunk) {
-        Format::add(own, chunk, reader, sums);
-    }
-    for (unsigned tile = 0; tile < TILES; ++tile) {
-        for (unsigned i = 0; i < 4; ++i) {
-            quarters[(warp * TILES + tile) * THREADS + reader.place(lane, i)] = sums[tile][i];
-        }
-    }
-    __syncthreads();
-    for (unsigned tile = 0; tile < TILES; ++tile) {
-        float sum = quarters[tile * THREADS + threadIdx.x];
-        for (unsigned other = 1; other < WARPS; ++other) {
-            sum += quarters[(other * TILES + tile) * THREADS + threadIdx.x];
-        }
-        out[tile] = sum;
-    }
-    // Whoever calls this again writes there.
-    __syncthreads();
-}

@@ -5,10 +5,41 @@
 
 #include "activation.cuh"
 #include "formats.cuh"
+#include "more_formats.cuh"
+
+// Sums of a panel's 16 rows with the inputs of a batch: thread `8 row + input` gets `out[tile]`. Each warp walks a quarter
+// of the columns, whatever the batch, and the quarters are added in order. All threads call it.
+template <class Format, unsigned TILES>
+DEVICE void panel_sums(Mem<const unsigned char> weights, Size panel, const Batch &batch, float (&out)[TILES]) {
+    __shared__ Shared<float, WARPS * TILES * THREADS> quarters;
+    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const typename Format::template Reader<TILES> reader(batch, lane);
+    const Panel own = {weights + panel * Format::panel_bytes(batch.cols), batch.cols};
+    const Size chunks = (batch.cols + Format::CHUNK - 1) / Format::CHUNK;
+    float sums[TILES][4] = {};
+    for (Size chunk = chunks * warp / WARPS; chunk < chunks * (warp + 1) / WARPS; ++chunk) {
+        Format::add(own, chunk, reader, sums);
+    }
+    for (unsigned tile = 0; tile < TILES; ++tile) {
+        for (unsigned i = 0; i < 4; ++i) {
+            quarters[(warp * TILES + tile) * THREADS + reader.place(lane, i)] = sums[tile][i];
+        }
+    }
+    __syncthreads();
+    for (unsigned tile = 0; tile < TILES; ++tile) {
+        float sum = quarters[tile * THREADS + threadIdx.x];
+        for (unsigned other = 1; other < WARPS; ++other) {
+            sum += quarters[(other * TILES + tile) * THREADS + threadIdx.x];
+        }
+        out[tile] = sum;
+    }
+    // Whoever calls this again writes there.
+    __syncthreads();
+}
 
 enum ExpertFlags : unsigned { HAS_GATE = 1, HAS_BIAS = 2, WEIGHTS_INPUT = 4 };
 
-// What a block of experts works on.
+// What a block of experts works on; nothing, if it has no pairs.
 struct Piece {
     Size expert, first, count;
 
@@ -18,19 +49,22 @@ struct Piece {
 
 DEVICE Size panels_of(Size rows) { return (rows + PANEL - 1) / PANEL; }
 
-// Grid [tiles of tokens, panels of outputs].
+// Each head's rows with its own matrix; a plain product has one head. Grid [heads * tiles of tokens, panels of outputs].
 template <class Format, unsigned TILES>
 DEVICE void dense(Mem<const unsigned char> weights, Batch batch, Mem<const float> bias, unsigned has_bias,
                   Mem<float> out, Size outputs) {
-    batch.first = Size(blockIdx.x) * TILES * TILE;
-    batch.count = batch.rows - batch.first < TILES * TILE ? batch.rows - batch.first : TILES * TILE;
+    const Size tokens = batch.rows / batch.heads, tiles = (tokens + TILES * TILE - 1) / (TILES * TILE);
+    batch.head = blockIdx.x / tiles;
+    batch.first = blockIdx.x % tiles * TILES * TILE;
+    batch.count = tokens - batch.first < TILES * TILE ? tokens - batch.first : TILES * TILE;
     float sums[TILES];
-    panel_sums<Format, TILES>(weights, blockIdx.y, batch, sums);
+    panel_sums<Format, TILES>(weights, batch.head * panels_of(outputs) + blockIdx.y, batch, sums);
     const Size row = Size(blockIdx.y) * PANEL + threadIdx.x / TILE;
     for (unsigned tile = 0; tile < TILES; ++tile) {
         const unsigned input = tile * TILE + threadIdx.x % TILE;
         if (row < outputs && input < batch.count) {
-            out[(batch.first + input) * outputs + row] = has_bias ? sums[tile] + bias[row] : sums[tile];
+            const Size place = ((batch.first + input) * batch.heads + batch.head) * outputs + row;
+            out[place] = has_bias ? sums[tile] + bias[row] : sums[tile];
         }
     }
 }
@@ -40,6 +74,9 @@ template <class Format, unsigned TILES>
 DEVICE void experts_up(const Piece &piece, Mem<const unsigned char> gate, Mem<const unsigned char> up, Batch batch,
                        Mem<const float> weights, Mem<const float> gate_bias, Mem<const float> up_bias,
                        Mem<float> hidden, Size intermediate, unsigned flags, unsigned kind, float limit) {
+    if (piece.count == 0) {
+        return;
+    }
     batch.first = piece.first;
     batch.count = piece.count;
     const Size panel = piece.expert * panels_of(intermediate) + blockIdx.y;
@@ -70,6 +107,9 @@ DEVICE void experts_up(const Piece &piece, Mem<const unsigned char> gate, Mem<co
 template <class Format, unsigned TILES>
 DEVICE void experts_down(const Piece &piece, Mem<const unsigned char> down, Batch batch, Mem<const float> weights,
                          Mem<const float> bias, Mem<float> out, Size width, unsigned flags) {
+    if (piece.count == 0) {
+        return;
+    }
     batch.first = piece.first;
     batch.count = piece.count;
     float sums[TILES];
@@ -97,14 +137,15 @@ DEVICE void rows(Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<
     }
 }
 
-#define INPUTS Mem<const float> x, Mem<const unsigned short> terms, Mem<const float> sums, Size tokens, Size cols
-#define ALL_ROWS Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, 0, 0}
-#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, 0, 0}
+#define INPUTS                                                                                                      \
+    Mem<const float> x, Mem<const unsigned short> terms, Mem<const float> sums, Size tokens, Size cols, unsigned term_count
+#define ALL_ROWS(heads) Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, term_count, heads, 0, 0, 0}
+#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, term_count, 1, 0, 0, 0}
 
 #define TILED_KERNELS(format, Format, TILES)                                                                        \
     KERNEL(dense_##format##_##TILES, Mem<const unsigned char> weights, INPUTS, Mem<const float> bias,               \
-           unsigned has_bias, Mem<float> out, Size outputs) {                                                       \
-        dense<Format, TILES>(weights, ALL_ROWS, bias, has_bias, out, outputs);                                      \
+           unsigned has_bias, Mem<float> out, Size outputs, Size heads) {                                           \
+        dense<Format, TILES>(weights, ALL_ROWS(heads), bias, has_bias, out, outputs);                               \
     }                                                                                                               \
     KERNEL(experts_up_##format##_##TILES, Mem<const unsigned> pieces, Mem<const unsigned char> gate,                \
            Mem<const unsigned char> up, INPUTS, Mem<const unsigned> numbers, Mem<const float> weights,              \
@@ -115,7 +156,7 @@ DEVICE void rows(Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<
     }                                                                                                               \
     KERNEL(experts_down_##format##_##TILES, Mem<const unsigned> pieces, Mem<const unsigned char> down, INPUTS,      \
            Mem<const float> weights, Mem<const float> bias, Mem<float> out, Size width, unsigned flags) {           \
-        experts_down<Format, TILES>(Piece(pieces, blockIdx.x), down, ALL_ROWS, weights, bias, out, width, flags);   \
+        experts_down<Format, TILES>(Piece(pieces, blockIdx.x), down, ALL_ROWS(1), weights, bias, out, width, flags); \
     }
 
 #define FORMAT_KERNELS(format, Format)                                                                              \
@@ -134,3 +175,7 @@ FORMAT_KERNELS(q4_0, Q4_0)
 FORMAT_KERNELS(q4_k, Q4K)
 FORMAT_KERNELS(q6_k, Q6K)
 FORMAT_KERNELS(mxfp4, Mxfp4)
+FORMAT_KERNELS(q5_1, Q5_1)
+FORMAT_KERNELS(q5_k, Q5K)
+FORMAT_KERNELS(iq4_xs, Iq4Xs)
+FORMAT_KERNELS(q2_k, Q2K)

@@ -4,42 +4,56 @@
 
 #include "activation.cuh"
 
-// x as a sum of three bf16, which is exact, and of two, which is off by a part in 2^17 at most: terms [3, rows, padded],
-// zero beyond `cols`. sums [rows, cols / 32], if wanted. Grid [rows, blocks of padded].
+// Columns of a run whose sum a minimum is multiplied with.
+constexpr unsigned RUN = 16;
+
+// The nearest bf16, ties to even; towards zero where that would be infinite. A NaN stays one.
+DEVICE unsigned nearest_bf16(float value) {
+    const unsigned bits = bits_of(value);
+    if ((bits & 0x7f800000u) == 0x7f800000u) {
+        return bits >> 16 | (bits & 0xffff ? 0x40 : 0);
+    }
+    const unsigned upper = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (upper & 0x7f80) == 0x7f80 ? bits >> 16 : upper;
+}
+
+// x as a sum of three bf16, which is exact, of two, which is off by a part in 2^17 at most, or of one, which rounds: terms
+// [term_count, rows, padded], zero beyond `cols`. sums [rows, cols / 16] of what is multiplied, if wanted. Grid [rows,
+// blocks of padded].
 KERNEL(split_inputs, Mem<const float> x, Mem<unsigned short> terms, Mem<float> sums, Size rows, Size cols, Size padded,
-       unsigned wants_sums) {
+       unsigned term_count, unsigned wants_sums) {
     const Size row = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
     float rest = col < cols ? x[row * cols + col] : 0.0f;
     if (wants_sums) {
-        const float sum = warp_sum(rest);
-        if (col % WARP == 0 && col < cols) {
-            sums[row * (cols / WARP) + col / WARP] = sum;
+        float sum = term_count == 1 ? float_of(nearest_bf16(rest) << 16) : rest;
+        for (unsigned mask = RUN / 2; mask > 0; mask /= 2) {
+            sum += from_lane_xor(sum, mask);
+        }
+        if (col % RUN == 0 && col < cols) {
+            sums[row * (cols / RUN) + col / RUN] = sum;
         }
     }
     if (col >= padded) {
         return;
     }
-    for (unsigned term = 0; term < 3; ++term) {
-        const unsigned bits = bits_of(rest);
-        const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-        // To the nearest, ties to even; towards zero where that would be infinite. A NaN stays one.
-        unsigned upper = finite ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : bits >> 16 | (bits & 0xffff ? 0x40 : 0);
-        if (finite && (upper & 0x7f80) == 0x7f80) {
-            upper = bits >> 16;
-        }
+    for (unsigned term = 0; term < term_count; ++term) {
+        const unsigned upper = nearest_bf16(rest);
+        const bool finite = (upper & 0x7f80) != 0x7f80;
         terms[(term * rows + row) * padded + col] = static_cast<unsigned short>(upper);
         rest = finite ? rest - float_of(upper << 16) : 0.0f;
     }
 }
 
-// out[token] = the sum of its pairs, which come in ascending expert. `starts` is [tokens + 1]. Grid [tokens, blocks of width].
+// out[token] = the sum of its pairs, which come in ascending expert; ~0 in a list is no pair. `starts` is [tokens + 1]. Grid
+// [tokens, blocks of width].
 KERNEL(combine, Mem<const float> of_pairs, Mem<const unsigned> starts, Mem<const unsigned> pairs, Mem<float> out,
        Size width) {
     const Size token = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
     if (col < width) {
         float sum = 0.0f;
         for (Size at = starts[token]; at < starts[token + 1]; ++at) {
-            sum += of_pairs[Size(pairs[at]) * width + col];
+            const unsigned pair = pairs[at];
+            sum += pair == ~0u ? 0.0f : of_pairs[Size(pair) * width + col];
         }
         out[token * width + col] = sum;
     }

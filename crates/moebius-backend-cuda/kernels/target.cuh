@@ -38,6 +38,9 @@ DEVICE V load(const T *memory, Size index) {
 DEVICE unsigned bits_of(float value) { return __float_as_uint(value); }
 DEVICE float float_of(unsigned bits) { return __uint_as_float(bits); }
 
+DEVICE Size bits_of(double value) { return Size(__double_as_longlong(value)); }
+DEVICE double double_of(Size bits) { return __longlong_as_double(static_cast<long long>(bits)); }
+
 DEVICE float half_to_float(unsigned short bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -45,7 +48,11 @@ DEVICE float half_to_float(unsigned short bits) {
 }
 
 DEVICE float from_lane(float value, unsigned lane) { return __shfl_sync(~0u, value, lane); }
-DEVICE float from_lane_xor(float value, unsigned mask) { return __shfl_xor_sync(~0u, value, mask); }
+// A float, a double or a Size.
+template <class T>
+DEVICE T from_lane_xor(T value, unsigned mask) {
+    return __shfl_xor_sync(~0u, value, mask);
+}
 
 // sums[16, 8] += a[16, 16] b[16, 8]: bf16 products, f32 sums; which lane holds what is in the PTX manual under
 // mma.m16n8k16, and in the emulator.
@@ -65,7 +72,8 @@ DEVICE void multiply_add(float (&sums)[4], const unsigned (&a)[4], const unsigne
 DEVICE Size thread_number() { return Size(blockIdx.x) * THREADS + threadIdx.x; }
 
 // The sum over a warp, the same bits in every lane.
-DEVICE float warp_sum(float value) {
+template <class T>
+DEVICE T warp_sum(T value) {
     for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
         value += from_lane_xor(value, mask);
     }
@@ -80,15 +88,35 @@ DEVICE float warp_max(float value) {
     return value;
 }
 
-// The sum over a block, the same bits in every thread. All threads call it.
-DEVICE float block_sum(float value) {
-    __shared__ Shared<float, WARPS> of_warps;
-    value = warp_sum(value);
+// What `join` makes of the values of a block, in the order of its warps. All threads call it.
+template <class T, class Join>
+DEVICE T of_warps_joined(T value, Join join) {
+    __shared__ Shared<T, WARPS> of_warps;
     if (threadIdx.x % WARP == 0) {
         of_warps[threadIdx.x / WARP] = value;
     }
     __syncthreads();
-    const float sum = ((of_warps[0] + of_warps[1]) + of_warps[2]) + of_warps[3];
+    const T joined = join(join(join(of_warps[0], of_warps[1]), of_warps[2]), of_warps[3]);
     __syncthreads();
-    return sum;
+    return joined;
+}
+
+// The sum over a block, the same bits in every thread. All threads call it.
+template <class T>
+DEVICE T block_sum(T value) {
+    return of_warps_joined(warp_sum(value), [](T a, T b) { return a + b; });
+}
+
+// The largest value of a block, in every thread. All threads call it.
+DEVICE float block_max(float value) {
+    return of_warps_joined(warp_max(value), [](float a, float b) { return fmaxf(a, b); });
+}
+
+// The smallest value of a block, in every thread. All threads call it.
+DEVICE Size block_min(Size value) {
+    for (unsigned mask = WARP / 2; mask > 0; mask /= 2) {
+        const Size other = from_lane_xor(value, mask);
+        value = other < value ? other : value;
+    }
+    return of_warps_joined(value, [](Size a, Size b) { return b < a ? b : a; });
 }

@@ -3,30 +3,20 @@
 use std::sync::Arc;
 
 use moebius_backend::{
-    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Ops, Packer,
-    Result, Unsupported, WeightFormat, WeightSpec, WeightView,
+    Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Ops,
+    Packer, Result, Unsupported, WeightFormat, WeightSpec, WeightView,
 };
 use moebius_expert_kernels::Pool;
 
 use crate::experts::CudaExperts;
 use crate::gpu::{Gpu, MAX_GRID};
-use crate::linear::CudaLinear;
+use crate::inputs::Activations;
+use crate::journal::Journal;
+use crate::linear::{CudaHeads, CudaLinear};
 use crate::ops::CudaOps;
 use crate::weights::{Engine, PANEL, pack, refused};
 
 const NAME: &str = "cuda";
-
-/// What there are kernels for.
-const FORMATS: [WeightFormat; 8] = [
-    WeightFormat::F32,
-    WeightFormat::F16,
-    WeightFormat::Bf16,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q6K,
-    WeightFormat::Mxfp4,
-];
 
 /// A GPU as a device family.
 pub struct CudaBackend {
@@ -41,13 +31,13 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Startup`] when there is no such GPU or it cannot be used.
     #[cfg(feature = "cuda")]
-    pub fn new(device: usize) -> Result<Self> {
+    pub fn new(device: usize, activations: Activations) -> Result<Self> {
         use crate::gpu::cuda::CudaGpu;
 
         let gpu = CudaGpu::open(device).map_err(startup)?;
         let memory = gpu.memory().map_err(startup)?;
         let detail = format!("device {device}, {}", memory.name);
-        Self::on(Gpu::Cuda(gpu), detail, Some(memory.free_bytes as u64))
+        Self::on(Gpu::Cuda(gpu), (detail, Some(memory.free_bytes as u64)), activations)
     }
 
     /// The emulator in place of a GPU: for tests.
@@ -55,16 +45,23 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Startup`] when threads that pack weights cannot be started.
     #[cfg(feature = "emulated")]
-    pub fn emulated(order: crate::Order) -> Result<Self> {
+    pub fn emulated(order: crate::Order, activations: Activations) -> Result<Self> {
         let detail = format!("emulated, {order:?}").to_lowercase();
-        Self::on(Gpu::Emulated(crate::gpu::emulated::Emulator { order }), detail, None)
+        Self::on(Gpu::Emulated(crate::gpu::emulated::Emulator { order }), (detail, None), activations)
     }
 
-    fn on(gpu: Gpu, detail: String, free_bytes: Option<u64>) -> Result<Self> {
+    fn on(
+        gpu: Gpu,
+        (mut detail, free_bytes): (String, Option<u64>),
+        activations: Activations,
+    ) -> Result<Self> {
+        if activations == Activations::Bf16 {
+            detail += ", activations rounded to bf16";
+        }
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let pool = Pool::new(threads).map_err(|error| startup(error.to_string()))?;
         let info = BackendInfo { name: NAME, device: gpu.device(), detail, free_bytes };
-        let engine = Arc::new(Engine { gpu, pool });
+        let engine = Arc::new(Engine { gpu, pool, journal: Journal::default(), activations });
         Ok(CudaBackend { info, ops: CudaOps { engine: engine.clone() }, engine })
     }
 }
@@ -82,10 +79,6 @@ impl Backend for CudaBackend {
     fn supports(&self, spec: &WeightSpec<'_>) -> Result<(), Unsupported> {
         let refuse = |reason| Unsupported { backend: NAME, what: spec.to_string(), reason };
         spec.checked_bytes().map_err(refuse)?;
-        if let Some(format) = spec.formats().into_iter().find(|format| !FORMATS.contains(format)) {
-            let known = FORMATS.map(WeightFormat::name).join(", ");
-            return Err(refuse(format!("there are kernels for {known}, and none for {format}")));
-        }
         let rows = match spec {
             WeightSpec::Linear(spec) | WeightSpec::Heads(spec, _) => spec.outputs,
             WeightSpec::Experts(spec) => spec.hidden.max(spec.intermediate),
@@ -102,6 +95,16 @@ impl Backend for CudaBackend {
     ) -> Result<Box<dyn Linear>> {
         self.supports(&WeightSpec::Linear(spec))?;
         Ok(Box::new(CudaLinear::load(&self.engine, spec, weight, bias)?))
+    }
+
+    fn load_heads<'a>(
+        &self,
+        spec: &LinearSpec,
+        heads: usize,
+        source: &dyn Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Box<dyn HeadLinear>> {
+        self.supports(&WeightSpec::Heads(spec, heads))?;
+        Ok(Box::new(CudaHeads::load(&self.engine, spec, heads, source)?))
     }
 
     fn load_experts(&self, spec: &ExpertSpec, source: &dyn ExpertSource) -> Result<Box<dyn ExpertBank>> {

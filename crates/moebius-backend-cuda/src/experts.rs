@@ -6,17 +6,20 @@
 //!
 //! Shapes: x and out `[tokens, hidden]`, h `[pairs, intermediate]`, y `[pairs, hidden]`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
-use moebius_backend::{Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Projection, Result};
+use moebius_backend::{
+    Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, Projection, Result, Routed,
+};
 use moebius_metering::Meter;
-use moebius_router::{Routing, WeightTarget};
+use moebius_router::{Router, Routing, WeightTarget};
 
 use crate::gpu::{Arg, Buffer};
 use crate::inputs::Inputs;
-use crate::plan::ExpertPlan;
-use crate::slices::{blocks_for, computed};
+use crate::plan::{ExpertPlan, PlanShape};
+use crate::routing::{DeviceRouter, Planned, has_room_for};
+use crate::slices::{Dense, blocks_for, computed, expect_dims};
 use crate::weights::{Engine, Stack};
 
 /// What an expert has, as the kernels are told.
@@ -35,6 +38,10 @@ pub(crate) struct CudaExperts {
     gate: Option<Bank>,
     up: Bank,
     down: Bank,
+    /// What chooses among the experts, if a block has room for it.
+    router: Option<Arc<Router>>,
+    /// The same on the device, from its first use on.
+    device_router: OnceLock<DeviceRouter>,
     engine: Arc<Engine>,
 }
 
@@ -50,14 +57,35 @@ impl CudaExperts {
         let biases = spec.read_biases(source)?;
         let gate = spec.gated.then(|| bank(Projection::Gate, biases.gate)).transpose()?;
         let (up, down) = (bank(Projection::Up, biases.up)?, bank(Projection::Down, biases.down)?);
-        Ok(CudaExperts { spec: spec.clone(), gate, up, down, engine: engine.clone() })
+        let (router, device_router) = (None, OnceLock::new());
+        Ok(CudaExperts { spec: spec.clone(), gate, up, down, router, device_router, engine: engine.clone() })
+    }
+
+    /// The router on the device.
+    fn device_router(&self, router: &Arc<Router>) -> Result<&DeviceRouter> {
+        if self.device_router.get().is_none() {
+            let made = DeviceRouter::new(&self.engine.gpu, router.clone())?;
+            // Another thread may have been faster; one is as good as the other.
+            let _ = self.device_router.set(made);
+        }
+        Ok(self.device_router.get().expect("it was set"))
+    }
+
+    /// What the experts of a plan give for its tokens, `[tokens, hidden]`.
+    fn run(&self, x: &Tensor, shape: &PlanShape, words: &Buffer<u32>, on_input: bool) -> Result<Tensor> {
+        let hidden = self.spec.hidden;
+        let of_pairs = Dense::new(&self.pairs(x, shape, words, on_input)?)?;
+        let [.., starts, lists] = shape.offsets();
+        let before = [of_pairs.arg()?, words.read_from(starts), words.read_from(lists)];
+        let grid = [shape.tokens, blocks_for(hidden)];
+        computed(&self.engine.gpu, &[shape.tokens, hidden], ("combine", grid), &before, &[hidden.into()])
     }
 
     /// What the pairs of a plan give, `[pairs, hidden]`.
-    fn pairs(&self, x: &Tensor, plan: &ExpertPlan, words: &Buffer<u32>, on_input: bool) -> Result<Tensor> {
+    fn pairs(&self, x: &Tensor, plan: &PlanShape, words: &Buffer<u32>, on_input: bool) -> Result<Tensor> {
         let ExpertSpec { hidden, intermediate, format, down_format, .. } = self.spec;
         let engine = &*self.engine;
-        let [rows, weights, ..] = plan.offsets(x.dim(0)?);
+        let [rows, weights, ..] = plan.offsets();
         let flags =
             [(self.gate.is_some(), HAS_GATE), (self.spec.biases, HAS_BIAS), (on_input, WEIGHTS_INPUT)];
         let flags: u32 = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
@@ -106,18 +134,25 @@ impl ExpertBank for CudaExperts {
     }
 
     fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor> {
-        let (tokens, hidden) = self.spec.check_call(x, routing)?;
-        let plan = ExpertPlan::new(&routing.dispatch(), tokens)?;
-        let gpu = &self.engine.gpu;
-        let words = gpu.upload(&plan.words)?;
-        let of_pairs = self.pairs(x, &plan, &words, routing.applies_to() == WeightTarget::Input)?;
-        let of_pairs = crate::slices::Dense::new(&of_pairs)?;
-        let [.., starts, lists] = plan.offsets(tokens);
-        let before = [of_pairs.arg()?, words.read_from(starts), words.read_from(lists)];
-        let grid = [tokens, blocks_for(hidden)];
-        let out = computed(gpu, &[tokens, hidden], ("combine", grid), &before, &[hidden.into()])?;
+        let (tokens, _) = self.spec.check_call(x, routing)?;
+        let ExpertPlan { shape, words } = ExpertPlan::new(&routing.dispatch(), tokens)?;
+        let words = self.engine.gpu.upload(&words)?;
+        let out = self.run(x, &shape, &words, routing.applies_to() == WeightTarget::Input)?;
         meter.experts(self.spec.work(routing));
         Ok(out)
+    }
+
+    fn routed_by(&mut self, _: &Arc<dyn Linear>, router: &Router) {
+        let fits = router.config().n_experts == self.spec.n_experts && has_room_for(router.config());
+        self.router = fits.then(|| Arc::new(router.clone()));
+    }
+
+    fn forward_routed(&self, x: &Tensor, logits: &Tensor) -> Result<Option<Routed>> {
+        let Some(router) = &self.router else { return Ok(None) };
+        expect_dims("expert input", &[logits.dim(0)?, self.spec.hidden], x.dims())?;
+        let Planned { shape, words, routing } = self.device_router(router)?.plan(&self.engine, logits)?;
+        let output = self.run(x, &shape, &words, router.config().applies_to == WeightTarget::Input)?;
+        Ok(Some(Routed { output, routing }))
     }
 }
 

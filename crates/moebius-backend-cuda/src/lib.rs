@@ -16,6 +16,8 @@ mod gpu;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod inputs;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
+mod journal;
+#[cfg(any(feature = "cuda", feature = "emulated"))]
 mod linear;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod ops;
@@ -23,6 +25,8 @@ mod ops;
 mod plan;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod recurrence;
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+mod routing;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod slices;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
@@ -34,3 +38,5 @@ pub use backend::CudaBackend;
 pub use gpu::cuda::{DeviceMemory, devices};
 #[cfg(feature = "emulated")]
 pub use gpu::emulated::{KernelArg, Order, run_kernel};
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+pub use inputs::Activations;

@@ -1,4 +1,4 @@
-//! Dense projections `y = x Wᵀ + b` and the embedding table.
+//! Dense projections `y = x Wᵀ + b`, those of each head, and the embedding table.
 //!
 //! Shapes: x `[tokens, inputs]`, W `[outputs, inputs]`, b `[outputs]`, y `[tokens, outputs]`.
 
@@ -6,7 +6,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
+use moebius_backend::{Error, HeadLinear, Linear, LinearSpec, Result, WeightFormat, WeightView};
 
 use crate::gpu::{Arg, Buffer};
 use crate::inputs::Inputs;
@@ -63,13 +63,64 @@ impl CudaLinear {
     }
 
     fn multiply(&self, inputs: &Inputs) -> Result<Tensor> {
-        let tiles = tiles_for(inputs.rows);
-        let kernel = format!("dense_{}_{tiles}", self.spec.format);
-        let grid = [inputs.rows.div_ceil(tiles * TILE), self.weight.panels()];
-        let bias = self.bias.as_ref().map_or(Arg::NONE, Buffer::read);
-        let before = [&[self.weight.words.read()], &inputs.args()?[..], &[bias, self.bias.is_some().into()]];
-        let shape = [inputs.rows, self.spec.outputs];
-        computed(&self.engine.gpu, &shape, (&kernel, grid), &before.concat(), &[self.spec.outputs.into()])
+        multiply(&self.engine, (&self.weight, self.bias.as_ref()), (&self.spec, 1), inputs)
+    }
+}
+
+/// Each head's rows of `inputs` with its own matrix: `[rows, outputs]`.
+fn multiply(
+    engine: &Engine,
+    (weight, bias): (&Stack, Option<&Buffer<f32>>),
+    (spec, heads): (&LinearSpec, usize),
+    inputs: &Inputs,
+) -> Result<Tensor> {
+    let tokens = inputs.rows / heads;
+    let tiles = tiles_for(tokens);
+    let kernel = format!("dense_{}_{tiles}", spec.format);
+    let grid = [heads * tokens.div_ceil(tiles * TILE), weight.panels()];
+    let values = bias.map_or(Arg::NONE, Buffer::read);
+    let before = [&[weight.words.read()], &inputs.args()?[..], &[values, bias.is_some().into()]];
+    let after = [spec.outputs.into(), heads.into()];
+    computed(&engine.gpu, &[inputs.rows, spec.outputs], (&kernel, grid), &before.concat(), &after)
+}
+
+/// A projection of its own for every head, in one launch.
+pub(crate) struct CudaHeads {
+    spec: LinearSpec,
+    heads: usize,
+    weights: Stack,
+    engine: Arc<Engine>,
+}
+
+impl CudaHeads {
+    pub(crate) fn load<'a>(
+        engine: &Arc<Engine>,
+        spec: &LinearSpec,
+        heads: usize,
+        source: impl Fn(usize) -> Result<WeightView<'a>>,
+    ) -> Result<Self> {
+        let weights = Stack::load(engine, spec.format, (spec.outputs, spec.inputs), heads, source)?;
+        Ok(CudaHeads { spec: spec.clone(), heads, weights, engine: engine.clone() })
+    }
+}
+
+impl HeadLinear for CudaHeads {
+    fn spec(&self) -> &LinearSpec {
+        &self.spec
+    }
+
+    fn heads(&self) -> usize {
+        self.heads
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (tokens, heads, inputs) = x.dims3()?;
+        let what = format!("input of `{}`", self.spec.name);
+        expect_dims(&what, &[tokens, self.heads, self.spec.inputs], &[tokens, heads, inputs])?;
+        let rows = x.contiguous()?.reshape((tokens * heads, inputs))?;
+        let inputs = Inputs::new(&self.engine, &rows, &[self.spec.format])?;
+        let y = multiply(&self.engine, (&self.weights, None), (&self.spec, heads), &inputs)?;
+        Ok(y.reshape((tokens, heads, self.spec.outputs))?)
     }
 }
 

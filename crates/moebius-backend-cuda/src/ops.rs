@@ -79,8 +79,10 @@ impl Ops for CudaOps {
         }
         let gpu = &self.engine.gpu;
         let (q, sinks) = (Dense::new(q)?, spec.sinks.as_ref().map(Dense::new).transpose()?);
-        // Zeros, for rows of no span.
-        let mut out: Buffer<f32> = gpu.upload(&vec![0.0; tokens * heads * value_dim])?;
+        let size = tokens * heads * value_dim;
+        // Rows of no span are zeros.
+        let mut out: Buffer<f32> =
+            if covers(spans, tokens) { gpu.unwritten(size)? } else { gpu.upload(&vec![0.0; size])? };
         for span in spans {
             let (kv_heads, capacity, _) = span.keys.dims3()?;
             let (keys, values) = (Dense::new(span.keys)?, Rows::new(span.values)?);
@@ -157,6 +159,14 @@ impl CudaOps {
         let after = [&[count.into()], more].concat();
         computed(&self.engine.gpu, shape, (kernel, [blocks_for(count), 1]), &before, &after)
     }
+}
+
+/// Whether every row is of a span.
+fn covers(spans: &[AttentionSpan<'_>], tokens: usize) -> bool {
+    let mut rows: Vec<_> = spans.iter().map(|span| span.rows.clone()).collect();
+    rows.sort_by_key(|rows| rows.start);
+    let end = rows.iter().fold(0, |end, rows| if rows.start <= end { end.max(rows.end) } else { end });
+    end == tokens
 }
 
 /// Fails unless each head has its sink and every query sees a key.

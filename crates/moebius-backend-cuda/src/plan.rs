@@ -14,15 +14,51 @@ pub(crate) fn tiles_for(inputs: usize) -> usize {
     if inputs <= TILE { 1 } else { 4 }
 }
 
+/// The sizes of a bank's work on a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlanShape {
+    /// Tiles that a block takes.
+    pub(crate) tiles: usize,
+    /// How many blocks there are for each panel; the last ones may have nothing to do.
+    pub(crate) pieces: usize,
+    /// Pairs of a token and an expert, or places for them.
+    pub(crate) pairs: usize,
+    /// Tokens.
+    pub(crate) tokens: usize,
+}
+
+impl PlanShape {
+    /// Sizes that hold whatever a router chooses.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if pairs cannot be numbered in 32 bits.
+    pub(crate) fn largest(tokens: usize, (n_experts, top_k): (usize, usize)) -> Result<Self> {
+        let pairs = tokens.saturating_mul(top_k);
+        check_numbers(pairs.max(tokens))?;
+        let active = pairs.min(n_experts);
+        let tiles = tiles_for(pairs.div_ceil(active.max(1)));
+        // An expert with `n` pairs has `(n - 1) / most + 1` pieces, so most of them come of many experts.
+        let pieces = active + (pairs - active) / (tiles * TILE);
+        Ok(PlanShape { tiles, pieces, pairs, tokens })
+    }
+
+    /// Where the tokens of pairs, the weights of pairs, the starts and the lists begin.
+    pub(crate) fn offsets(&self) -> [usize; 4] {
+        let rows = 3 * self.pieces;
+        let starts = rows + 2 * self.pairs;
+        [rows, rows + self.pairs, starts, starts + self.tokens + 1]
+    }
+
+    /// Words of a plan.
+    pub(crate) fn words(&self) -> usize {
+        3 * self.pieces + 3 * self.pairs + self.tokens + 1
+    }
+}
+
 /// A bank's work on a batch, in one stretch of numbers that is uploaded at once.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ExpertPlan {
-    /// Tiles that a block takes.
-    pub(crate) tiles: usize,
-    /// How many blocks there are for each panel.
-    pub(crate) pieces: usize,
-    /// Pairs of a token and an expert.
-    pub(crate) pairs: usize,
+    pub(crate) shape: PlanShape,
     /// Pieces (expert, first pair, pairs), then for each pair its token, for each pair its weight, for each token
     /// the start of its list of pairs, and those lists, in ascending expert.
     pub(crate) words: Vec<u32>,
@@ -35,30 +71,28 @@ impl ExpertPlan {
     /// [`Error::Shape`] if pairs cannot be numbered in 32 bits.
     pub(crate) fn new(dispatch: &Dispatch, tokens: usize) -> Result<Self> {
         let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
-        if u32::try_from(rows.len().max(tokens)).is_err() {
-            return Err(Error::Shape {
-                what: "batch".into(),
-                expected: format!("at most {} pairs of a token and an expert", u32::MAX),
-                got: rows.len().to_string(),
-            });
-        }
+        check_numbers(rows.len().max(tokens))?;
         let tiles = tiles_for(rows.len().div_ceil(dispatch.n_active().max(1)));
         let mut words = pieces(offsets, tiles * TILE);
-        let pieces = words.len() / 3;
+        let shape = PlanShape { tiles, pieces: words.len() / 3, pairs: rows.len(), tokens };
         words.extend(rows);
         words.extend(dispatch.weights().iter().map(|weight| weight.to_bits()));
         let (starts, pairs) = pairs_of_tokens(rows, tokens);
         words.extend(starts);
         words.extend(pairs);
-        Ok(ExpertPlan { tiles, pieces, pairs: rows.len(), words })
+        Ok(ExpertPlan { shape, words })
     }
+}
 
-    /// Where the tokens of pairs, the weights of pairs, the starts and the lists begin.
-    pub(crate) fn offsets(&self, tokens: usize) -> [usize; 4] {
-        let rows = 3 * self.pieces;
-        let starts = rows + 2 * self.pairs;
-        [rows, rows + self.pairs, starts, starts + tokens + 1]
+fn check_numbers(pairs: usize) -> Result<()> {
+    if u32::try_from(pairs).is_ok() {
+        return Ok(());
     }
+    Err(Error::Shape {
+        what: "batch".into(),
+        expected: format!("at most {} pairs of a token and an expert", u32::MAX),
+        got: pairs.to_string(),
+    })
 }
 
 /// Cuts the pairs of each expert into pieces of at most `most`: expert, first pair, number of pairs.
@@ -117,7 +151,8 @@ mod tests {
     fn the_pairs_of_a_token_come_in_ascending_expert() {
         // Token 0 visits experts 1 and 3, token 1 visits 0 and 3: pairs are (0, 1), (1, 0), (3, 0), (3, 1).
         let plan = plan(4, &[1, 3, 0, 3], 2);
-        let [rows, weights, starts, lists] = plan.offsets(2);
+        let [rows, weights, starts, lists] = plan.shape.offsets();
+        assert_eq!(plan.words.len(), plan.shape.words());
         assert_eq!(plan.words[..rows], [[0, 0, 1], [1, 1, 1], [3, 2, 2]].concat());
         assert_eq!(plan.words[rows..weights], [1, 0, 0, 1]);
         assert_eq!(plan.words[weights..starts], [2.0, 0.0, 1.0, 3.0].map(f32::to_bits));
@@ -128,13 +163,41 @@ mod tests {
     #[test]
     fn all_tokens_on_one_expert_fill_its_pieces() {
         let plan = plan(5, &[2; 33], 1);
-        assert_eq!((plan.tiles, plan.pieces, plan.pairs), (4, 2, 33));
+        assert_eq!(plan.shape, PlanShape { tiles: 4, pieces: 2, pairs: 33, tokens: 33 });
         assert_eq!(plan.words[..6], [2, 0, 32, 2, 32, 1]);
     }
 
     #[test]
     fn no_tokens_are_no_pieces() {
         let plan = plan(5, &[], 1);
-        assert_eq!((plan.pieces, plan.words), (0, vec![0]));
+        assert_eq!((plan.shape.pieces, plan.words), (0, vec![0]));
+        assert_eq!(PlanShape::largest(0, (5, 2)).expect("it is small").words(), 1);
+    }
+
+    #[test]
+    fn sizes_for_any_choice_are_never_too_small_and_exact_for_one_token() {
+        let one = PlanShape::largest(1, (128, 8)).expect("it is small");
+        assert_eq!(one, PlanShape { tiles: 1, pieces: 8, pairs: 8, tokens: 1 });
+        for (tokens, experts, top_k) in [(2, 3, 2), (7, 128, 8), (33, 5, 5), (64, 4, 1), (100, 16, 4)] {
+            let largest = PlanShape::largest(tokens, (experts, top_k)).expect("it is small");
+            let most = largest.tiles * TILE;
+            // All on the first experts, spread evenly, and one pair too many for a piece wherever that can be.
+            let mut loads = vec![vec![tokens; top_k]];
+            loads.push(
+                (0..experts)
+                    .map(|id| largest.pairs / experts + usize::from(id < largest.pairs % experts))
+                    .collect(),
+            );
+            let ragged = (0..experts).scan(largest.pairs, |left, _| {
+                let load = (*left).min(tokens).min(most + 1);
+                *left -= load;
+                Some(load)
+            });
+            loads.push(ragged.collect());
+            for load in loads {
+                let pieces: usize = load.iter().map(|pairs| pairs.div_ceil(most)).sum();
+                assert!(pieces <= largest.pieces, "{load:?}: {pieces} of {}", largest.pieces);
+            }
+        }
     }
 }

@@ -7,14 +7,18 @@ use moebius_backend::{Error, Result, WeightFormat, WeightView};
 use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Pool, SharedBytes};
 
 use crate::gpu::{Buffer, Gpu};
+use crate::inputs::Activations;
+use crate::journal::Journal;
 
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = 16;
 
-/// The device, and the host's threads that pack for it.
+/// The device, the host's threads that pack for it, and what the device has to tell.
 pub(crate) struct Engine {
     pub(crate) gpu: Gpu,
     pub(crate) pool: Pool,
+    pub(crate) journal: Journal,
+    pub(crate) activations: Activations,
 }
 
 pub(crate) struct Stack {

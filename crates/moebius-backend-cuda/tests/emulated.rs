@@ -3,11 +3,16 @@
 //! Threads and blocks take turns in either order; both must agree bit for bit.
 #![cfg(feature = "emulated")]
 
-use moebius_backend::Error;
-use moebius_backend_cuda::{CudaBackend, KernelArg, Order, run_kernel};
+use candle_core::{Device, Tensor};
+use moebius_backend::{Backend, Error, LinearSpec, Result, WeightFormat, WeightView};
+use moebius_backend_cuda::{Activations, CudaBackend, KernelArg, Order, run_kernel};
 use moebius_conformance::accept;
 
-accept!(emulated, || vec![CudaBackend::emulated(Order::Ascending), CudaBackend::emulated(Order::Descending)]);
+fn opened(order: Order) -> Result<CudaBackend> {
+    CudaBackend::emulated(order, Activations::F32)
+}
+
+accept!(emulated, || vec![opened(Order::Ascending), opened(Order::Descending)]);
 
 /// What the emulator says of a kernel that is given memory for so many elements.
 fn refusal(kernel: &str, read: usize, written: usize, threads: usize) -> Option<String> {
@@ -60,4 +65,29 @@ fn a_race_shows_in_the_order_of_threads() {
         out[0]
     };
     assert_eq!((last_writer(Order::Ascending), last_writer(Order::Descending)), (127.0, 0.0));
+}
+
+#[test]
+fn rounded_activations_give_the_products_of_rounded_inputs() {
+    const SHAPE: (usize, usize) = (40, 512);
+    let backend = |activations| CudaBackend::emulated(Order::Ascending, activations).expect("it starts");
+    let numbers = |count: usize, step: f32| (0..count).map(move |i| (i as f32 * step).sin() * 1.7);
+    let weights: Vec<u8> = numbers(SHAPE.0 * SHAPE.1, 0.37).flat_map(f32::to_le_bytes).collect();
+    let x: Vec<f32> = numbers(9 * SHAPE.1, 0.91).collect();
+    // To the nearest, ties to even; there are none among these.
+    let round = |x: &f32| f32::from_bits((x.to_bits() + 0x7fff) & 0xffff_0000);
+    let rounded: Vec<f32> = x.iter().map(round).collect();
+    for format in [WeightFormat::Bf16, WeightFormat::Q8_0, WeightFormat::Q4K, WeightFormat::Mxfp4] {
+        let product = |activations, x: &[f32]| -> Vec<u32> {
+            let spec = LinearSpec { name: "w".into(), inputs: SHAPE.1, outputs: SHAPE.0, format };
+            let view = WeightView::new("w", WeightFormat::F32, SHAPE, &weights[..]);
+            let linear = backend(activations).load_linear(&spec, view, None).expect("it loads");
+            let x = Tensor::from_vec(x.to_vec(), (9, SHAPE.1), &Device::Cpu).expect("nine rows");
+            let y = linear.forward(&x).and_then(|y| Ok(y.flatten_all()?.to_vec1::<f32>()?));
+            y.expect("it runs").into_iter().map(f32::to_bits).collect()
+        };
+        let got = product(Activations::Bf16, &x);
+        assert_eq!(got, product(Activations::F32, &rounded), "{format}");
+        assert_ne!(got, product(Activations::F32, &x), "{format}");
+    }
 }

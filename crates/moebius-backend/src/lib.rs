@@ -29,7 +29,8 @@ pub use ops::{AttentionSpan, AttentionSpec, Ops, Pairing, RopeTable};
 pub use recurrence::{DeltaRule, DeltaRuleSizes, ScanSizes, SelectiveScan, conv_sizes};
 pub use spec::{Activation, BackendInfo, ExpertSpec, LinearSpec, Projection, WeightSpec};
 pub use weights::{
-    Backend, ExpertBank, ExpertSource, FileSpan, Linear, MappedPages, Packer, PanelBytes, WeightView,
+    Backend, ExpertBank, ExpertSource, FileSpan, LaterRouting, Linear, MappedPages, Packer, PanelBytes,
+    Routed, WeightView,
 };
 
 pub use moebius_expert_kernels::WeightFormat;

@@ -121,7 +121,29 @@ pub trait ExpertBank: Send + Sync {
     fn routed_by(&mut self, gate: &Arc<dyn Linear>, router: &Router) {
         let _ = (gate, router);
     }
+
+    /// Chooses experts from `logits: [tokens, n_experts]` as the router of [`ExpertBank::routed_by`] would, to the bit, and
+    /// runs them, where the host need not wait for the device in between. `None` from a bank that leaves it to the caller
+    /// to route and to call [`ExpertBank::forward`]. Counts nothing: the routing tells what there is to count.
+    ///
+    /// # Errors
+    /// Those of [`ExpertBank::forward`]. Logits that the router refuses are no error here, but one of the routing.
+    fn forward_routed(&self, x: &Tensor, logits: &Tensor) -> Result<Option<Routed>> {
+        let _ = (x, logits);
+        Ok(None)
+    }
 }
+
+/// What [`ExpertBank::forward_routed`] gives.
+pub struct Routed {
+    /// The weighted sum of the chosen experts' outputs, `[tokens, hidden]`. It means nothing if the routing is an error.
+    pub output: Tensor,
+    /// Who was chosen. Asking waits for the device, so it is done once a pass has launched all of its work.
+    pub routing: LaterRouting,
+}
+
+/// A routing that a device still computes.
+pub type LaterRouting = Box<dyn FnOnce() -> Result<Routing> + Send>;
 
 /// Where a backend gets experts from: one matrix at a time, so that nothing is held twice.
 pub trait ExpertSource: Sync {

@@ -157,6 +157,7 @@ macro_rules! __checks {
             attention_does_not_depend_on_how_a_prompt_was_cut
             attention_does_not_depend_on_other_sequences
             recurrences_do_not_depend_on_how_a_sequence_was_cut
+            experts_that_a_bank_chooses_are_those_of_the_router
             the_same_call_gives_the_same_bits
         ] }
     };

@@ -196,7 +196,7 @@ impl RouterConfig {
     }
 
     /// Whether experts are ranked by their raw logit instead of their score.
-    pub(crate) fn ranks_logits(&self) -> bool {
+    pub fn ranks_logits(&self) -> bool {
         match self.score {
             Score::SoftmaxOverTopK | Score::SparseMixer { .. } => true,
             Score::Sigmoid => {

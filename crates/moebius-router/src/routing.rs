@@ -38,28 +38,42 @@ impl Routing {
         weights: Vec<f32>,
         applies_to: WeightTarget,
     ) -> Result<Self, RouterError> {
-        let fail = |field, expected: String, got: String| Err(RouterError::Parts { field, expected, got });
-        if !(1..=n_experts).contains(&top_k) {
-            return fail("top_k", format!("1 to {n_experts}"), top_k.to_string());
-        }
-        if !experts.len().is_multiple_of(top_k) {
-            return fail("experts", format!("a multiple of {top_k} ids"), experts.len().to_string());
-        }
-        if weights.len() != experts.len() {
-            return fail("weights", format!("{} values", experts.len()), weights.len().to_string());
-        }
-        check_pairs(experts.len())?;
+        check_lengths((n_experts, top_k), &experts, &weights)?;
         for (token, ids) in experts.chunks_exact(top_k).enumerate() {
-            let in_range = ids.iter().all(|&id| (id as usize) < n_experts);
-            if !in_range || !ids.is_sorted_by(|a, b| a < b) {
-                let expected = format!("ascending ids below {n_experts} for token {token}");
-                return fail("experts", expected, format!("{ids:?}"));
-            }
+            check_token(n_experts, token, ids)?;
         }
-        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
-            return fail("weights", "finite numbers".into(), weight.to_string());
-        }
+        check_weights(&weights)?;
         Ok(Self::from_valid((n_experts, top_k), experts, weights, Vec::new(), applies_to))
+    }
+
+    /// A routing from places: each token has `top_k` of them, and one with the id `n_experts` is empty. What a device that
+    /// routes by itself gives back.
+    ///
+    /// # Errors
+    /// Those of [`from_parts`](Self::from_parts), and [`RouterError::Parts`] for a token without an expert or with one
+    /// after an empty place.
+    pub fn from_places(
+        n_experts: usize,
+        top_k: usize,
+        experts: &[u32],
+        weights: &[f32],
+        applies_to: WeightTarget,
+    ) -> Result<Self, RouterError> {
+        check_lengths((n_experts, top_k), experts, weights)?;
+        let (mut ids, mut kept, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for (places, weights) in experts.chunks_exact(top_k).zip(weights.chunks_exact(top_k)) {
+            let taken = places.iter().filter(|&&id| id as usize != n_experts).count();
+            if taken == 0 {
+                let expected = format!("an expert for token {}", ends.len());
+                return Err(RouterError::Parts { field: "experts", expected, got: format!("{places:?}") });
+            }
+            check_token(n_experts, ends.len(), &places[..taken])?;
+            ids.extend_from_slice(&places[..taken]);
+            kept.extend_from_slice(&weights[..taken]);
+            ends.push(ids.len() as u32); // `check_lengths` has bounded it
+        }
+        check_weights(&kept)?;
+        Ok(Self::from_valid((n_experts, top_k), ids, kept, ends, applies_to))
     }
 
     /// A routing over `(n_experts, top_k)`; `ends` may be empty where each token has `top_k` pairs.
@@ -161,6 +175,43 @@ impl Routing {
     /// The same pairs grouped by expert: what expert kernels want.
     pub fn dispatch(&self) -> Dispatch {
         Dispatch::new(self)
+    }
+}
+
+fn refuse(field: &'static str, expected: String, got: String) -> Result<(), RouterError> {
+    Err(RouterError::Parts { field, expected, got })
+}
+
+/// Checks that `[tokens, top_k]` ids and weights are whole and can be counted.
+fn check_lengths(
+    (n_experts, top_k): (usize, usize),
+    experts: &[u32],
+    weights: &[f32],
+) -> Result<(), RouterError> {
+    if !(1..=n_experts).contains(&top_k) {
+        return refuse("top_k", format!("1 to {n_experts}"), top_k.to_string());
+    }
+    if !experts.len().is_multiple_of(top_k) {
+        return refuse("experts", format!("a multiple of {top_k} ids"), experts.len().to_string());
+    }
+    if weights.len() != experts.len() {
+        return refuse("weights", format!("{} values", experts.len()), weights.len().to_string());
+    }
+    check_pairs(experts.len())
+}
+
+/// Checks that the ids of a token ascend and are there.
+fn check_token(n_experts: usize, token: usize, ids: &[u32]) -> Result<(), RouterError> {
+    if ids.iter().all(|&id| (id as usize) < n_experts) && ids.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    refuse("experts", format!("ascending ids below {n_experts} for token {token}"), format!("{ids:?}"))
+}
+
+fn check_weights(weights: &[f32]) -> Result<(), RouterError> {
+    match weights.iter().find(|weight| !weight.is_finite()) {
+        Some(weight) => refuse("weights", "finite numbers".into(), weight.to_string()),
+        None => Ok(()),
     }
 }
 

@@ -5,7 +5,9 @@
 //! likewise among the experts without `e1`.
 //!
 //! Shapes: a row of logits is `[n_experts]`; chosen ids and weights are `[top_k]`.
-//! Invariants: logits hold no NaN and no +inf; at least one is finite; sums run in ascending id.
+//! Invariants: logits hold no NaN and no +inf; at least one is finite. Every operation is one that IEEE 754 rounds in one
+//! way, and sums run in a fixed order, so that whoever computes the same formula has the same bits: other machines, and
+//! the kernel for GPUs in `moebius-backend-cuda`.
 
 use crate::config::{Renormalize, RouterConfig, Score};
 
@@ -18,20 +20,60 @@ pub(crate) fn softmax(logits: &[f32], probabilities: &mut [f32]) {
 /// Turns logits, of which at least one is finite, into probabilities.
 pub(crate) fn softmax_in_place(values: &mut [f32]) {
     let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // The terms are f32; only their sum is wider, or the many small ones would vanish beside the first large
-    // one.
-    let mut sum = 0.0_f64;
-    for value in values.iter_mut() {
-        *value = (*value - max).exp();
-        sum += f64::from(*value);
-    }
-    let sum = sum as f32;
+    values.iter_mut().for_each(|value| *value = exp(*value - max));
+    let sum = sum(values);
     values.iter_mut().for_each(|value| *value /= sum);
+}
+
+/// Chains of a sum: what a warp of a GPU adds side by side.
+const CHAINS: usize = 32;
+
+/// The sum in f64, or many small terms would vanish beside the first large one: chain `i` takes every element whose index
+/// leaves `i` in its turn, and halves of the chains are joined until one is left.
+fn sum(values: &[f32]) -> f32 {
+    let mut chains = [0.0_f64; CHAINS];
+    for values in values.chunks(CHAINS) {
+        chains.iter_mut().zip(values).for_each(|(chain, &value)| *chain += f64::from(value));
+    }
+    let mut left = CHAINS;
+    while left > 1 {
+        left /= 2;
+        let (lower, upper) = chains[..2 * left].split_at_mut(left);
+        lower.iter_mut().zip(upper).for_each(|(lower, upper)| *lower += *upper);
+    }
+    chains[0] as f32
+}
+
+/// `e^x` within 0.501 units of the last place, in products and sums of f64 alone: `2^n e^r` with `n` the whole number
+/// nearest to `x / ln 2`, and a Taylor series for `r`, which is at most 0.35. Infinities have the limits; there is no NaN.
+fn exp(x: f32) -> f32 {
+    /// From 1 / 9! to 1 / 0!.
+    const SERIES: [f64; 10] = [
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ];
+    /// Adding it leaves a number's nearest whole one in the low bits.
+    const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+    // Beyond these an f32 is 0 or infinite.
+    let x = f64::from(x).clamp(-150.0, 150.0);
+    let shifted = x * std::f64::consts::LOG2_E + ROUNDER;
+    let r = x - (shifted - ROUNDER) * std::f64::consts::LN_2;
+    let series = SERIES.iter().fold(0.0, |sum, coefficient| sum * r + coefficient);
+    let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));
+    (series * power) as f32
 }
 
 /// The logistic function; 0 at minus infinity.
 pub(crate) fn sigmoid(logit: f32) -> f32 {
-    1.0 / (1.0 + (-logit).exp())
+    1.0 / (1.0 + exp(-logit))
 }
 
 /// The two experts of SparseMixer with their weights, in ascending id; those that are `masked` have a logit of minus
@@ -67,7 +109,7 @@ fn sparse_mixer_weight(logits: &[f32], best: usize, excluded: Option<usize>, jit
         // far".
         let too_far = (max - logit) / logit.abs().max(max) > 2.0 * jitter_eps;
         if Some(idx) != excluded && !too_far {
-            sum += (logit - max).exp();
+            sum += exp(logit - max);
         }
     }
     1.0 / sum
@@ -123,6 +165,40 @@ pub(crate) fn finish_weights(config: &RouterConfig, experts: &[u32], weights: &m
     if let Some(factors) = &config.expert_scale {
         for (weight, &expert) in weights.iter_mut().zip(experts) {
             *weight *= factors[expert as usize];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_off_by_no_more_than_rounding() {
+        let mut x = -104.0_f32;
+        while x < 89.0 {
+            let (got, exact) = (exp(x), f64::from(x).exp());
+            let below = f32::from_bits(got.to_bits().saturating_sub(1));
+            let unit = f64::from(got) - f64::from(below);
+            assert!(
+                (f64::from(got) - exact).abs() <= 0.501 * unit.max(f64::from(f32::from_bits(1))),
+                "{x}: {got}"
+            );
+            x += 0.0037;
+        }
+    }
+
+    #[test]
+    fn exp_has_its_limits_at_infinities_and_one_at_zero() {
+        let ends = [f32::NEG_INFINITY, -200.0, 0.0, -0.0, 200.0, f32::INFINITY].map(exp);
+        assert_eq!(ends, [0.0, 0.0, 1.0, 1.0, f32::INFINITY, f32::INFINITY]);
+    }
+
+    #[test]
+    fn a_sum_joins_its_chains_in_halves() {
+        for len in [0, 1, 2, 31, 32, 33, 100] {
+            let values: Vec<f32> = (0..len).map(|value| value as f32).collect();
+            assert_eq!(sum(&values), values.iter().sum(), "{len}");
         }
     }
 }

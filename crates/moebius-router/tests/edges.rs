@@ -414,3 +414,26 @@ fn a_load_on_one_expert_has_no_entropy() {
     assert_eq!(LoadStats::from_counts(&[7]).normalized_entropy, None);
     assert_eq!(LoadStats::from_counts(&[]), LoadStats::default());
 }
+
+#[test]
+fn empty_places_are_no_pairs() {
+    let from = |experts: &[u32]| {
+        let weights: Vec<f32> = (0..experts.len()).map(|place| place as f32).collect();
+        Routing::from_places(4, 2, experts, &weights, WeightTarget::Output)
+    };
+    let routing = from(&[1, 4, 0, 3, 2, 4]).unwrap();
+    assert_eq!((routing.tokens(), routing.pairs(), routing.top_k()), (3, 4, 2));
+    assert_eq!(
+        routing.iter().collect::<Vec<_>>(),
+        [(&[1][..], &[0.0][..]), (&[0, 3][..], &[2.0, 3.0][..]), (&[2][..], &[4.0][..]),]
+    );
+    let full = Routing::from_parts(4, 2, vec![0, 1, 1, 2], vec![0.0, 1.0, 2.0, 3.0], WeightTarget::Output);
+    assert_eq!(from(&[0, 1, 1, 2]).unwrap(), full.unwrap());
+    check_message(
+        from(&[0, 1, 4, 4]).unwrap_err(),
+        "routing `experts`: expected an expert for token 1, got [4, 4]",
+    );
+    for wrong in [[4, 1], [1, 0], [1, 5]] {
+        assert!(from(&wrong).is_err(), "{wrong:?}");
+    }
+}

@@ -8,6 +8,7 @@ use moebius_backend_cpu::{CpuBackend, CpuOptions, Isa};
 
 use crate::budget::Constraint;
 use crate::declared::Declared;
+use crate::hybrid::{HybridBackend, Offload};
 use crate::plan::Machine;
 use crate::{Error, Result, knobs};
 
@@ -35,6 +36,11 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// Which GPU, from 0, for a backend that runs on one; `None` is the first.
     pub device: Option<usize>,
+    /// Whether a GPU rounds activations to bf16 before it multiplies them, as transformers does in bf16: less to compute,
+    /// and another result.
+    pub bf16_activations: bool,
+    /// What the processor takes from a GPU; nothing, unless told otherwise.
+    pub offload: Offload,
     /// What the constrained backend keeps to. A budget of memory without a name means that backend.
     pub constraint: Constraint,
     /// Hardware that the constrained backend stands for; without a name it means that backend too.
@@ -46,6 +52,8 @@ pub(crate) struct Opened {
     pub(crate) backend: Arc<dyn Backend>,
     /// The same, if it is the constrained one.
     pub(crate) constrained: Option<Arc<ConstrainedBackend>>,
+    /// The same, if experts are divided between a GPU and the processor.
+    pub(crate) hybrid: Option<Arc<HybridBackend>>,
     /// The hardware that it stands for, if any.
     pub(crate) declared: Option<Declared>,
 }
@@ -74,7 +82,11 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
             let what = if budget { "backend with a budget of memory" } else { "backend with a profile" };
             return Err(Error::UnknownName { what, got: "cpu".into(), expected: CONSTRAINED.into() });
         }
-        "cpu" | CONSTRAINED if options.device.is_some() => return Err(Error::NoDevices("cpu")),
+        "cpu" | CONSTRAINED
+            if options.device.is_some() || options.bf16_activations || !options.offload.is_nothing() =>
+        {
+            return Err(Error::NoDevices("cpu"));
+        }
         "cpu" => (Arc::new(cpu()?), None),
         // Without a budget nothing is fetched, and the CPU's banks do for declared hardware.
         CONSTRAINED if profile.is_some() && !budget => (Arc::new(cpu()?), None),
@@ -85,12 +97,16 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
             (constrained.clone(), Some(constrained))
         }
         #[cfg(feature = "cuda")]
-        "cuda" => (Arc::new(moebius_backend_cuda::CudaBackend::new(options.device.unwrap_or(0))?), None),
+        "cuda" => {
+            use moebius_backend_cuda::CudaBackend;
+
+            (Arc::new(CudaBackend::new(options.device.unwrap_or(0), activations(options))?), None)
+        }
         #[cfg(feature = "emulated")]
         "emulated" => {
             use moebius_backend_cuda::{CudaBackend, Order};
 
-            (Arc::new(CudaBackend::emulated(Order::Ascending)?), None)
+            (Arc::new(CudaBackend::emulated(Order::Ascending, activations(options))?), None)
         }
         other if OPTIONAL_BACKENDS.contains(&other) => return Err(Error::NotBuiltIn(other.into())),
         other => {
@@ -98,9 +114,24 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
             return Err(Error::UnknownName { what: "backend", got: other.into(), expected });
         }
     };
-    let Some(machine) = profile else { return Ok(Opened { backend, constrained, declared: None }) };
+    let (backend, hybrid): (Arc<dyn Backend>, _) = match options.offload.is_nothing() {
+        true => (backend, None),
+        false => {
+            let hybrid = Arc::new(HybridBackend::new(backend, Arc::new(cpu()?)));
+            (hybrid.clone(), Some(hybrid))
+        }
+    };
+    let Some(machine) = profile else { return Ok(Opened { backend, constrained, hybrid, declared: None }) };
     let (backend, declared) = Declared::new(machine, backend)?;
-    Ok(Opened { backend, constrained, declared: Some(declared) })
+    Ok(Opened { backend, constrained, hybrid, declared: Some(declared) })
+}
+
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+fn activations(options: &BackendOptions) -> moebius_backend_cuda::Activations {
+    match options.bf16_activations {
+        true => moebius_backend_cuda::Activations::Bf16,
+        false => moebius_backend_cuda::Activations::F32,
+    }
 }
 
 /// The instruction set that [`knobs::ISA`] asks for.
@@ -134,6 +165,9 @@ mod tests {
     fn a_device_of_the_processor_and_an_unknown_backend_are_errors() {
         assert!(refusal("cpu", None).is_none());
         assert!(matches!(refusal("cpu", Some(0)), Some(Error::NoDevices("cpu"))));
+        let offload = Offload { cpu_layers: Some(1), gpu_memory: None };
+        let divided = open_backend(&BackendOptions { offload, ..BackendOptions::default() });
+        assert!(matches!(divided.err(), Some(Error::NoDevices("cpu"))));
         assert!(matches!(refusal("abacus", None), Some(Error::UnknownName { what: "backend", .. })));
     }
 

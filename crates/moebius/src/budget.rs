@@ -16,7 +16,7 @@ use moebius_backend_constrained::{CachePolicy, ConstrainedOptions, ReadLimit, sl
 use moebius_model::{ModelInfo, Place};
 
 use crate::trace::TraceReader;
-use crate::{Error, Result, memory, spill};
+use crate::{Error, OpenOptions, Result, memory, spill};
 
 /// What threads, tables and small buffers take besides what the program has when it plans.
 const PROGRAM_BYTES: u64 = 24 << 20;
@@ -24,6 +24,8 @@ const PROGRAM_BYTES: u64 = 24 << 20;
 const MOST_CHUNK: u64 = 512;
 /// Positions that are always planned for.
 const LEAST_CONTEXT: u64 = 256;
+/// Positions that a GPU is planned with where nobody says how many.
+const GPU_CONTEXT: usize = 4096;
 /// The cache's first size in positions, from which it grows by doubling.
 const FIRST_CAPACITY: u64 = 64;
 
@@ -285,6 +287,13 @@ impl MemoryPlan {
         let (policy, limit) = (constraint.policy.policy(banks)?, constraint.limit);
         Ok(ConstrainedOptions { slots: Some(self.slots), policy, prefetch: self.prefetch, limit, spill_dir })
     }
+}
+
+/// What a GPU is planned to hold besides weights: keys and values of one sequence, activations of one pass.
+pub(crate) fn working_bytes(info: &ModelInfo, banks: &[ExpertSpec], options: &OpenOptions) -> u64 {
+    let positions = options.context.unwrap_or(GPU_CONTEXT).min(info.context) as u64;
+    let activations = activations(info, banks).saturating_mul(options.chunk() as u64);
+    kept_bytes(info, positions).saturating_add(activations)
 }
 
 /// The positions that were asked for, or as many as `bytes` hold.

@@ -40,6 +40,16 @@ pub enum Error {
         /// Bytes that the system says are available.
         available_bytes: u64,
     },
+    /// The memory of a GPU, or what may be used of it, holds too little of a model to divide the rest.
+    #[error(
+        "the GPU needs {needed_bytes} bytes for what is not experts, with keys, values and activations, and may use {limit_bytes}"
+    )]
+    GpuMemory {
+        /// Bytes without any expert.
+        needed_bytes: u64,
+        /// Bytes that may be used.
+        limit_bytes: u64,
+    },
     /// A budget of memory is too small.
     #[error(
         "a budget of {budget_bytes} bytes is too small: with one expert in memory at a time the model needs {needed_bytes}"
@@ -251,7 +261,10 @@ impl Error {
             Error::ModelNotFound(_) | Error::NotLocal(_) | Error::NoBundledModel | Error::NoWeights(_) => {
                 ErrorKind::NotFound
             }
-            Error::Memory { .. } | Error::Budget { .. } | Error::BeyondProfile { .. } => ErrorKind::Memory,
+            Error::Memory { .. }
+            | Error::GpuMemory { .. }
+            | Error::Budget { .. }
+            | Error::BeyondProfile { .. } => ErrorKind::Memory,
             Error::UnknownMemory => ErrorKind::Usage,
             Error::NeedsTokenizer(_) | Error::NoChatTemplate | Error::UnknownName { .. } => ErrorKind::Usage,
             Error::NothingToScore(_)
@@ -309,6 +322,10 @@ impl Error {
             Error::Budget { .. } => {
                 "give more with --memory, hold the weights in fewer bits with --format, or shorten --ctx-size"
             }
+            Error::GpuMemory { .. } => {
+                "give more with --gpu-memory, hold the weights in fewer bits with --format, shorten --ctx-size, or use \
+                 --backend cpu"
+            }
             Error::UnknownMemory => "give the budget in bytes, such as --memory 2GiB",
             Error::BeyondProfile { device, format, devices, .. } => {
                 return Some(beyond_hint(device, format.as_deref().copied(), *devices));
@@ -332,7 +349,9 @@ impl Error {
                     "build it with `cargo build --release --features {feature}`, which needs a CUDA toolkit"
                 ));
             }
-            Error::NoDevices(_) => "leave out --device, or name a backend that runs on GPUs",
+            Error::NoDevices(_) => {
+                "leave out --device, --n-cpu-moe, --gpu-memory and --bf16-activations, or name a backend that runs on GPUs"
+            }
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
             Error::Trace { .. } => "docs/trace-format.md says what a trace holds; `--trace FILE` writes one",
@@ -444,7 +463,7 @@ fn model_hint(error: &ModelError) -> Option<String> {
             "make room there, or set MOEBIUS_SPILL_DIR to a directory on another disk"
         }
         ModelError::Backend(BackendError::Startup { .. }) => {
-            "`moebius doctor` shows what this machine can run"
+            "`moebius doctor` shows what this machine can run; --backend cpu needs no GPU"
         }
         _ => return None,
     };

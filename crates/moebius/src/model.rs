@@ -13,9 +13,10 @@ use crate::budget::{Asked, MemoryPlan};
 use crate::cache::{Cache, CacheUse};
 use crate::declared::{self, Declared, Modelled};
 use crate::generation_config::GenerationConfig;
+use crate::hybrid::HybridPlan;
 use crate::text::{ChatTemplate, TextError, Tokenizer, gguf_stop_tokens};
 use crate::trace::TraceRecorder;
-use crate::{Error, MemoryLimit, Result, memory, spill};
+use crate::{Error, MemoryLimit, Result, budget, memory, spill};
 
 /// Most prompt tokens of a pass, unless told otherwise: enough to share each expert's weights among many
 /// rows, few enough that activations stay small.
@@ -85,7 +86,7 @@ impl Model {
         let text = TextFiles::of(&files)?;
         let opened = open(&options.backend)?;
         let Loaded { engine, info, cache_use, plan } = load(&mut files, &opened, options, (0, progress))?;
-        let Opened { backend, constrained, declared } = opened;
+        let Opened { backend, constrained, declared, .. } = opened;
         let TextFiles { tokenizer, chat_template, generation } = text;
         let dir = if files.gguf().is_some() { files.config_path() } else { files.dir() }.into();
         let tracer = None;
@@ -228,9 +229,14 @@ pub(crate) fn load(
         let budget = plan.as_ref().map(|plan| plan.budget_bytes);
         declared::check_fits(machine, &info, options.context, budget)?;
     }
-    match &plan {
-        Some(plan) => memory::check_fits(plan.held_bytes(), None)?,
-        None => {
+    let divided = divide_layers(files, &info, opened, options, working_bytes)?;
+    match (&plan, &divided) {
+        (Some(plan), _) => memory::check_fits(plan.held_bytes(), None)?,
+        (None, Some(divided)) => {
+            memory::check_fits(divided.gpu_bytes(), backend.info().free_bytes)?;
+            memory::check_fits(divided.cpu_weight_bytes, None)?;
+        }
+        (None, None) => {
             let weights = info.weight_bytes().unwrap_or(total_bytes);
             memory::check_fits(weights.saturating_add(working_bytes), backend.info().free_bytes)?;
         }
@@ -241,6 +247,23 @@ pub(crate) fn load(
     let engine_options = EngineOptions { context, chunk };
     let engine = Engine::new(model, &backend.info().device, engine_options);
     Ok(Loaded { engine, info, cache_use, plan })
+}
+
+/// Divides the layers of experts between a GPU and the processor, if that is asked for, and tells the backend.
+fn divide_layers(
+    files: &ModelFiles,
+    info: &ModelInfo,
+    opened: &Opened,
+    options: &OpenOptions,
+    working_bytes: u64,
+) -> Result<Option<HybridPlan>> {
+    let Some(hybrid) = &opened.hybrid else { return Ok(None) };
+    let offload = &options.backend.offload;
+    let banks = files.expert_banks(&opened.backend)?;
+    let working_bytes = working_bytes.max(budget::working_bytes(info, &banks, options));
+    let plan = HybridPlan::new(offload, (info, &banks), working_bytes)?;
+    hybrid.divide(plan);
+    Ok(Some(plan))
 }
 
 /// Divides a budget of memory, if there is one, and tells the backend.

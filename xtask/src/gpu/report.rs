@@ -11,6 +11,8 @@ pub(super) struct Report {
     /// None where there is no GPU: then nothing was run.
     pub(super) device: Option<Device>,
     pub(super) outcomes: Vec<Outcome>,
+    /// What was not run on the GPU, and why.
+    pub(super) skipped: Vec<String>,
 }
 
 pub(super) struct Device {
@@ -46,13 +48,17 @@ impl Report {
         );
         match &self.device {
             None => {
-                text += "**Not run on a GPU yet.** The kernels were compiled and nothing was launched on a device.\n"
+                text += "**Not run on a GPU yet.** The kernels were compiled and nothing was launched on a device: no \
+                         conformance, no goldens, no\ncompute-sanitizer, no benchmarks, no comparison with transformers.\n"
             }
             Some(Device { name, driver, date }) => {
                 text += &format!("Run on {date} on one {name}, driver {driver}.\n");
                 for Outcome { title, command, passed, end } in &self.outcomes {
                     let verdict = if *passed { "passed" } else { "**failed**" };
                     text += &format!("\n## {title}: {verdict}\n\n```text\n$ {command}\n{end}\n```\n");
+                }
+                for skipped in &self.skipped {
+                    text += &format!("\nNot run: {skipped}.\n");
                 }
             }
         }
@@ -103,7 +109,8 @@ mod tests {
             shared_bytes: 2048,
         };
         let kernels = vec![kernel("glu", "sm_80"), kernel("rope", "sm_80"), kernel("glu", "sm_90")];
-        Report { toolkit: "CUDA 13.0".into(), kernels, device, outcomes }.text()
+        let skipped = vec!["memcheck: it is not installed".into()];
+        Report { toolkit: "CUDA 13.0".into(), kernels, device, outcomes, skipped }.text()
     }
 
     #[test]
@@ -131,5 +138,6 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("Not run on a GPU"), "{text}");
+        assert!(text.contains("Not run: memcheck: it is not installed."), "{text}");
     }
 }

@@ -6,20 +6,21 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaSlice, DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg,
+    CudaContext, CudaSlice, DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg, result, sys,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{Device, Storage, Tensor};
 use moebius_backend::{Error, Result};
 
-use super::{Element, Launch, THREADS};
+use super::{Element, Launch, THREADS, late};
 
 /// The modules, and what each was compiled to.
-const MODULES: [(&str, &str); 4] = [
+const MODULES: [(&str, &str); 5] = [
     ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
     ("products", include_str!(concat!(env!("OUT_DIR"), "/products.ptx"))),
     ("recurrence", include_str!(concat!(env!("OUT_DIR"), "/recurrence.ptx"))),
+    ("routing", include_str!(concat!(env!("OUT_DIR"), "/routing.ptx"))),
     ("small", include_str!(concat!(env!("OUT_DIR"), "/small.ptx"))),
 ];
 
@@ -47,6 +48,7 @@ impl fmt::Display for DeviceMemory {
 /// # Errors
 /// What the driver says, if it does not start or a GPU cannot be used.
 pub fn devices() -> Result<Vec<DeviceMemory>, String> {
+    late::load()?;
     let devices = || -> Result<Vec<DeviceMemory>, DriverError> {
         let count = CudaContext::device_count()? as usize;
         (0..count).map(|index| DeviceMemory::of(&*CudaContext::new(index)?)).collect()
@@ -74,8 +76,12 @@ pub(crate) struct CudaBuffer<T> {
 
 impl CudaGpu {
     pub(crate) fn open(index: usize) -> Result<Self, String> {
+        late::load()?;
         let device = Device::new_cuda_with_stream(index).map_err(|error| error.to_string())?;
         let Device::Cuda(device) = device else { return Err("candle gave another device".into()) };
+        if device.cuda_stream().context().has_async_alloc() {
+            keep_freed_memory(index).map_err(|error| error.to_string())?;
+        }
         Ok(CudaGpu { device })
     }
 
@@ -114,6 +120,19 @@ impl CudaGpu {
     }
 }
 
+/// Memory that is freed stays with the program: every pass takes what the last one freed, and the driver would give it back
+/// to the system whenever the host waits.
+fn keep_freed_memory(index: usize) -> Result<(), DriverError> {
+    let mut most = u64::MAX;
+    let index = i32::try_from(index).unwrap_or(i32::MAX);
+    // SAFETY: the device and its pool are there, since a context of it is open; the threshold is a number of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(result::device::get(index)?)?;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut most).cast())
+    }
+}
+
 impl<T: Element> CudaBuffer<T> {
     pub(crate) fn write_at(&mut self, first: usize, values: &[T]) -> Result<()> {
         const { assert!(size_of::<T>() == size_of::<f32>() && align_of::<T>() == align_of::<f32>()) };
@@ -137,6 +156,13 @@ impl<T: Element> CudaBuffer<T> {
     }
 }
 
+impl CudaBuffer<u32> {
+    pub(crate) fn download(&self, len: usize) -> Result<Vec<u32>> {
+        let floats = self.device.clone_dtoh(&self.slice.slice(0..len))?;
+        Ok(floats.into_iter().map(f32::to_bits).collect())
+    }
+}
+
 impl CudaBuffer<f32> {
     pub(crate) fn tensor(self, shape: &[usize]) -> Tensor {
         let storage = CudaStorage::wrap_cuda_slice(self.slice, self.device);
@@ -157,6 +183,7 @@ fn module_of(kernel: &str) -> &'static str {
     match kernel {
         "attention" => "attention",
         "causal_conv" | "delta_rule" | "selective_scan" => "recurrence",
+        "count_pairs" | "place_pairs" | "route" => "routing",
         kernel if ["dense_", "experts_", "rows_"].iter().any(|prefix| kernel.starts_with(prefix)) => {
             "products"
         }

@@ -7,6 +7,15 @@
 pub(crate) mod cuda;
 #[cfg(feature = "emulated")]
 pub(crate) mod emulated;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod late;
+/// Elsewhere the system looks for libraries when the program starts.
+#[cfg(all(feature = "cuda", not(target_os = "linux")))]
+mod late {
+    pub(super) fn load() -> Result<(), String> {
+        Ok(())
+    }
+}
 
 use std::marker::PhantomData;
 
@@ -192,13 +201,43 @@ impl<T: Element> Buffer<T> {
 
     /// For a kernel that writes to it.
     pub(crate) fn write(&mut self) -> Arg<'_> {
-        let (address, len) = match self {
+        self.write_from(0)
+    }
+
+    /// For a kernel that writes to it from an element on.
+    pub(crate) fn write_from(&mut self, first: usize) -> Arg<'_> {
+        let (address, len) = self.address_mut();
+        memory::<T>(address, len, first)
+    }
+
+    /// For a kernel that writes to parts of it, each from one of `firsts`, which ascend, up to the next.
+    pub(crate) fn write_parts<const N: usize>(&mut self, firsts: [usize; N]) -> [Arg<'_>; N] {
+        let (address, len) = self.address_mut();
+        std::array::from_fn(|part| {
+            let end = firsts.get(part + 1).map_or(len, |&end| end.min(len));
+            memory::<T>(address, end, firsts[part])
+        })
+    }
+
+    fn address_mut(&mut self) -> (u64, usize) {
+        match self {
             #[cfg(feature = "cuda")]
             Buffer::Cuda(buffer) => buffer.address_mut(),
             #[cfg(feature = "emulated")]
             Buffer::Emulated(values) => (values.as_mut_ptr().expose_provenance() as u64, values.len()),
-        };
-        memory::<T>(address, len, 0)
+        }
+    }
+}
+
+impl Buffer<u32> {
+    /// A copy of the first `len` words for the host, which waits until all that was launched before is done.
+    pub(crate) fn download(&self, len: usize) -> Result<Vec<u32>> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Buffer::Cuda(buffer) => buffer.download(len),
+            #[cfg(feature = "emulated")]
+            Buffer::Emulated(words) => Ok(words[..len].to_vec()),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where a model runs.
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser};
-use moebius::{BACKENDS, BackendOptions, OPTIONAL_BACKENDS};
+use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser};
+use moebius::{BACKENDS, BackendOptions, OPTIONAL_BACKENDS, Offload};
 
 use super::values;
 
@@ -17,6 +17,18 @@ pub(crate) struct BackendArgs {
     #[arg(long, env = "MOEBIUS_DEVICE", hide_env = without_devices(), hide_env_values = true, value_name = "N")]
     #[arg(hide = without_devices(), value_parser = values::count)]
     pub(crate) device: Option<usize>,
+    /// Keep the experts of the first N layers in the host's memory, where the processor computes them
+    #[arg(long, env = "MOEBIUS_N_CPU_MOE", hide_env = without_devices(), hide_env_values = true, value_name = "N")]
+    #[arg(hide = without_devices(), value_parser = values::count)]
+    n_cpu_moe: Option<usize>,
+    /// Memory of the GPU that may be used, such as 8GiB: experts of as many layers as that takes stay with the processor
+    #[arg(long, env = "MOEBIUS_GPU_MEMORY", hide_env = without_devices(), hide_env_values = true, value_name = "SIZE")]
+    #[arg(hide = without_devices(), value_parser = values::size)]
+    gpu_memory: Option<u64>,
+    /// Round activations to bf16 before the GPU multiplies them: less to compute, and another result
+    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env = without_devices(), hide_env_values = true)]
+    #[arg(hide = without_devices(), value_parser = FalseyValueParser::new())]
+    bf16_activations: bool,
 }
 
 impl BackendArgs {
@@ -26,6 +38,8 @@ impl BackendArgs {
             name: self.backend.clone(),
             threads,
             device: self.device,
+            bf16_activations: self.bf16_activations,
+            offload: Offload { cpu_layers: self.n_cpu_moe, gpu_memory: self.gpu_memory },
             ..BackendOptions::default()
         }
     }
@@ -38,6 +52,7 @@ pub(crate) fn names() -> PossibleValuesParser {
     PossibleValuesParser::new(shown.chain(hidden.map(|name| PossibleValue::new(name).hide(true))))
 }
 
-fn without_devices() -> bool {
+/// Whether no backend of this program runs on a GPU.
+pub(super) fn without_devices() -> bool {
     !BACKENDS.iter().any(|name| OPTIONAL_BACKENDS.contains(name))
 }

@@ -105,7 +105,7 @@ impl CompareArgs {
                     memory: self.memory.filter(|_| name.backend == "constrained"),
                     ..Constraint::default()
                 },
-                device: None,
+                ..BackendOptions::default()
             },
             experts: self.experts.experts,
             format: self.format.held(),

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use moebius::bench::{LayerPlan, RoutingPattern};
-use moebius::{BackendOptions, WeightFormat};
+use moebius::{BackendOptions, OPTIONAL_BACKENDS, WeightFormat};
 
+use super::backend::without_devices;
 use super::model::saturate;
 use super::{RowsArgs, WattsArg, values};
 
@@ -67,6 +68,14 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "MOEBIUS_BACKEND", hide_env_values = true, value_name = "LIST", value_delimiter = ',')]
     #[arg(value_parser = super::backend::names())]
     pub(crate) backend: Vec<String>,
+    /// Which GPU, from 0, for backends that run on one
+    #[arg(long, env = "MOEBIUS_DEVICE", hide_env = without_devices(), hide_env_values = true, value_name = "N")]
+    #[arg(hide = without_devices(), value_parser = values::count)]
+    pub(crate) device: Option<usize>,
+    /// Round activations to bf16 before a GPU multiplies them
+    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env = without_devices(), hide_env_values = true)]
+    #[arg(hide = without_devices(), value_parser = FalseyValueParser::new())]
+    pub(crate) bf16_activations: bool,
     /// Samples of each form
     #[arg(short, long, value_name = "N", default_value = "9", value_parser = values::repetitions)]
     pub(crate) repetitions: usize,
@@ -95,8 +104,12 @@ impl LayerArgs {
             for threads in each_or_default(&self.threads) {
                 for &format in &self.format {
                     for routing in &self.routing {
+                        // A list may have the processor in it too.
+                        let on_gpu = backend.is_some_and(|name| OPTIONAL_BACKENDS.contains(&name.as_str()));
                         let options = BackendOptions {
                             name: backend.cloned(),
+                            device: self.device.filter(|_| on_gpu || self.backend.len() < 2),
+                            bf16_activations: self.bf16_activations && (on_gpu || self.backend.len() < 2),
                             threads: threads.copied().map(saturate),
                             ..BackendOptions::default()
                         };

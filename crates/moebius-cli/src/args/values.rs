@@ -48,11 +48,15 @@ pub(crate) fn meter(text: &str) -> Result<MeterMode, String> {
 
 /// Bytes a second.
 pub(crate) fn fetch_limit(text: &str) -> Result<ReadLimit, String> {
-    match text.trim_end_matches("/s").parse() {
-        Ok(MemoryLimit::Bytes(bytes)) => {
-            Ok(ReadLimit { bytes_per_second: bytes as f64, latency: std::time::Duration::ZERO })
-        }
-        _ => Err(format!("expected bytes a second such as 500MB, at least 1B, got `{text}`")),
+    let bytes_per_second = size(text.trim_end_matches("/s"))? as f64;
+    Ok(ReadLimit { bytes_per_second, latency: std::time::Duration::ZERO })
+}
+
+/// Bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(MemoryLimit::Bytes(bytes)) => Ok(bytes),
+        _ => Err(format!("expected a size such as 500MB, at least 1B, got `{text}`")),
     }
 }
 

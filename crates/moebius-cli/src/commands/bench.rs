@@ -55,6 +55,7 @@ pub(crate) fn bench(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         if output.verbose {
             introduce(&mut session)?;
         }
+        let machine = machine.running(&session)?;
         let setting = Setting::new(&subject, (&plan, &options), &session, machine);
         report.begin(&setting)?;
         let generating = interrupt.generating();

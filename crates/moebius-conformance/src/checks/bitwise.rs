@@ -4,6 +4,9 @@
 //! row must be the same each time, bit for bit.
 
 mod recurrence;
+mod routed;
+
+pub use routed::experts_that_a_bank_chooses_are_those_of_the_router;
 
 use std::ops::Range;
 

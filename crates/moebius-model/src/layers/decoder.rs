@@ -279,8 +279,11 @@ impl Decoder {
         let ops = self.backend.ops();
         let ropes = self.ropes(batch)?;
         watch.meter.lap(Stage::Positions);
-        let x = self.run(&mut Pass { ops, batch, ropes: &ropes, watch, layer: None }, x, cache)?;
-        self.logits(ops, &x, watch)
+        let mut pass = Pass { ops, batch, ropes: &ropes, watch, layer: None, unsettled: Vec::new() };
+        let x = self.run(&mut pass, x, cache)?;
+        let logits = self.logits(ops, &x, pass.watch)?;
+        pass.settle()?;
+        Ok(logits)
     }
 
     /// Runs all layers: the residual stream of all rows, or of those whose logits are wanted.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Activation, ExpertBank, ExpertSpec, Linear, WeightFormat};
+use moebius_backend::{Activation, ExpertBank, ExpertSpec, LaterRouting, Linear, Routed, WeightFormat};
 use moebius_metering::{Part, Stage};
 use moebius_router::{Router, RouterConfig, Routing};
 
@@ -296,13 +296,7 @@ impl MoeLayer {
         x: &Tensor,
     ) -> Result<Tensor> {
         let logits = pass.project(Part::Router, &self.gate, routed_by)?; // [tokens, n_experts]
-        let logits = logits.flatten_all()?.to_vec1::<f32>()?;
-        let routing = self.router.route(&logits)?;
-        if let Some(probe) = &mut pass.watch.probe {
-            probe.routing(self.layer, &routing)?;
-        }
-        pass.watch.meter.lap(Stage::Router);
-        let y = self.run_experts(pass, (&logits, &routing), x)?;
+        let y = self.run_experts(pass, &logits, x)?;
         match &self.shared {
             None => Ok(y),
             Some(shared) => Ok((y + shared.forward(pass, x)?)?),
@@ -312,25 +306,66 @@ impl MoeLayer {
 
 impl MoeLayer {
     /// The chosen experts on `x`, and what all of them share before and after.
-    fn run_experts(
-        &self,
-        pass: &mut Pass<'_, '_>,
-        (logits, routing): (&[f32], &Routing),
-        x: &Tensor,
-    ) -> Result<Tensor> {
+    fn run_experts(&self, pass: &mut Pass<'_, '_>, logits: &Tensor, x: &Tensor) -> Result<Tensor> {
         let latent = self.latent.as_deref();
         let inwards = latent.map(|[inwards, _]| pass.project(Part::SharedExperts, inwards, x)).transpose()?;
         let input = inwards.as_ref().unwrap_or(x);
-        let output = self.experts.forward(input, routing, pass.watch.meter)?;
-        pass.watch.meter.lap(Stage::Experts);
-        if let Some(probe) = &mut pass.watch.probe {
-            let (layer, router, experts) = (self.layer, &self.router, self.experts.as_ref());
-            probe.mixture(&Mixture { layer, router, logits, routing, input, output: &output, experts })?;
-        }
+        let output = match self.experts.forward_routed(input, logits)? {
+            None => self.route_and_run(pass, logits, input)?,
+            Some(Routed { output, routing }) => {
+                pass.watch.meter.lap(Stage::Experts);
+                self.settle(pass, routing, (logits, input, &output))?;
+                output
+            }
+        };
         match latent {
             None => Ok(output),
             Some([_, outwards]) => pass.project(Part::SharedExperts, outwards, &output),
         }
+    }
+
+    /// The chosen experts on `input`, by a router on the host.
+    fn route_and_run(&self, pass: &mut Pass<'_, '_>, logits: &Tensor, input: &Tensor) -> Result<Tensor> {
+        let logits = logits.flatten_all()?.to_vec1::<f32>()?;
+        let routing = self.router.route(&logits)?;
+        if let Some(probe) = &mut pass.watch.probe {
+            probe.routing(self.layer, &routing)?;
+        }
+        pass.watch.meter.lap(Stage::Router);
+        let output = self.experts.forward(input, &routing, pass.watch.meter)?;
+        pass.watch.meter.lap(Stage::Experts);
+        self.show(pass, (&logits, &routing), (input, &output))?;
+        Ok(output)
+    }
+
+    /// Puts off asking who was chosen until the pass is launched, unless somebody looks on.
+    fn settle(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        routing: LaterRouting,
+        (logits, input, output): (&Tensor, &Tensor, &Tensor),
+    ) -> Result<()> {
+        let Some(probe) = &mut pass.watch.probe else {
+            pass.unsettled.push((self.experts.spec().clone(), routing));
+            return Ok(());
+        };
+        let routing = routing()?;
+        probe.routing(self.layer, &routing)?;
+        pass.watch.meter.experts(self.experts.spec().work(&routing));
+        let logits = logits.flatten_all()?.to_vec1::<f32>()?;
+        self.show(pass, (&logits, &routing), (input, output))
+    }
+
+    /// Shows a probe, if there is one, what the experts made of their input.
+    fn show(
+        &self,
+        pass: &mut Pass<'_, '_>,
+        (logits, routing): (&[f32], &Routing),
+        (input, output): (&Tensor, &Tensor),
+    ) -> Result<()> {
+        let Some(probe) = &mut pass.watch.probe else { return Ok(()) };
+        let (layer, router, experts) = (self.layer, &self.router, self.experts.as_ref());
+        probe.mixture(&Mixture { layer, router, logits, routing, input, output, experts })
     }
 }
 

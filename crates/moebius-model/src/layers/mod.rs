@@ -18,7 +18,7 @@ mod short_conv;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use moebius_backend::{Linear, Ops, RopeTable};
+use moebius_backend::{ExpertSpec, LaterRouting, Linear, Ops, RopeTable};
 use moebius_metering::{Meter, Part, Site, Work};
 
 pub(crate) use attention::{
@@ -59,9 +59,19 @@ pub(crate) struct Pass<'a, 'w> {
     pub(crate) watch: &'a mut Watch<'w>,
     /// The decoder layer under way.
     pub(crate) layer: Option<usize>,
+    /// Banks that chose their experts on the device, and what they will say of it.
+    pub(crate) unsettled: Vec<(ExpertSpec, LaterRouting)>,
 }
 
 impl Pass<'_, '_> {
+    /// Counts what devices chose; asked when all of a pass is launched, since here the host waits for it.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        for (spec, routing) in self.unsettled.drain(..) {
+            self.watch.meter.experts(spec.work(&routing()?));
+        }
+        Ok(())
+    }
+
     /// `linear(x)`, counted for `part`.
     pub(crate) fn project(&self, part: Part, linear: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
         project(self.watch.meter, self.site(part), linear.as_ref(), x)

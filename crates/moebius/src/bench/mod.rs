@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod gpu;
 mod layer;
 mod measurement;
 mod plan;
@@ -30,6 +31,7 @@ mod session;
 mod shape;
 mod statistics;
 
+pub use gpu::{GpuRates, gpu_rates};
 pub(crate) use layer::largest_difference;
 pub use layer::{LayerCell, LayerPlan, LayerRow, LayerSession, RoutingPattern, Timed, TraceSource};
 pub use measurement::{Measurement, StageShare};

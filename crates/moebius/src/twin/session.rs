@@ -60,7 +60,7 @@ impl TwinSession {
         options: &OpenOptions,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
-        let Opened { backend: inner, constrained, declared } = backend::open(&options.backend)?;
+        let Opened { backend: inner, constrained, declared, hybrid } = backend::open(&options.backend)?;
         let mut files = subject_files(subject, options, (context, 0), &inner)?;
         let info = files.info(&inner)?;
         if context > info.context {
@@ -72,7 +72,7 @@ impl TwinSession {
         let dense = (experts as f64 * moe.top_k as f64 / moe.n_experts.max(1) as f64) as u64;
         let switch = Arc::new(Switch::default());
         let backend = Arc::new(TwinBackend::new(inner, switch.clone(), moe.top_k));
-        let shared = Opened { backend: backend.clone(), constrained, declared };
+        let shared = Opened { backend: backend.clone(), constrained, hybrid, declared };
         let Loaded { engine, info, .. } = load(&mut files, &shared, options, (dense, progress))?;
         engine.meter().time_stages(true);
         Ok(TwinSession { engine, info, backend, switch, chunk: options.chunk() })

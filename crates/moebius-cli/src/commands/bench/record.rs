@@ -1,6 +1,6 @@
 //! One row of results in every detail.
 
-use moebius::bench::{Kind, Measurement, Plan, Session, Subject};
+use moebius::bench::{GpuRates, Kind, Measurement, Plan, Session, Subject, gpu_rates};
 use moebius::declared::ModelledPhase;
 use moebius::metering::Stage;
 use moebius::metering::format::UNKNOWN;
@@ -19,6 +19,8 @@ pub(crate) struct Machine {
     pub(crate) threads: usize,
     pub(crate) read_bytes_per_second: Option<f64>,
     pub(crate) peaks: Peaks,
+    /// The GPU that the model runs on: then shares are of what it does.
+    pub(crate) gpu: Option<GpuRates>,
 }
 
 impl Machine {
@@ -30,7 +32,18 @@ impl Machine {
             threads,
             read_bytes_per_second: moebius::read_bandwidth(threads)?,
             peaks: moebius::peaks(threads)?,
+            gpu: None,
         })
+    }
+
+    /// The same with the GPU of a session, if it runs on one.
+    pub(crate) fn running(self, session: &Session) -> Result<Self> {
+        Ok(Machine { gpu: gpu_rates(session.backend())?, ..self })
+    }
+
+    /// Bytes per second that shares of bandwidth refer to.
+    pub(crate) fn bytes_per_second(&self) -> Option<f64> {
+        self.gpu.map_or(self.read_bytes_per_second, |gpu| Some(gpu.copied_bytes_per_second))
     }
 }
 
@@ -95,6 +108,7 @@ pub(crate) struct Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arithmetic {
     Int8,
+    Bf16,
     F32,
 }
 
@@ -102,6 +116,7 @@ impl Arithmetic {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Arithmetic::Int8 => "int8",
+            Arithmetic::Bf16 => "bf16",
             Arithmetic::F32 => "f32",
         }
     }
@@ -121,8 +136,11 @@ impl Setting {
         Variant { threads: self.machine.threads, format: self.format_name() }
     }
 
-    /// Block formats are multiplied as whole numbers.
+    /// Block formats are multiplied as whole numbers by a processor, and as bf16 by a GPU.
     pub(crate) fn arithmetic(&self) -> Option<Arithmetic> {
+        if self.machine.gpu.is_some() {
+            return Some(Arithmetic::Bf16);
+        }
         let of =
             |format: WeightFormat| if format.block_len() > 1 { Arithmetic::Int8 } else { Arithmetic::F32 };
         self.format.map(of)
@@ -130,10 +148,11 @@ impl Setting {
 
     /// Operations per second that the machine reaches in that arithmetic.
     pub(crate) fn peak_ops_per_second(&self) -> Option<f64> {
-        let peaks = self.machine.peaks;
-        self.arithmetic().map(|arithmetic| match arithmetic {
-            Arithmetic::Int8 => peaks.int8_ops_per_second,
-            Arithmetic::F32 => peaks.f32_ops_per_second,
+        let Machine { peaks, gpu, .. } = &self.machine;
+        self.arithmetic().and_then(|arithmetic| match arithmetic {
+            Arithmetic::Int8 => Some(peaks.int8_ops_per_second),
+            Arithmetic::Bf16 => gpu.map(|gpu| gpu.bf16_ops_per_second),
+            Arithmetic::F32 => Some(peaks.f32_ops_per_second),
         })
     }
 }
@@ -186,7 +205,7 @@ impl Record {
 
     fn add_figures(&mut self, setting: &Setting, measured: &Measurement, single: Option<&Measurement>) {
         let rates = measured.tokens_per_second();
-        let bandwidth = setting.machine.read_bytes_per_second;
+        let bandwidth = setting.machine.bytes_per_second();
         let samples_ms: Vec<f64> = measured.samples.iter().map(|time| 1e3 * time.as_secs_f64()).collect();
         let step_ms = 1e3 * measured.reading.seconds() / measured.steps.max(1) as f64;
         self.add("tokens_per_second", rates.mean);
@@ -202,8 +221,10 @@ impl Record {
         self.add("machine_read_bytes_per_second", bandwidth);
         self.add("read_bandwidth_share", bandwidth.and_then(|rate| measured.bandwidth_share(rate)));
         self.add("arithmetic", setting.arithmetic().map(Arithmetic::name));
-        self.add("machine_int8_ops_per_second", setting.machine.peaks.int8_ops_per_second);
-        self.add("machine_f32_ops_per_second", setting.machine.peaks.f32_ops_per_second);
+        // Those of a processor, where it is the one that multiplies.
+        let peaks = Some(setting.machine.peaks).filter(|_| setting.machine.gpu.is_none());
+        self.add("machine_int8_ops_per_second", peaks.map(|peaks| peaks.int8_ops_per_second));
+        self.add("machine_f32_ops_per_second", peaks.map(|peaks| peaks.f32_ops_per_second));
         self.add("peak_share", setting.peak_ops_per_second().and_then(|rate| measured.peak_share(rate)));
         self.add("distinct_experts_per_layer", measured.distinct_experts());
         self.add("expected_distinct_experts_per_layer", measured.expected_distinct_experts());

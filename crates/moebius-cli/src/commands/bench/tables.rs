@@ -42,7 +42,7 @@ impl SpeedTable {
     }
 
     pub(crate) fn row(&self, setting: &Setting, measured: &Measurement) -> String {
-        let bandwidth = setting.machine.read_bytes_per_second;
+        let bandwidth = setting.machine.bytes_per_second();
         let bytes = |bytes: Option<u64>| si(bytes.map(|bytes| bytes as f64), "B");
         self.0.row(&[
             setting.model.clone(),
@@ -82,6 +82,14 @@ pub(crate) fn heading(setting: &Setting) -> String {
 
 /// What the shares of bandwidth and of the arithmetic's peak refer to.
 pub(crate) fn machine_note(setting: &Setting) -> String {
+    if let Some(gpu) = setting.machine.gpu {
+        let (copied, bf16) =
+            (si(Some(gpu.copied_bytes_per_second), "B/s"), si(Some(gpu.bf16_ops_per_second), "FLOP/s"));
+        return format!(
+            "The GPU copies memory at {copied}: \"of bw\" is weights and cache, \"GB/s\" weights alone. It multiplies \
+             large matrices of bf16 at {bf16}: \"of peak\" is all operations beside that."
+        );
+    }
     let read = si(setting.machine.read_bytes_per_second, "B/s");
     let threads = setting.machine.threads;
     let noun = if threads == 1 { "thread" } else { "threads" };
@@ -204,12 +212,23 @@ fn decimal(value: Option<f64>, digits: usize) -> String {
 mod tests {
     use std::time::Duration;
 
-    use moebius::bench::Kind;
+    use moebius::bench::{GpuRates, Kind};
     use moebius::metering::Reading;
     use moebius::{HeldFormats, Peaks, RoutingRules, WeightFormat};
 
     use super::super::record::Machine;
     use super::*;
+
+    #[test]
+    fn shares_on_a_gpu_are_of_what_the_gpu_does() {
+        let mut setting = setting();
+        let gpu = GpuRates { copied_bytes_per_second: 3.0e12, bf16_ops_per_second: 6.0e14 };
+        setting.machine.gpu = Some(gpu);
+        assert_eq!(setting.machine.bytes_per_second(), Some(3.0e12));
+        assert_eq!(setting.peak_ops_per_second(), Some(6.0e14));
+        let note = machine_note(&setting);
+        assert!(note.contains("3.0 TB/s") && note.contains("600 TFLOP/s"), "{note}");
+    }
 
     fn setting() -> Setting {
         Setting {
@@ -219,6 +238,7 @@ mod tests {
                 threads: 2,
                 read_bytes_per_second: Some(31.2e9),
                 peaks: Peaks { int8_ops_per_second: 1.0e12, f32_ops_per_second: 2.0e11 },
+                gpu: None,
             },
             backend: "cpu",
             model: "olmoe-1b-7b".into(),

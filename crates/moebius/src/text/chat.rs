@@ -5,9 +5,11 @@
 //! methods on strings and maps are there, and so are `raise_exception`, `strftime_now` and `tojson`. `dialect` prepares
 //! the source, `python` holds the methods, `filters` what else is spelt otherwise in Python.
 //!
-//! What still differs is lenient where Python raises (comparisons and sums of things that have no order, `in` with
-//! something else than text, underscores in namespaces) or rare: methods are no attributes (`d.get is defined`),
-//! `%` does not format, `~` spells floats from 1e16 on without an exponent, macros take no arguments beyond their own.
+//! What still differs is lenient where Python raises (comparisons, sorts and sums of things that have no order, `in`
+//! with something else than text, chained tests, underscores in namespaces) or rare: methods are no attributes
+//! (`d.get is defined`), `%` does not format, `~` spells floats from 1e16 on without an exponent, macros take no arguments
+//! beyond their own and no default from an argument before, a range prints as a list, `safe` marks nothing and
+//! `autoescape` does not escape, whole numbers end at 128 bits, and true is no number to add to.
 //!
 //! Shapes: messages, tools, documents -> text of the prompt.
 //! Invariants: a template comes from a file that nobody has checked, so its instructions and its output

@@ -8,6 +8,7 @@
 //! | `a[b:c:d]` | `a.__slice(b, c, d)` | Python's rules for empty lists, negative steps and none |
 //! | `for x in a` | `for x in __iterate(a)` | none cannot be iterated, and text knows its last letter |
 //! | `"\/"` | `"\\/"` | Python knows no such escape |
+//! | `+a` | `a` | a sign that changes nothing |
 //!
 //! Invariants: lines keep their numbers; raw text, comments and strings keep their words; a tag that never ends
 //! is left for the parser to complain about.
@@ -161,11 +162,25 @@ impl Writer {
                 self.word(word, block);
                 Some(word.len())
             }
+            '+' if self.is_sign() => Some(1),
             _ => {
                 self.out.push(letter);
                 Some(letter.len_utf8())
             }
         }
+    }
+
+    /// Whether a plus here has nothing in front of it to add to.
+    fn is_sign(&self) -> bool {
+        const WORDS: [&str; 7] = ["and", "else", "if", "in", "is", "not", "or"];
+        let before = self.out.trim_end();
+        let word = before.rsplit(|letter: char| !(letter.is_alphanumeric() || letter == '_')).next();
+        let opens = matches!(before, "{{" | "{{-" | "{{+" | "{%");
+        // Right behind the opening of a tag it says what becomes of the space before it.
+        self.out.len() > 2
+            && (opens
+                || before.ends_with(['(', '[', ',', ':', '+', '-', '*', '/', '%', '~', '=', '<', '>'])
+                || word.is_some_and(|word| WORDS.contains(&word)))
     }
 
     fn string(&mut self, rest: &str, quote: char) -> Option<usize> {
@@ -274,6 +289,14 @@ mod tests {
             "{% set x = [1, 2] if 1 in y else {'a': [3]} %}",
             "{% set x = [1, 2] if 1 in y else {'a': [3]} %}",
         );
+    }
+
+    #[test]
+    fn a_plus_that_adds_nothing_is_left_out() {
+        check("{{ +1 }}{{- +a }}{{+ +a }}", "{{ 1 }}{{- a }}{{+ a }}");
+        check("{{ a + +b }}{{ [+1, +a] }}{{ a == +1 }}", "{{ a + b }}{{ [1, a] }}{{ a == 1 }}");
+        check("{% if +a in +b %}{%+ if a + b +%}", "{% if a in b %}{%+ if a + b +%}");
+        check("{{ a + b }}{{ a[0] + (b) + 'c' }}{{+ a +}}", "{{ a + b }}{{ a[0] + (b) + 'c' }}{{+ a +}}");
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Filters, tests and spellings in which minijinja differs from jinja2, as jinja2 has them.
 //!
 //! What differs on purpose: `random` and `lipsum` are unknown, so that the same conversation gives the same text;
-//! `wordcount`, `wordwrap`, `center`, `urlencode`, `xmlattr`, `pprint` and `filesizeformat` are unknown too.
+//! `wordcount`, `wordwrap`, `center`, `urlencode`, `xmlattr`, `pprint` and `filesizeformat` are unknown too. `sort` and
+//! `dictsort` put kinds of values one after the other where Python raises, `attr` also finds keys, `unique` tells true
+//! from 1, and `format` knows neither `%r` nor `%c` nor too many arguments.
 
 use minijinja::filters as builtin;
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Environment, Error, State};
+use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::{filters as contrib, globals};
 
 use super::dialect::ITERATE;
 use super::json::{python_float, tojson};
-use super::lazy::{Generator, is_lazy};
-use super::python::{bind, invalid, replace as replaced};
+use super::lazy::{Cycler, Generator, is_lazy};
+use super::python::{bind, invalid, replace as replaced, write_quoted};
 
 type Result<T> = std::result::Result<T, Error>;
 type Args = Rest<ValueOrKwargs>;
@@ -40,12 +42,23 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_filter("replace", replace);
     environment.add_filter("indent", indent);
     environment.add_filter("join", join);
-    environment.add_filter("truncate", contrib::truncate);
+    for name in ["default", "d"] {
+        environment.add_filter(name, default);
+    }
+    environment.add_filter("sort", |state: &State<'_, '_>, value: Value, args: Args| {
+        builtin::sort(state, value, by_name(args, ["reverse", "case_sensitive", "attribute"])?)
+    });
+    environment.add_filter("truncate", |state: &mut State<'_, '_>, value: &Value, args: Args| {
+        contrib::truncate(state, value, by_name(args, ["length", "killwords", "end", "leeway"])?)
+    });
     environment.add_filter("striptags", contrib::striptags);
     install_generators(environment);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
-    environment.add_function("cycler", globals::cycler);
+    environment.add_test("callable", |value: &Value| {
+        matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined)
+    });
+    environment.add_function("cycler", Cycler::value);
     environment.add_function("joiner", globals::joiner);
     environment.add_function(ITERATE, loop_items);
     environment.set_formatter(|out, _, value| {
@@ -58,32 +71,38 @@ fn install_generators(environment: &mut Environment<'_>) {
     fn listed(value: Value) -> Result<Value> {
         iterate(&value).map(Value::from)
     }
+    /// As in jinja2, these filters find nothing in what is false, be it none.
+    fn listed_if_true(value: Value) -> Result<Value> {
+        if value.is_true() { listed(value) } else { Ok(Value::from(Vec::<Value>::new())) }
+    }
     type Name<'a> = Option<std::borrow::Cow<'a, str>>;
     environment.add_filter("map", |state: &mut State<'_, '_>, value: Value, args: Args| {
-        builtin::map(state, listed(value)?, args).map(Generator::value)
+        builtin::map(state, listed_if_true(value)?, args).map(Generator::value)
     });
     environment.add_filter(
         "select",
         |state: &mut State<'_, '_>, value: Value, test: Name<'_>, args: Args| {
-            builtin::select(state, listed(value)?, test, args).map(Generator::value)
+            builtin::select(state, listed_if_true(value)?, test, args).map(Generator::value)
         },
     );
     environment.add_filter(
         "reject",
         |state: &mut State<'_, '_>, value: Value, test: Name<'_>, args: Args| {
-            builtin::reject(state, listed(value)?, test, args).map(Generator::value)
+            builtin::reject(state, listed_if_true(value)?, test, args).map(Generator::value)
         },
     );
     environment.add_filter(
         "selectattr",
         |state: &mut State<'_, '_>, value: Value, attribute: String, test: Name<'_>, args: Args| {
-            builtin::selectattr(state, listed(value)?, attribute.into(), test, args).map(Generator::value)
+            builtin::selectattr(state, listed_if_true(value)?, attribute.into(), test, args)
+                .map(Generator::value)
         },
     );
     environment.add_filter(
         "rejectattr",
         |state: &mut State<'_, '_>, value: Value, attribute: String, test: Name<'_>, args: Args| {
-            builtin::rejectattr(state, listed(value)?, attribute.into(), test, args).map(Generator::value)
+            builtin::rejectattr(state, listed_if_true(value)?, attribute.into(), test, args)
+                .map(Generator::value)
         },
     );
     environment.add_filter("unique", |state: &State<'_, '_>, value: Value, named: Kwargs| {
@@ -191,11 +210,7 @@ fn write_repr(value: &Value, out: &mut String) {
             }
             out.push('}');
         }
-        // Within a list, minijinja spells strings as Python's `repr`.
-        ValueKind::String => {
-            let listed = Value::from(vec![value.clone()]).to_string();
-            out.push_str(&listed[1..listed.len() - 1]);
-        }
+        ValueKind::String => write_quoted(value.as_str().unwrap_or_default(), out),
         _ => out.push_str(&value.to_string()),
     }
 }
@@ -335,8 +350,27 @@ fn float(value: &Value, default: Option<Value>) -> Result<Value> {
     Ok(number.map_or_else(|| default.unwrap_or_else(|| 0.0.into()), Value::from))
 }
 
-fn replace(value: &Value, old: &Value, new: &Value, count: Option<i64>) -> String {
-    replaced(&spelt(value), &spelt(old), &spelt(new), count)
+/// `default(default_value='', boolean=false)`
+fn default(value: Value, args: Args) -> Result<Value> {
+    let args = args.into_values();
+    let [default, boolean] = bind(&args, ["default_value", "boolean"])?;
+    let lacks = value.is_undefined() || (boolean.is_some_and(|flag| flag.is_true()) && !value.is_true());
+    Ok(if lacks { default.unwrap_or_else(|| "".into()) } else { value })
+}
+
+/// The arguments of a call all by their names, for filters of minijinja's that want them so.
+fn by_name<const N: usize>(args: Args, names: [&'static str; N]) -> Result<Kwargs> {
+    let given = bind(&args.into_values(), names)?;
+    Ok(names.into_iter().zip(given).filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// `replace(old, new, count=none)`
+fn replace(value: &Value, args: Args) -> Result<String> {
+    let args = args.into_values();
+    let [old, new, count] = bind(&args, ["old", "new", "count"])?;
+    let (Some(old), Some(new)) = (old, new) else { return Err(ErrorKind::MissingArgument.into()) };
+    let count = count.filter(|count| !count.is_none()).map(i64::try_from).transpose()?;
+    Ok(replaced(&spelt(value), &spelt(&old), &spelt(&new), count))
 }
 
 /// `indent(width=4, first=false, blank=false)`, where the width may be the text itself.

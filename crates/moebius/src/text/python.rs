@@ -1,8 +1,9 @@
 //! Python's methods of strings, lists and dictionaries, as far as templates call them, and Python's slices.
 //!
 //! Positions count characters. What differs on purpose: letters are classed by Rust's tables (`isdigit` takes
-//! every numeric letter, title case is upper case), `encode` and `translate` are unknown, and so are methods that
-//! change what they are called on, which transformers forbids as well.
+//! every numeric letter, title case is upper case); `format` takes no conversions such as `!r`, no fields within
+//! fields, and of presentations those of texts and plain numbers; `encode`, `translate` and `expandtabs` are unknown, and
+//! so are methods that change what they are called on, which transformers forbids as well.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
@@ -24,6 +25,33 @@ pub(super) fn method(_: &mut State<'_, '_>, value: &Value, name: &str, args: &[V
         ValueKind::Seq | ValueKind::Iterable => list(value, name, args),
         _ => Err(ErrorKind::UnknownMethod.into()),
     }
+}
+
+/// `text` as Python's `repr` spells it.
+pub(super) fn write_quoted(text: &str, out: &mut String) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for letter in text.chars() {
+        match letter {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            letter if letter == quote || letter == '\\' => out.extend(['\\', letter]),
+            letter if is_printable(letter) => out.push(letter),
+            letter => out.push_str(&match u32::from(letter) {
+                code @ ..0x100 => format!("\\x{code:02x}"),
+                code @ ..0x1_0000 => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
+        }
+    }
+    out.push(quote);
+}
+
+/// Neither a control nor a separator other than the space, and assigned.
+fn is_printable(letter: char) -> bool {
+    // Rust leaves these alone in a text for the same reasons, as long as they are not the first letter.
+    matches!(letter, '"' | '\'' | '\\') || format!("{:?}", format!("a{letter}")) == format!("\"a{letter}\"")
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> Error {
@@ -326,6 +354,7 @@ fn is(of: &str, name: &str, args: &[Value]) -> Result<bool> {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
         "isascii" => of.is_ascii(),
+        "isprintable" => of.chars().all(is_printable),
         "islower" => of.chars().any(is_cased) && !of.chars().any(char::is_uppercase),
         "isupper" => of.chars().any(is_cased) && !of.chars().any(char::is_lowercase),
         "istitle" => of.chars().any(is_cased) && cased(of, "title", &[])? == of,

@@ -131,7 +131,9 @@ impl Config {
         /// Keys that the whole may say for the part.
         const SHARED: [&str; 4] =
             ["tie_word_embeddings", "eos_token_id", "bos_token_id", "quantization_config"];
-        let Some(Value::Object(mut text)) = self.values.remove("text_config") else { return self };
+        let is_part = self.values.get("text_config").is_some_and(Value::is_object);
+        let part = is_part.then(|| self.values.remove("text_config")).flatten();
+        let Some(Value::Object(mut text)) = part else { return self };
         for key in SHARED {
             if let (None | Some(Value::Null), Some(value)) = (text.get(key), self.values.remove(key)) {
                 text.insert(key.into(), value);
@@ -211,6 +213,11 @@ impl Config {
     /// Whether `key` is there and says `null`, where that differs from being absent.
     pub(crate) fn is_null(&self, key: &str) -> bool {
         self.values.get(key).is_some_and(Value::is_null)
+    }
+
+    /// Whether both have the same keys with the same values.
+    pub(crate) fn says_the_same(&self, other: &Config) -> bool {
+        self.values == other.values
     }
 
     /// Whether it says nothing at all.

@@ -328,6 +328,37 @@ fn keys_that_nothing_reads_are_reported() {
 }
 
 #[test]
+fn what_another_key_overrides_is_reported_or_has_to_agree() {
+    let unknown =
+        |name: &str, changes: Value| look(&Scratch::config_only(&with(name, changes))).unwrap().unknown_keys;
+    assert_eq!(unknown("mixtral", json!({"text_config": 3})), ["text_config"]);
+    let newer = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}});
+    assert_eq!(
+        unknown("qwen3_moe_yarn_odd", newer),
+        ["rope_parameters.rope_theta", "rope_parameters.rope_type"]
+    );
+    let same = config(&golden("qwen3_moe_yarn_odd"))["rope_scaling"].clone();
+    assert_eq!(unknown("qwen3_moe_yarn_odd", json!({"rope_parameters": same})), [""; 0]);
+    let apart = json!({"original_max_position_embeddings": 12});
+    let parts = ["`original_max_position_embeddings`", "expected 12", "got 128"];
+    refused(&with("phimoe", apart), &parts);
+}
+
+#[test]
+fn qwen3_refuses_what_its_releases_say_otherwise() {
+    let released = json!({"use_qk_norm": true, "qkv_bias": false, "shared_expert_intermediate_size": 0});
+    let config = Scratch::config_only(&with("qwen3_moe", released));
+    assert_eq!(look(&config).unwrap().unknown_keys, [""; 0]);
+    for (changes, part) in [
+        (json!({"use_qk_norm": false}), "`use_qk_norm`"),
+        (json!({"qkv_bias": true}), "`qkv_bias`"),
+        (json!({"shared_expert_intermediate_size": 8}), "`shared_expert_intermediate_size`"),
+    ] {
+        refused(&with("qwen3_moe", changes), &[part, "expected"]);
+    }
+}
+
+#[test]
 fn the_largest_legal_model_is_described_at_once() {
     let start = Instant::now();
     let config = with(

@@ -60,7 +60,7 @@ impl Architecture for FlexOlmo {
     fn outline(&self) -> Outline {
         Outline {
             base: self.base.clone(),
-            attention: self.base.describe_attention() + ", q/k norm over the projection",
+            attention: self.base.describe_attention() + ", q/k norm over all heads",
             moe: self.stack.info(),
             mtp_layers: 0,
         }

@@ -39,7 +39,6 @@ use moebius_router::RouterConfig;
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
 use crate::info::MoeInfo;
 use crate::layers::{BaseConfig, Shared};
-use crate::layout::ExpertLayout;
 use crate::loader::Loader;
 use crate::model::Model;
 use crate::{Error, Result};
@@ -147,9 +146,6 @@ fn sigmoid_router(config: &Config, n_experts: usize, top_k: usize) -> Result<Rou
     defaults.router(config, n_experts, top_k)
 }
 
-/// Names of an expert's matrices in most families.
-const GATE_UP_DOWN: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
-
 /// Softmax over all experts, the `top_k` largest probabilities, renormalised or not.
 fn softmax_router(n_experts: usize, top_k: usize, renormalize: bool) -> RouterConfig {
     if renormalize {
@@ -157,14 +153,6 @@ fn softmax_router(n_experts: usize, top_k: usize, renormalize: bool) -> RouterCo
     } else {
         RouterConfig::softmax_probabilities(n_experts, top_k)
     }
-}
-
-/// Layouts of experts below `{prefix}` with a tensor for each matrix, or fused as transformers keeps them.
-fn layouts(prefix: &str, names: [&'static str; 3]) -> Vec<ExpertLayout> {
-    vec![
-        ExpertLayout::PerExpert { prefix: prefix.into(), names },
-        ExpertLayout::fused(format!("{prefix}.gate_up_proj"), format!("{prefix}.down_proj")),
-    ]
 }
 
 /// Layers after the last one that predict further tokens and are left out: `num_nextn_predict_layers`, which newer files

@@ -6,21 +6,11 @@
 
 use moebius_router::RouterConfig;
 
-use super::{Architecture, Outline, experts, sparse_layers};
+use super::usual::{LayerNames, UsualAttention, UsualDecoder};
+use super::{Architecture, experts, sparse_layers};
 use crate::config::{Config, MAX_WIDTH};
-use crate::layers::{
-    AttentionConfig, BaseConfig, Decoder, DecoderLayer, Defaults, MoeNames, MoeStack, Multipliers, Shared,
-    Vector,
-};
-use crate::loader::Loader;
-use crate::model::Model;
+use crate::layers::{AttentionConfig, BaseConfig, Defaults, MoeNames, MoeStack, Shared, Vector};
 use crate::{Error, Result};
-
-struct PanguProMoe {
-    base: BaseConfig,
-    stack: MoeStack,
-    attention_bias: bool,
-}
 
 pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let defaults = Defaults { rope_theta: 1.6e7, norm_eps: 1e-5, context: 131_072, ..Defaults::USUAL };
@@ -38,46 +28,25 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         return Err(Error::config("intermediate_size", "missing"));
     };
     let shared = config.width("shared_expert_intermediate_size")?;
+    let router = RouterConfig::one_per_group(n_experts, top_k, vec![1.0; n_experts]);
     let stack = MoeStack {
-        hidden: base.hidden,
-        activation: base.activation,
         sparse,
         dense_intermediate,
-        intermediate: config.width("moe_intermediate_size")?,
         shared: Some(Shared { intermediate: shared, name: "shared_expert", gate: None }),
-        router: RouterConfig::one_per_group(n_experts, top_k, vec![1.0; n_experts]),
         names: MoeNames {
             expert_scale: Some(Vector { name: "router_scale", is_row: true }),
             ..MoeNames::USUAL
         },
-        bias: false,
+        ..MoeStack::experts_alone(&base, config.width("moe_intermediate_size")?, router)
     };
-    let attention_bias = config.flag_or("attention_bias", true)?;
-    Ok(Box::new(PanguProMoe { base, stack, attention_bias }))
-}
-
-impl PanguProMoe {
-    fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
-        let prefix = format!("model.layers.{layer}");
-        let (qkv_bias, output_bias) = (self.attention_bias, self.attention_bias);
-        let attention = AttentionConfig { qkv_bias, output_bias, ..self.base.attention() };
-        let feed_forward = self.stack.feed_forward(loader, layer, &format!("{prefix}.mlp"))?;
-        DecoderLayer::load(loader, &prefix, attention, feed_forward)
-    }
-}
-
-impl Architecture for PanguProMoe {
-    fn outline(&self) -> Outline {
-        Outline {
-            base: self.base.clone(),
-            attention: self.base.describe_attention(),
-            moe: self.stack.info(),
-            mtp_layers: 0,
-        }
-    }
-
-    fn load(&self, loader: &Loader<'_>) -> Result<Box<dyn Model>> {
-        let layers = (0..self.base.n_layers).map(|layer| self.layer(loader, layer)).collect::<Result<_>>()?;
-        Ok(Box::new(Decoder::load(loader, self.base.decoder(Multipliers::NONE), layers)?))
-    }
+    let bias = config.flag_or("attention_bias", true)?;
+    let attention = AttentionConfig { qkv_bias: bias, output_bias: bias, ..base.attention() };
+    Ok(Box::new(UsualDecoder {
+        attention: UsualAttention::alike(attention, base.n_layers),
+        stack,
+        names: LayerNames::USUAL,
+        head_bias: false,
+        mtp_layers: 0,
+        base,
+    }))
 }

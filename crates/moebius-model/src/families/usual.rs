@@ -62,6 +62,9 @@ impl UsualAttention {
             QkNorm::Whole => ", q/k norm over all heads",
             _ => ", q/k norm per head",
         };
+        if let Some(clip) = config.clip {
+            words += &format!(", clipped at {clip}");
+        }
         if base.rope.rotary_dim < base.head_dim {
             words += &format!(", {} elements rotated", base.rope.rotary_dim);
         }

@@ -78,7 +78,13 @@ impl RopeConfig {
             _ => v5,
         };
         let (key, scaling) = match config.opt_object("rope_scaling")?.filter(|s| !s.is_empty()) {
-            Some(scaling) => ("rope_scaling", Some(scaling)),
+            Some(scaling) => {
+                // The newer object is not looked at then, as in transformers.
+                if let Some(other) = v5.filter(|other| !other.says_the_same(&scaling)) {
+                    config.report_unused("rope_parameters", &other);
+                }
+                ("rope_scaling", Some(scaling))
+            }
             None => ("rope_parameters", v5),
         };
         let inner_theta = scaling.as_ref().map(|s| s.opt_positive("rope_theta")).transpose()?.flatten();

@@ -194,12 +194,17 @@ pub(super) fn read_scaling(scaling: &Config, place: Place) -> Result<RopeScaling
     let Place { key, form, outer_original, context, dim } = place;
     let kind = scaling_kind(Some(scaling))?;
     let wrong = |reason: String| Error::config(key, reason);
-    let original = match outer_original {
-        Some(original) => original,
-        None => scaling.opt_positive("original_max_position_embeddings")?.unwrap_or(context as f64),
+    let inner_original = scaling.opt_positive("original_max_position_embeddings")?;
+    let original = match (outer_original, inner_original) {
+        (Some(outer), Some(inner)) if outer != inner => {
+            let reason =
+                format!("`original_max_position_embeddings`: expected {outer} as beside it, got {inner}");
+            return Err(wrong(reason));
+        }
+        (outer, inner) => outer.or(inner).unwrap_or(context as f64),
     };
     // Text has the same position in all of the sections that pictures tell apart.
-    scaling.irrelevant(&["original_max_position_embeddings", "mrope_section", "mrope_interleaved"]);
+    scaling.irrelevant(&["mrope_section", "mrope_interleaved"]);
     let factor = scaling.opt_positive("factor")?;
     let need = |name: &str| {
         let value = scaling.opt_positive(name)?;

@@ -363,9 +363,7 @@ impl Error {
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",
             Error::Write { .. } => "check that the directory exists and has room",
-            Error::DiskSpace { .. } => {
-                "make room, `moebius cache` shows what is kept; or write to another disk, for --memory by MOEBIUS_SPILL_DIR"
-            }
+            Error::DiskSpace { .. } => "make room, or use another disk, for --memory by MOEBIUS_SPILL_DIR",
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
             Error::SourceChanged(_) => "try again when nothing writes to it any more",
             Error::Hardware { .. } => "every figure is [number, mark, source]: see crates/moebius/hardware",

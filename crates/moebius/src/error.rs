@@ -254,6 +254,10 @@ pub enum ErrorKind {
     Memory,
 }
 
+/// What to do about a GPU that holds too little.
+const GPU_MEMORY_HINT: &str = "give more with --gpu-memory, hold the weights in fewer bits with --format, shorten \
+                               --ctx-size, or use --backend cpu";
+
 impl Error {
     /// What kind of trouble this is.
     pub fn kind(&self) -> ErrorKind {
@@ -322,10 +326,7 @@ impl Error {
             Error::Budget { .. } => {
                 "give more with --memory, hold the weights in fewer bits with --format, or shorten --ctx-size"
             }
-            Error::GpuMemory { .. } => {
-                "give more with --gpu-memory, hold the weights in fewer bits with --format, shorten --ctx-size, or use \
-                 --backend cpu"
-            }
+            Error::GpuMemory { .. } => GPU_MEMORY_HINT,
             Error::UnknownMemory => "give the budget in bytes, such as --memory 2GiB",
             Error::BeyondProfile { device, format, devices, .. } => {
                 return Some(beyond_hint(device, format.as_deref().copied(), *devices));

@@ -205,7 +205,7 @@ fn layer_types_must_name_every_layer() {
     let name = "qwen2_moe_window_dense";
     for (types, parts) in [
         (json!(["full_attention"]), ["`layer_types`", "expected 4 entries, got 1"]),
-        (json!(["x", "x", "x", "x"]), ["`layer_types`", "expected a list of `sliding_attention`"]),
+        (json!(["x", "x", "x", "x"]), ["`layer_types`", "expected a list of `full_attention`"]),
         (json!("full_attention"), ["`layer_types`", "expected a list"]),
     ] {
         let n_layers = config(&golden(name))["num_hidden_layers"].as_u64().unwrap();

@@ -29,7 +29,7 @@ fn values_that_make_no_sense_are_refused_with_what_would() {
     check(&["--memory", "1KiB"], 5, "a budget of 1024 bytes is too small");
     check(&["--resident-experts", "0"], 2, "expected a number of experts");
     check(&["--fetch-limit", "0"], 2, "expected a size such as 500MB, at least 1B, got `0`");
-    check(&["--fetch-limit", "50%"], 2, "expected bytes a second");
+    check(&["--fetch-limit", "50%"], 2, "expected a size such as 500MB");
     check(&["--expert-cache", "mru"], 2, "expected lru, lfu, lfru, layer or hot:TRACE");
     check(&["--expert-cache", "hot:/not/there", "--resident-experts", "8"], 1, "/not/there");
     check(&["--memory", "1GiB", "--backend", "cpu"], 2, "constrained");

@@ -51,7 +51,7 @@ pub(super) fn write_quoted(text: &str, out: &mut String) {
 /// Neither a control nor a separator other than the space, and assigned.
 fn is_printable(letter: char) -> bool {
     // Rust leaves these alone in a text for the same reasons, as long as they are not the first letter.
-    matches!(letter, '"' | '\'' | '\\') || format!("{:?}", format!("a{letter}")) == format!("\"a{letter}\"")
+    matches!(letter, '"' | '\'' | '\\') || format!("a{letter}").escape_debug().count() == 2
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> Error {

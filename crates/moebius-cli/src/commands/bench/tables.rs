@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(setting.machine.bytes_per_second(), Some(3.0e12));
         assert_eq!(setting.peak_ops_per_second(), Some(6.0e14));
         let note = machine_note(&setting);
-        assert!(note.contains("3.0 TB/s") && note.contains("600 TFLOP/s"), "{note}");
+        assert!(note.contains("3 TB/s") && note.contains("600 TFLOP/s"), "{note}");
     }
 
     fn setting() -> Setting {

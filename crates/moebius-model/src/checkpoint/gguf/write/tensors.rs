@@ -195,8 +195,12 @@ impl Source<'_> {
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<TensorOut>> {
         let elements: usize = shape.iter().product();
         let stored = |first| StoredValues { name: name.to_owned(), shape: shape.to_vec(), first, step: 1 };
+        // Of a convolution, a row is what one channel has.
+        let width = if shape.len() > 2 { shape[1..].iter().product() } else { 1 };
         let tensor = |theirs: String, shape, first: usize, len: usize| {
-            let order = self.order(&theirs, len).or_else(|| self.tiled_rows(&theirs, len));
+            let rows = self.order(&theirs, len).or_else(|| self.tiled_rows(&theirs, len / width));
+            let whole = |&row: &u32| (0..width as u32).map(move |col| row * width as u32 + col);
+            let order = rows.map(|rows| rows.iter().flat_map(whole).collect());
             let content = Content::Values(vec![stored(first)], len);
             TensorOut { order, ..TensorOut::new(theirs, shape, WeightFormat::F32, content) }
         };

@@ -163,6 +163,7 @@ pub(in super::super) fn nemotron(source: &Source<'_>, keys: &mut Keys) -> Result
     keys.insert("use_conv_bias".into(), has(source, "ssm_conv1d.bias", keys).into());
     keys.insert("use_bias".into(), has(source, "ssm_in.bias", keys).into());
     keys.insert("mlp_bias".into(), has(source, "ffn_up_shexp.bias", keys).into());
+    keys.remove("rms_norm_eps");
     keys.remove("rope_theta");
     Ok(())
 }

@@ -93,8 +93,10 @@ fn logits_of_a_written_file_have_the_bits_of_the_original() {
     for name in WRITTEN {
         let dir = tempfile::tempdir().unwrap();
         for format in ["", "f32", "q8_0"] {
-            if (name, format) == ("gpt_oss_mxfp4", "q8_0") {
-                continue; // four bits stay four bits, which are held in bf16 where nothing is asked for
+            // Four bits stay four bits, which are held in bf16 where nothing is asked for; a gate of one row is a vector
+            // in a GGUF file, and not rounded.
+            if format == "q8_0" && ["gpt_oss_mxfp4", "qwen2_moe", "qwen3_next"].contains(&name) {
+                continue;
             }
             let written = write(&golden(name), format, &dir);
             let expected = logits(&mut open(&golden(name), format), &ids);

@@ -33,4 +33,4 @@ pub use weights::{
     Routed, WeightView,
 };
 
-pub use moebius_expert_kernels::WeightFormat;
+pub use moebius_expert_kernels::{ForeignFormat, WeightFormat};

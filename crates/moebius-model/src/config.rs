@@ -204,6 +204,11 @@ impl Config {
         }
     }
 
+    /// All that it says.
+    pub(crate) fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
     /// The value of `key`; `null` counts as absent.
     pub(crate) fn value(&self, key: &str) -> Option<&Value> {
         self.used.borrow_mut().insert(key.to_owned());

@@ -98,8 +98,16 @@ pub enum Error {
         /// What they are packed in.
         held: String,
     },
-    /// A packed checkpoint could not be written.
-    #[error("cannot write the packed weights")]
+    /// GGUF has no way to say something about a model.
+    #[error("a GGUF file cannot hold {what}: {reason}")]
+    NotInGguf {
+        /// What.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// Weights could not be written.
+    #[error("cannot write the weights")]
     Output(#[source] std::io::Error),
     /// A token id outside the vocabulary.
     #[error("token id {id} is outside the vocabulary: expected less than {vocab_size}")]

@@ -1,5 +1,6 @@
 //! A model directory: what it says, what it holds, and loading it.
 
+mod gguf;
 mod routers;
 
 use std::collections::BTreeMap;

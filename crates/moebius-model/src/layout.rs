@@ -97,7 +97,7 @@ pub(crate) enum ExpertLayout {
 }
 
 /// Names of gate, up and down in [`ExpertLayout::Stacks`].
-const STACKS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
+pub(crate) const STACKS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 
 impl ExpertLayout {
     /// The layouts of GGUF files, in a layer.

@@ -7,17 +7,17 @@
 //! Invariants: what a weight is held in follows from its place, stored format and columns, as in the plan; held bytes count.
 
 mod problems;
+mod source;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use candle_core::Tensor;
 use moebius_backend::{
-    Backend, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat,
-    WeightSpec, WeightView,
+    Backend, ExpertBank, ExpertSpec, HeadLinear, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
 };
 
 use crate::checkpoint::{Asked, AskedPart, Checkpoint, TensorEntry};
@@ -25,11 +25,13 @@ use crate::dry::{DryExperts, DryHeads, DryLinear};
 use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
-use crate::layout::{ExpertLayout, Stored, StoredValues};
+use crate::layers::RopeConfig;
+use crate::layout::{ExpertLayout, Stored};
 use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
 use crate::rules::Rerouting;
 use crate::{Error, Result};
 use problems::{other_matrices, problem_of};
+use source::{CheckpointExperts, SharedLoader};
 
 /// Told how many bytes of the checkpoint were loaded so far.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -63,7 +65,12 @@ pub(crate) struct Loader<'a> {
     problems: RefCell<Vec<TensorProblem>>,
     /// Routers that were planned, in the order of their layers.
     routers: RefCell<Vec<PlannedRouter>>,
-    banks: RefCell<Vec<ExpertSpec>>,
+    /// Experts that were planned, and where they are stored.
+    banks: RefCell<Vec<(ExpertSpec, ExpertLayout)>>,
+    /// Rotations of the model.
+    ropes: RefCell<Vec<RopeConfig>>,
+    /// What the parts of the model are, in words that tell any two apart; `None` unless asked for.
+    portrait: Option<RefCell<Vec<String>>>,
     pub(crate) rerouting: Rerouting<'a>,
 }
 
@@ -87,6 +94,8 @@ impl<'a> Loader<'a> {
             problems: RefCell::default(),
             routers: RefCell::default(),
             banks: RefCell::default(),
+            ropes: RefCell::default(),
+            portrait: None,
             rerouting: Rerouting::default(),
         }
     }
@@ -223,7 +232,7 @@ impl<'a> Loader<'a> {
         }
         if self.progress.is_none() {
             self.backend.supports(&WeightSpec::Experts(&spec)).map_err(moebius_backend::Error::from)?;
-            self.banks.borrow_mut().push(spec.clone());
+            self.banks.borrow_mut().push((spec.clone(), layout.clone()));
             return Ok(match self.dry {
                 true => Box::new(DryExperts(spec)),
                 false => Box::new(PlannedExperts(spec)),
@@ -323,7 +332,39 @@ impl<'a> Loader<'a> {
 
     /// Experts that were planned, in the order of their layers.
     pub(crate) fn banks(&self) -> Vec<ExpertSpec> {
+        self.banks.borrow().iter().map(|(spec, _)| spec.clone()).collect()
+    }
+
+    /// The same, with where they are stored.
+    pub(crate) fn placed_banks(&self) -> Vec<(ExpertSpec, ExpertLayout)> {
         self.banks.borrow().clone()
+    }
+
+    /// A plan that says what the parts of the model are.
+    pub(crate) fn portraying(self) -> Self {
+        Loader { portrait: Some(RefCell::default()), ..self }
+    }
+
+    /// Notes what a part of the model is: everything that a checkpoint's tensors do not say.
+    pub(crate) fn portray(&self, part: &dyn fmt::Debug) {
+        if let Some(portrait) = &self.portrait {
+            portrait.borrow_mut().push(format!("{part:?}"));
+        }
+    }
+
+    /// Notes the rotations of a model that is planned.
+    pub(crate) fn note_ropes(&self, ropes: &[RopeConfig]) {
+        self.ropes.replace(ropes.to_vec());
+    }
+
+    /// The rotations of the model.
+    pub(crate) fn ropes(&self) -> Vec<RopeConfig> {
+        self.ropes.borrow().clone()
+    }
+
+    /// What the parts of the model are.
+    pub(crate) fn into_portrait(self) -> Vec<String> {
+        self.portrait.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// Everything that a plan found wrong.
@@ -432,69 +473,5 @@ impl<'a> Loader<'a> {
             progress: self.progress.expect("only a plan has no progress"),
             loaded_bytes: &self.loaded_bytes,
         }
-    }
-}
-
-/// The part of a loader that several packing threads use.
-struct SharedLoader<'l, 'a> {
-    checkpoint: &'a Checkpoint,
-    progress: Progress<'a>,
-    loaded_bytes: &'l AtomicU64,
-}
-
-impl<'a> SharedLoader<'_, 'a> {
-    fn view(
-        &self,
-        stored: &Stored,
-        shape: (usize, usize),
-        held: WeightFormat,
-    ) -> moebius_backend::Result<WeightView<'a>> {
-        let Stored { name, part, .. } = stored;
-        let view = self.checkpoint.matrix((name, *part), shape, held).ok_or_else(|| {
-            let (what, expected) = (format!("`{name}`"), format!("{shape:?} at {part}"));
-            moebius_backend::Error::Shape { what, expected, got: "less".into() }
-        })?;
-        let size = match view.panels() {
-            Some(panels) => panels.range.len(),
-            None => self.checkpoint.stored_bytes(name, shape),
-        } as u64;
-        (self.progress)(self.loaded_bytes.fetch_add(size, Ordering::Relaxed) + size);
-        Ok(view)
-    }
-
-    /// Elements of a tensor of plain numbers.
-    fn values(&self, name: &str, elements: Range<usize>) -> moebius_backend::Result<Vec<f32>> {
-        let read = self.checkpoint.floats_in(name, elements.clone());
-        let values = read.ok_or_else(|| moebius_backend::Error::Shape {
-            what: format!("`{name}`"),
-            expected: format!("elements {elements:?}"),
-            got: "less".into(),
-        })?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(at) => {
-                let source = format!("element {} is {}", elements.start + at, values[at]).into();
-                Err(moebius_backend::Error::Weight { name: name.into(), source })
-            }
-        }
-    }
-}
-
-struct CheckpointExperts<'l, 'a> {
-    loader: SharedLoader<'l, 'a>,
-    layout: &'l ExpertLayout,
-    spec: &'l ExpertSpec,
-}
-
-impl ExpertSource for CheckpointExperts<'_, '_> {
-    fn get(&self, expert: usize, projection: Projection) -> moebius_backend::Result<WeightView<'_>> {
-        let stored = self.layout.locate(self.spec, expert, projection);
-        self.loader.view(&stored, self.spec.shape(projection), self.spec.format_of(projection))
-    }
-
-    fn bias(&self, expert: usize, projection: Projection) -> moebius_backend::Result<Vec<f32>> {
-        let StoredValues { name, first, step, .. } = self.layout.locate_bias(self.spec, expert, projection);
-        let last = first + (self.spec.shape(projection).0 - 1) * step;
-        Ok(self.loader.values(&name, first..last + 1)?.into_iter().step_by(step).collect())
     }
 }

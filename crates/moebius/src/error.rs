@@ -354,7 +354,7 @@ impl Error {
                 "leave out --device, --n-cpu-moe, --gpu-memory and --bf16-activations, or name a backend that runs on GPUs"
             }
             Error::UnknownName { .. } => "use one of these names, or leave it out",
-            Error::OutputExists(_) => "name a directory that does not exist yet, or remove this one first",
+            Error::OutputExists(_) => "name what does not exist yet, or remove this first",
             Error::Trace { .. } => "docs/trace-format.md says what a trace holds; `--trace FILE` writes one",
             Error::TraceMisfit { .. } => {
                 "`moebius trace show` says what a trace holds; --experts and --experts-per-token say what is measured"
@@ -412,7 +412,8 @@ fn model_kind(error: &ModelError) -> ErrorKind {
         | ModelError::Context { .. }
         | ModelError::UnknownFormat { .. }
         | ModelError::PackedOtherwise { .. }
-        | ModelError::PackedAlready { .. } => ErrorKind::Usage,
+        | ModelError::PackedAlready { .. }
+        | ModelError::NotInGguf { .. } => ErrorKind::Usage,
         ModelError::Io { .. } | ModelError::Output(_) => ErrorKind::Runtime,
         ModelError::Backend(moebius_backend::Error::Weight { .. }) => ErrorKind::InvalidModel,
         ModelError::Backend(moebius_backend::Error::Startup { .. }) => ErrorKind::Usage,
@@ -441,6 +442,7 @@ fn model_hint(error: &ModelError) -> Option<String> {
             "leave the format out, or convert the original again with `moebius convert --format`"
         }
         ModelError::PackedAlready { .. } => "convert the original, from which any format can be made",
+        ModelError::NotInGguf { .. } => "name a directory in place of the .gguf file",
         ModelError::Output(_) => "check that there is room",
         ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
         ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",

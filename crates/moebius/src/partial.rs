@@ -59,6 +59,14 @@ impl Partial {
         self.path.join(name)
     }
 
+    /// Puts a file of the directory in place of nothing at `out`, and removes the rest.
+    pub(crate) fn rename_file(self, name: &str, out: &Path) -> Result<()> {
+        refuse_existing(out)?;
+        fs::rename(self.file(name), out).map_err(write_error(out))?;
+        sync_directory(directory_of(out));
+        Ok(())
+    }
+
     /// Puts the directory in place of nothing at `out`. No file in it may be open: some systems refuse that.
     pub(crate) fn rename(self, out: &Path) -> Result<()> {
         sync_directory(&self.path);

@@ -6,7 +6,6 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams, ScoreOptions};
-use serde_json::Value;
 use support::golden;
 
 /// The GGUF files, with the names of their goldens.
@@ -29,22 +28,11 @@ fn open(path: &Path) -> Model {
     Model::open(path, &options).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()))
 }
 
-/// What the prompts of a golden are followed by.
-fn prompts(name: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
-    let text = std::fs::read_to_string(golden(name).join("golden.json")).unwrap();
-    let golden: Value = serde_json::from_str(&text).unwrap();
-    let ids = |prompt: &Value, what: &str| -> Vec<u32> {
-        prompt[what].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-    };
-    let prompts = golden["prompts"].as_array().unwrap();
-    prompts.iter().map(|prompt| (ids(prompt, "input_ids"), ids(prompt, "continuation"))).collect()
-}
-
 #[test]
 fn greedy_text_is_that_of_the_checkpoint() {
     for (path, name) in files() {
         let mut model = open(&path);
-        for (prompt, expected) in prompts(&name) {
+        for (prompt, expected) in support::golden_prompts(&name) {
             let options = GenerateOptions {
                 max_tokens: Some(expected.len()),
                 sampling: Some(SamplingParams::default()),
@@ -69,7 +57,7 @@ fn every_tensor_that_a_file_holds_is_used_and_logits_have_the_same_bits() {
         if ROUNDED.contains(&name.as_str()) {
             continue;
         }
-        let ids: Vec<_> = prompts(&name).into_iter().map(|(prompt, _)| prompt).collect();
+        let ids: Vec<_> = support::golden_prompts(&name).into_iter().map(|(prompt, _)| prompt).collect();
         let logits = |model: &mut Model| {
             let dir = tempfile::tempdir().unwrap();
             let dump = dir.path().join("dump.safetensors");

@@ -138,11 +138,14 @@ fn names(file: &File, tokens: &[Token<'_>], out: &mut Vec<Finding>) {
         }
     }
     if name == "moebius-backend" {
-        let only_format =
-            |path: &&PathUse| path.matches("moebius_expert_kernels") && !path.matches("WeightFormat");
+        let only_format = |path: &&PathUse| {
+            path.matches("moebius_expert_kernels")
+                && !["WeightFormat", "ForeignFormat"].iter().any(|name| path.matches(name))
+        };
         for path in paths.iter().filter(only_format) {
             let what = format!("`{name}` may not name `{}`", path.segments.join("::"));
-            let hint = "the contract shares `WeightFormat` with the kernels and nothing else";
+            let hint =
+                "the contract shares `WeightFormat` and `ForeignFormat` with the kernels and nothing else";
             out.push(finding(file, path.line, "kernels-format", what, hint));
         }
     }

@@ -11,18 +11,25 @@ The new directory runs as the old one does with the same --format, bit for bit, 
 mapped, not copied. It serves any little-endian machine. The source stays as it is, and a second format needs the source. \
 To keep the packed weights without a directory of their own, give --cache to `moebius run`.
 
+Where OUT ends in .gguf, it is one GGUF file with vocabulary and chat template, for llama.cpp and other programs. Its \
+weights are rounded as above.
+
 Examples:
   moebius convert ./OLMoE-1B-7B ./OLMoE-q4 --format q4_k_m
-  moebius run ./OLMoE-q4 \"Hello\"";
+  moebius run ./OLMoE-q4 \"Hello\"
+  moebius convert ./OLMoE-1B-7B --format q4_k_m -o olmoe.gguf";
 
-/// Write a model with its weights rounded and packed, to start at once.
+/// Write a model with its weights rounded and packed, to start at once; or as a GGUF file.
 #[derive(Args, Debug)]
-#[command(after_help = NOTES, allow_missing_positional = true)]
+#[command(after_help = NOTES, override_usage = "moebius convert [OPTIONS] [MODEL] <OUT>\n       moebius convert [OPTIONS] [MODEL] -o <OUT>")]
 pub(crate) struct ConvertArgs {
-    /// Model: directory, owner/name, ollama:NAME; default: the bundled model
-    pub(crate) model: Option<String>,
-    /// Directory to write, which must not exist
-    pub(crate) out: PathBuf,
+    /// MODEL: directory, GGUF file, owner/name, ollama:NAME; default: the bundled model. OUT: the directory or .gguf file
+    /// to write, which must not exist
+    #[arg(num_args = 0..=2, value_names = ["MODEL", "OUT"])]
+    pub(crate) paths: Vec<String>,
+    /// The directory or .gguf file to write, which must not exist
+    #[arg(short, long = "output", value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) format: FormatArg,
     /// CPU threads; default: all cores
@@ -30,4 +37,19 @@ pub(crate) struct ConvertArgs {
     pub(crate) threads: Option<u64>,
     #[command(flatten)]
     pub(crate) json: JsonArg,
+}
+
+impl ConvertArgs {
+    /// The model, if one is named, and where it goes; or what is wrong.
+    pub(crate) fn places(&self) -> Result<(Option<&str>, PathBuf), String> {
+        match (self.paths.as_slice(), &self.out) {
+            ([], Some(out)) => Ok((None, out.clone())),
+            ([model], Some(out)) => Ok((Some(model), out.clone())),
+            ([out], None) => Ok((None, out.into())),
+            ([model, out], None) => Ok((Some(model), out.into())),
+            ([], None) => Err("expected OUT, the directory or .gguf file to write".into()),
+            (_, Some(_)) => Err("expected one OUT, got two".into()),
+            _ => Err("expected MODEL and OUT".into()),
+        }
+    }
 }

@@ -27,7 +27,9 @@ struct Report<'a> {
 
 /// Writes a model with packed weights.
 pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref(), Needs::Everything, output)?;
+    let (model, out) =
+        args.places().map_err(|message| CliError::usage(message, "`moebius convert --help` has examples"))?;
+    let dir = model_dir(model, Needs::Everything, output)?;
     let format = args.format.held();
     let threads = args.threads.map(saturate);
     let options = ConvertOptions { backend: BackendOptions { threads, ..BackendOptions::default() }, format };
@@ -35,14 +37,14 @@ pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> Result<()> {
     let writing = interrupt.generating();
     let started = Instant::now();
     let converted = progress::with_bar(output, "converting", |bar| {
-        moebius::convert(&dir, &args.out, &options, &mut |bytes, total| {
+        moebius::convert(&dir, &out, &options, &mut |bytes, total| {
             bar(bytes, total);
             if writing.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     });
     let Some(converted) = converted? else { return Err(CliError::Interrupted) };
     let Converted { source_bytes, bytes, parameters } = converted;
-    let path = args.out.display().to_string();
+    let path = out.display().to_string();
     let bits_per_weight = converted.bits_per_weight();
     let seconds = started.elapsed().as_secs_f64();
     if args.json.json {

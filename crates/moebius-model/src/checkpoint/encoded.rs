@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use half::bf16;
-use moebius_backend::WeightFormat;
+use moebius_backend::{ForeignFormat, WeightFormat};
 use safetensors::Dtype;
 
 use super::part::Part;
@@ -49,6 +49,8 @@ pub(crate) enum Encoding {
     },
     /// Rows of whole blocks of a format.
     Blocks(WeightFormat),
+    /// Rows of whole blocks that are rewritten, without loss, to those of a format.
+    Foreign(ForeignFormat),
     /// In other tensors, whose rows follow one another.
     Joined(Vec<String>),
 }

@@ -35,8 +35,8 @@ pub use mmap::end_with_message;
 use random::RandomFile;
 
 pub(crate) use encoded::{Encoding, FP8_BLOCK, FP8_SCALES};
-pub use gguf::GgufMetadata;
-pub(crate) use gguf::{Gguf, is_gguf, open as open_gguf};
+pub(crate) use gguf::{Described, Gguf, is_gguf, open as open_gguf};
+pub use gguf::{GgufFile, GgufMetadata, GgufValue};
 pub use packed::PACKING;
 pub(crate) use packed::Packed;
 pub(crate) use part::Part;
@@ -90,6 +90,8 @@ pub(crate) struct TensorEntry {
     pub(crate) encoding: Encoding,
     /// For each row where it stands in the file, if not in its place.
     order: Option<Arc<[u32]>>,
+    /// Added to plain numbers when they are read.
+    shift: f32,
     file: usize,
     range: Range<usize>,
 }
@@ -106,6 +108,7 @@ impl TensorEntry {
             (Some(packed), ..) => Some(packed.format),
             (None, Encoding::Mxfp4 { .. }, _) => Some(WeightFormat::Mxfp4),
             (None, Encoding::Blocks(format), _) => Some(*format),
+            (None, Encoding::Foreign(foreign), _) => Some(foreign.home()),
             // Its pieces have formats.
             (None, Encoding::Joined(_), _) => None,
             // No format has eight bits and a scale for each square, so they are multiplied out.
@@ -170,7 +173,7 @@ impl Checkpoint {
             let (dtype, encoding) = (Dtype::BF16, Encoding::Plain);
             tensors.insert(
                 name,
-                TensorEntry { shape, dtype, packed: None, encoding, order: None, file: 0, range },
+                TensorEntry { shape, dtype, packed: None, encoding, order: None, shift: 0.0, file: 0, range },
             );
         }
         Ok(Checkpoint::of(vec![Source::Random(file)], tensors))
@@ -300,7 +303,14 @@ impl Checkpoint {
                 let rows = bytes.chunks_exact(row_bytes).step_by(step).collect::<Vec<_>>();
                 (*format, rows.concat())
             }
-            (Encoding::Blocks(_) | Encoding::Mxfp4 { .. }, Part::Columns { .. })
+            (Encoding::Foreign(foreign), Part::Rows { step, .. }) => {
+                let mut rewritten = Vec::new();
+                for row in bytes.chunks_exact(row_bytes).step_by(step) {
+                    foreign.transcode(row, &mut rewritten).ok()?;
+                }
+                (foreign.home(), rewritten)
+            }
+            (Encoding::Blocks(_) | Encoding::Foreign(_) | Encoding::Mxfp4 { .. }, Part::Columns { .. })
             | (Encoding::Joined(_), _) => {
                 return None;
             }
@@ -339,6 +349,11 @@ impl Checkpoint {
             bytes.extend_from_slice(&all[*row as usize * row_bytes..][..row_bytes]);
         }
         self.files[entry.file].release(&all);
+        if let Encoding::Foreign(foreign) = entry.encoding {
+            let mut rewritten = Vec::new();
+            foreign.transcode(&bytes, &mut rewritten).ok()?;
+            bytes = rewritten;
+        }
         Some(WeightView::new(name, format, (rows, cols), bytes))
     }
 
@@ -389,8 +404,17 @@ impl Checkpoint {
         self.plain(entry, elements)
     }
 
-    /// Elements of plain floats as they stand in the file.
+    /// Elements of plain floats in the order of the file.
     fn plain(&self, entry: &TensorEntry, elements: Range<usize>) -> Option<Vec<f32>> {
+        let mut values = self.unshifted(entry, elements)?;
+        if entry.shift != 0.0 {
+            values.iter_mut().for_each(|value| *value += entry.shift);
+        }
+        Some(values)
+    }
+
+    /// Elements of plain floats as they stand in the file.
+    fn unshifted(&self, entry: &TensorEntry, elements: Range<usize>) -> Option<Vec<f32>> {
         let size = entry.dtype.bitsize() / 8;
         let (start, end) = (elements.start.checked_mul(size)?, elements.end.checked_mul(size)?);
         if start > end || end > entry.size_bytes() {
@@ -418,7 +442,7 @@ impl Checkpoint {
                 None => (shape, None),
             };
             let (encoding, file) = (Encoding::Plain, self.files.len());
-            let entry = TensorEntry { shape, dtype, packed, encoding, order: None, file, range };
+            let entry = TensorEntry { shape, dtype, packed, encoding, order: None, shift: 0.0, file, range };
             if self.tensors.contains_key(&name) {
                 return Err(invalid(format!("tensor `{name}` is in two files of the checkpoint")));
             }

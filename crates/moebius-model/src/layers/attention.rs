@@ -178,6 +178,7 @@ pub(crate) struct Attention {
 impl Attention {
     /// Loads the projections, norms and sinks that the configuration names, below `prefix`.
     pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: AttentionConfig) -> Result<Self> {
+        loader.portray(&config);
         let queries = config.heads * config.head_dim;
         let linear = |name: &str, shape: (usize, usize), bias: bool| {
             loader.linear(Place::Attention, &format!("{prefix}.{name}"), shape, bias)

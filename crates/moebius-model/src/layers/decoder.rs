@@ -205,6 +205,11 @@ impl Decoder {
         config: DecoderConfig,
         layers: Vec<DecoderLayer>,
     ) -> Result<Self> {
+        loader.note_ropes(&config.ropes);
+        config.ropes.iter().for_each(|rope| loader.portray(&rope.portrait()));
+        // What tensors are called is how they are stored.
+        let names = DecoderNames::USUAL;
+        loader.portray(&DecoderConfig { ropes: Vec::new(), names, ..config.clone() });
         let (embedding, head) = embedding_and_head(loader, &config)?;
         let tied_bias = match Arc::ptr_eq(&embedding, &head) && config.head_bias {
             true => {

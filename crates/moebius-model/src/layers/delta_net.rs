@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use moebius_backend::{Activation, DeltaRule, Linear};
 use moebius_metering::Part;
 
-use super::recurrent::{CausalConv, MAX_KERNEL, count_steps, recur};
+use super::recurrent::{CausalConv, MAX_KERNEL, count_steps, load_rate, recur};
 use super::{BaseConfig, Mixer, Norm, NormConfig, Pass, sigmoid};
 use crate::cache::{KvCache, LayerCacheSpec};
 use crate::config::{Config, MAX_WIDTH};
@@ -36,6 +36,9 @@ pub(crate) struct DeltaNetConfig {
     norm_eps: f64,
     /// Whether the input projections are packed by key head, as in Qwen3-Next.
     packed: bool,
+    /// Whether value heads that share a key head stand as far apart as there are key heads, as in GGUF files of Qwen3.5;
+    /// elsewhere they are neighbours.
+    tiled: bool,
 }
 
 impl DeltaNetConfig {
@@ -64,6 +67,7 @@ impl DeltaNetConfig {
             activation: base.activation,
             norm_eps: base.norm_eps,
             packed,
+            tiled: config.flag_or("linear_value_heads_tiled", false)?,
         })
     }
 
@@ -93,6 +97,8 @@ impl DeltaNetConfig {
 enum Inputs {
     /// Query, key, value and gate of each key head in turn; likewise strength and decay.
     Packed { qkvz: Arc<dyn Linear>, ba: Arc<dyn Linear> },
+    /// All queries, keys and values; gate; strength and decay of each key head in turn.
+    Half { qkv: Arc<dyn Linear>, gate: Arc<dyn Linear>, ba: Arc<dyn Linear> },
     /// All queries, keys and values; gate, strength and decay.
     Separate { qkv: Arc<dyn Linear>, rest: [Arc<dyn Linear>; 3] },
 }
@@ -126,13 +132,21 @@ pub(crate) struct DeltaNet {
 impl DeltaNet {
     /// Loads `{prefix}.{in_proj_*, conv1d, A_log, dt_bias, norm, out_proj}`.
     pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: DeltaNetConfig) -> Result<Self> {
+        // The order of heads is how they are stored, not what they are.
+        loader.portray(&DeltaNetConfig { tiled: false, ..config });
         let DeltaNetConfig { hidden, key_dim, value_heads, value_dim, .. } = config;
         let linear = |name: &str, shape: (usize, usize)| {
             loader.linear(Place::Attention, &format!("{prefix}.{name}"), shape, false)
         };
         let vector =
             |name: &str| loader.tensor(Place::Attention, &format!("{prefix}.{name}"), &[value_heads]);
+        let apart = loader.has(&format!("{prefix}.in_proj_qkv.weight"));
         let inputs = match config.packed {
+            true if apart => Inputs::Half {
+                qkv: linear("in_proj_qkv", (config.channels(), hidden))?,
+                gate: linear("in_proj_z", (config.values(), hidden))?,
+                ba: linear("in_proj_ba", (2 * value_heads, hidden))?,
+            },
             true => Inputs::Packed {
                 qkvz: linear("in_proj_qkvz", (config.channels() + config.values(), hidden))?,
                 ba: linear("in_proj_ba", (2 * value_heads, hidden))?,
@@ -155,7 +169,7 @@ impl DeltaNet {
                 (config.channels(), config.kernel),
                 false,
             )?,
-            rate: vector("A_log")?.exp()?.neg()?,
+            rate: load_rate(loader, prefix, &[value_heads])?,
             step_bias: vector("dt_bias")?,
             query_norm: Norm::to_length(loader, key_dim, (key_dim as f64).powf(-0.5), LENGTH_EPS)?,
             key_norm: Norm::to_length(loader, key_dim, 1.0, LENGTH_EPS)?,
@@ -167,28 +181,28 @@ impl DeltaNet {
 
     fn project(&self, pass: &Pass<'_, '_>, x: &Tensor) -> Result<Projected> {
         let project = |linear: &Arc<dyn Linear>| pass.project(Part::Attention, linear, x);
-        let (qkvz, ba) = match &self.inputs {
-            Inputs::Separate { qkv, rest: [gate, strength, decay] } => {
-                let (mixed, gate) = (project(qkv)?, project(gate)?);
-                return Ok(Projected { mixed, gate, strength: project(strength)?, decay: project(decay)? });
-            }
-            Inputs::Packed { qkvz, ba } => (project(qkvz)?, project(ba)?),
-        };
         let DeltaNetConfig { key_heads, key_dim, value_heads, .. } = self.config;
         let (tokens, values) = (x.dim(0)?, self.config.values() / key_heads);
         let part = |packed: &Tensor, first: usize, width: usize| {
             let heads = packed.reshape((tokens, key_heads, packed.dim(1)? / key_heads))?;
             heads.narrow(2, first, width)?.contiguous()?.reshape((tokens, key_heads * width))
         };
-        let (query, key) = (part(&qkvz, 0, key_dim)?, part(&qkvz, key_dim, key_dim)?);
-        let value = part(&qkvz, 2 * key_dim, values)?;
         let shared = value_heads / key_heads;
-        Ok(Projected {
-            mixed: Tensor::cat(&[query, key, value], 1)?,
-            gate: part(&qkvz, 2 * key_dim + values, values)?,
-            strength: part(&ba, 0, shared)?,
-            decay: part(&ba, shared, shared)?,
-        })
+        let (mixed, gate, ba) = match &self.inputs {
+            Inputs::Separate { qkv, rest: [gate, strength, decay] } => {
+                let (mixed, gate) = (project(qkv)?, project(gate)?);
+                return Ok(Projected { mixed, gate, strength: project(strength)?, decay: project(decay)? });
+            }
+            Inputs::Half { qkv, gate, ba } => (project(qkv)?, project(gate)?, project(ba)?),
+            Inputs::Packed { qkvz, ba } => {
+                let (qkvz, ba) = (project(qkvz)?, project(ba)?);
+                let (query, key) = (part(&qkvz, 0, key_dim)?, part(&qkvz, key_dim, key_dim)?);
+                let value = part(&qkvz, 2 * key_dim, values)?;
+                let gate = part(&qkvz, 2 * key_dim + values, values)?;
+                (Tensor::cat(&[query, key, value], 1)?, gate, ba)
+            }
+        };
+        Ok(Projected { mixed, gate, strength: part(&ba, 0, shared)?, decay: part(&ba, shared, shared)? })
     }
 
     /// Queries, keys and values of the convolved rows.
@@ -201,7 +215,9 @@ impl DeltaNet {
         let keys = self.config.keys();
         let query = self.query_norm.forward(pass.ops, &part(0, key_heads, key_dim)?)?;
         let key = self.key_norm.forward(pass.ops, &part(keys, key_heads, key_dim)?)?;
-        Ok([query, key, part(2 * keys, value_heads, value_dim)?])
+        let shared = if self.config.tiled { value_heads / key_heads } else { 1 };
+        let each = |heads: Tensor| Tensor::cat(&vec![heads; shared], 1);
+        Ok([each(query)?, each(key)?, part(2 * keys, value_heads, value_dim)?])
     }
 
     /// The logarithm of the factor on the state, `[tokens, value_heads]`.

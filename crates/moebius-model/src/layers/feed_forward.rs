@@ -75,6 +75,7 @@ impl Mlp {
         prefix: &str,
         config: MlpConfig,
     ) -> Result<Self> {
+        loader.portray(&config);
         let MlpConfig { hidden, intermediate, activation, names, bias } = config;
         let (inwards, outwards) = ((intermediate, hidden), (hidden, intermediate));
         let linear = |name: &str, shape| loader.linear(place, &format!("{prefix}.{name}"), shape, bias);
@@ -242,6 +243,13 @@ impl MoeLayer {
     ) -> Result<Self> {
         loader.rerouting.apply(config.layer, &mut config.router)?;
         loader.note_router(|| config.planned_router());
+        loader.portray(&(
+            &config.router,
+            config.hidden,
+            config.intermediate,
+            config.activation,
+            &config.extras,
+        ));
         let MoeConfig { layer, hidden, intermediate, activation, mut router, gate, layouts, extras } = config;
         let (n_experts, top_k) = (router.n_experts, router.top_k);
         // A plan has no values; its router never runs.

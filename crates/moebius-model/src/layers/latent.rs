@@ -114,6 +114,7 @@ impl LatentAttention {
     /// Loads `{prefix}.{q_proj or q_a_proj, q_a_layernorm, q_b_proj}`, `{prefix}.{kv_a_proj_with_mqa, kv_a_layernorm,
     /// kv_b_proj}` and `{prefix}.o_proj`.
     pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: LatentConfig) -> Result<Self> {
+        loader.portray(&config);
         let LatentConfig { hidden, heads, rank, nope, rope, value, bias, .. } = config;
         let linear = |name: &str, shape: (usize, usize), bias: bool| {
             loader.linear(Place::Attention, &format!("{prefix}.{name}"), shape, bias)

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use moebius_backend::{Activation, Linear, SelectiveScan};
 use moebius_metering::Part;
 
-use super::recurrent::{CausalConv, count_steps, recur};
+use super::recurrent::{CausalConv, count_steps, load_rate, recur};
 use super::{Mixer, Norm, NormConfig, Pass};
 use crate::Result;
 use crate::cache::{KvCache, LayerCacheSpec};
@@ -66,6 +66,7 @@ pub(crate) struct Mamba {
 impl Mamba {
     /// Loads `{prefix}.{in_proj, conv1d, x_proj, dt_proj, dt_layernorm, b_layernorm, c_layernorm, A_log, D, out_proj}`.
     pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: MambaConfig) -> Result<Self> {
+        loader.portray(&config);
         let MambaConfig { hidden, channels, state_dim, step_rank, bias, .. } = config;
         let name = |name: &str| format!("{prefix}.{name}");
         let linear = |part: &str, shape, bias| loader.linear(Place::Attention, &name(part), shape, bias);
@@ -81,7 +82,7 @@ impl Mamba {
                 norm("c_layernorm", state_dim)?,
             ],
             step: linear("dt_proj", (channels, step_rank), true)?,
-            rate: tensor("A_log", &[channels, state_dim])?.exp()?.neg()?,
+            rate: load_rate(loader, prefix, &[channels, state_dim])?,
             skip: tensor("D", &[channels])?,
             output: linear("out_proj", (hidden, channels), bias)?,
             config,

@@ -12,7 +12,7 @@ use moebius_backend::{Activation, Linear, SelectiveScan};
 use moebius_metering::Part;
 use serde_json::Value;
 
-use super::recurrent::{CausalConv, count_steps, recur};
+use super::recurrent::{CausalConv, count_steps, load_rate, recur};
 use super::{Mixer, Norm, Pass};
 use crate::cache::{KvCache, LayerCacheSpec};
 use crate::config::{Config, MAX_WIDTH};
@@ -121,6 +121,7 @@ pub(crate) struct Mamba2 {
 impl Mamba2 {
     /// Loads `{prefix}.{in_proj, conv1d, A_log, dt_bias, D, norm, out_proj}`.
     pub(crate) fn load(loader: &Loader<'_>, prefix: &str, config: Mamba2Config) -> Result<Self> {
+        loader.portray(&config);
         let Mamba2Config { hidden, heads, kernel, .. } = config;
         let linear = |name: &str, shape: (usize, usize)| {
             loader.linear(Place::Attention, &format!("{prefix}.{name}"), shape, config.bias)
@@ -131,7 +132,7 @@ impl Mamba2 {
         Ok(Mamba2 {
             input: linear("in_proj", (config.projected(), hidden))?,
             conv: CausalConv::load(loader, &format!("{prefix}.conv1d"), channels, config.conv_bias)?,
-            rate: vector("A_log", heads)?.exp()?.neg()?.unsqueeze(1)?,
+            rate: load_rate(loader, prefix, &[heads])?.unsqueeze(1)?,
             step_bias: vector("dt_bias", heads)?,
             skip: vector("D", heads)?,
             group_norm: Norm::weightless(loader, config.values() / config.groups, config.norm_eps)?,

@@ -58,6 +58,15 @@ pub(crate) fn count_steps(pass: &Pass<'_, '_>, macs: usize, numbers: usize) {
     pass.count(Part::Attention, work);
 }
 
+/// `-exp(A)` of every state: stored so as `{prefix}.A` in GGUF files, and as the logarithm `{prefix}.A_log` elsewhere.
+pub(crate) fn load_rate(loader: &Loader<'_>, prefix: &str, shape: &[usize]) -> Result<Tensor> {
+    let stored = format!("{prefix}.A");
+    if loader.has(&stored) {
+        return loader.tensor(Place::Attention, &stored, shape);
+    }
+    Ok(loader.tensor(Place::Attention, &format!("{prefix}.A_log"), shape)?.exp()?.neg()?)
+}
+
 /// A causal convolution over the tokens.
 pub(crate) struct CausalConv {
     weight: Tensor,

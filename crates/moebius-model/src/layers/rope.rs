@@ -120,6 +120,58 @@ impl RopeConfig {
         }
     }
 
+    /// Base of the series that is used, where the scaling stretches it.
+    pub(crate) fn stretched_theta(&self) -> f64 {
+        match self.scaling {
+            RopeScaling::NtkAlpha { alpha } => {
+                let dim = self.rotary_dim as f64;
+                self.theta * alpha.powf(dim / (dim - 2.0))
+            }
+            _ => self.theta,
+        }
+    }
+
+    /// Factors that divide each pair's frequency, where no few numbers say them: by the names that GGUF gives such tables.
+    pub(crate) fn tables(&self) -> Vec<(&'static str, Vec<f32>)> {
+        /// What stands for a pair that does not turn.
+        const STILL: f32 = 1e30;
+        match &self.scaling {
+            RopeScaling::Long { short, long, .. } => vec![
+                ("rope_factors_long.weight", long.factors().to_vec()),
+                ("rope_factors_short.weight", short.factors().to_vec()),
+            ],
+            RopeScaling::Factors { factors } => vec![("rope_freqs.weight", factors.clone())],
+            RopeScaling::Llama3 { .. } | RopeScaling::Proportional { .. } => {
+                let plain = RopeConfig { scaling: RopeScaling::None, ..self.clone() };
+                let pairs = plain.frequencies(false).0.into_iter().zip(self.frequencies(false).0);
+                let factor = |(plain, scaled): (f32, f32)| if scaled > 0.0 { plain / scaled } else { STILL };
+                vec![("rope_freqs.weight", pairs.map(factor).collect())]
+            }
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::NtkAlpha { .. } => Vec::new(),
+        }
+    }
+
+    /// Factors on cosine and sine of short and of long sequences, where LongRoPE has them.
+    pub(crate) fn length_factors(&self) -> Option<[f32; 2]> {
+        match &self.scaling {
+            RopeScaling::Long { short, long, .. } => Some([short.scale(), long.scale()]),
+            _ => None,
+        }
+    }
+
+    /// What tells it from others: its angles, however they are said.
+    pub(crate) fn portrait(&self) -> impl std::fmt::Debug + use<> {
+        let sets = [false, true].map(|is_long| self.frequencies(is_long));
+        let original = match self.scaling {
+            RopeScaling::Long { original, .. } => Some(original),
+            _ => None,
+        };
+        (self.rotary_dim, self.pairing, original, sets)
+    }
+
     /// Parameters that are each legal may still give no usable angle together.
     fn check_angles(&self, key: &str) -> Result<()> {
         let [short, long] = [false, true].map(|is_long| self.frequencies(is_long));

@@ -33,7 +33,9 @@ mod tokenizer_file;
 pub use chat::{ChatInput, ChatTemplate};
 pub(crate) use config::read_object;
 pub use error::TextError;
-pub(crate) use gguf::{files as gguf_files, stop_tokens as gguf_stop_tokens};
+pub(crate) use gguf::{
+    copied as gguf_copied, files as gguf_files, pairs as gguf_pairs, stop_tokens as gguf_stop_tokens,
+};
 pub use json::Json;
 pub use message::Message;
 pub use stop::{StopStep, StopStrings};

@@ -144,6 +144,21 @@ impl Tokenizer {
         self.shared.hf.token_to_id(token)
     }
 
+    /// Every id with its token, spelt as in the vocabulary, in no order.
+    pub(super) fn vocabulary(&self) -> impl Iterator<Item = (u32, String)> {
+        self.shared.hf.get_vocab(true).into_iter().map(|(token, id)| (id, token))
+    }
+
+    /// Whether a token was added to the vocabulary, special or not.
+    pub(super) fn is_added(&self, id: u32) -> bool {
+        self.shared.hf.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// The whole as a `tokenizer.json`.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(&self.shared.hf).unwrap_or_default()
+    }
+
     /// How many tokens there are, added ones included. The model's own output may be wider.
     pub fn vocab_size(&self) -> usize {
         self.shared.vocab_size
@@ -191,7 +206,8 @@ impl Tokenizer {
         &self.shared.detokenizer
     }
 
-    fn named_id(&self, name: &str) -> Option<u32> {
+    /// The id of the token that goes by a name such as `bos_token`.
+    pub(super) fn named_id(&self, name: &str) -> Option<u32> {
         self.token_id(self.shared.named.get(name)?)
     }
 }

@@ -31,6 +31,22 @@ pub(crate) fn goldens() -> Vec<PathBuf> {
     dirs
 }
 
+/// The bundled model.
+pub(crate) fn tiny() -> PathBuf {
+    moebius::bundled_model().expect("it comes with the project")
+}
+
+/// What the prompts of a golden are followed by.
+pub(crate) fn golden_prompts(name: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let text = std::fs::read_to_string(golden(name).join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let ids = |prompt: &Value, what: &str| -> Vec<u32> {
+        prompt[what].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let prompts = golden["prompts"].as_array().unwrap();
+    prompts.iter().map(|prompt| (ids(prompt, "input_ids"), ids(prompt, "continuation"))).collect()
+}
+
 /// A directory of its own with the files of a golden model.
 pub(crate) struct Scratch {
     dir: TempDir,

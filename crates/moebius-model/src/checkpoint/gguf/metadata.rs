@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::mmap::MappedFile;
+use super::value::{self, GgufValue};
 use super::{header, split};
 use crate::{Error, Result};
 
@@ -207,6 +208,18 @@ impl GgufMetadata {
                 }
             }
         }
+    }
+
+    /// A value as it stands in the file, for another file.
+    pub fn copied(&self, key: &str) -> Option<GgufValue> {
+        let entry = self.entries.get(key)?;
+        let mut bytes = Vec::new();
+        match entry.count {
+            Some(count) => value::begin_list(&mut bytes, entry.kind, count),
+            None => value::kind(&mut bytes, entry.kind),
+        }
+        bytes.extend_from_slice(self.slice(entry));
+        Some(GgufValue::Copied(bytes))
     }
 
     /// Whether a value is a list.

@@ -12,6 +12,8 @@ mod header;
 mod metadata;
 mod split;
 mod types;
+mod value;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +29,10 @@ use crate::{Error, Result};
 use arch::Arch;
 use header::Tensor;
 pub use metadata::GgufMetadata;
-use types::TensorType;
+use types::{Reading, TensorType};
+pub use value::GgufValue;
+pub(crate) use write::Described;
+pub use write::GgufFile;
 
 /// A GGUF file that was opened.
 pub(crate) struct Gguf {
@@ -76,12 +81,16 @@ pub(crate) fn open(path: &Path) -> Result<Gguf> {
     }
     let metadata = metadata.expect("a file has a part");
     parts.check_tensors(&metadata, tensors.len())?;
-    let (arch, config) = configure(&metadata, &tensors)?;
+    let values = |name: &str| {
+        let (file, tensor) = tensors.get(name)?;
+        plain(&files[*file].bytes()[tensor.range.clone()], tensor.kind)
+    };
+    let (arch, config) = configure(&metadata, &tensors, &values)?;
     let entries = entries(arch, &config, &metadata, tensors)?;
     let files = files.into_iter().map(Source::Mapped).collect();
     let mut checkpoint = Checkpoint::of(files, entries);
     checkpoint.paths = parts.paths;
-    checkpoint.join_shared();
+    checkpoint.join(arch);
     Ok(Gguf { metadata, config, checkpoint })
 }
 
@@ -89,14 +98,24 @@ pub(crate) fn open(path: &Path) -> Result<Gguf> {
 type Tensors = BTreeMap<String, (usize, Tensor)>;
 
 /// The architecture, and the configuration that the file stands for.
-fn configure(metadata: &GgufMetadata, tensors: &Tensors) -> Result<(&'static Arch, Map<String, Value>)> {
+fn configure(
+    metadata: &GgufMetadata,
+    tensors: &Tensors,
+    values: &dyn Fn(&str) -> Option<Vec<f32>>,
+) -> Result<(&'static Arch, Map<String, Value>)> {
     const ARCHITECTURE: &str = "general.architecture";
     let name = metadata.text(ARCHITECTURE)?;
     let name = name.ok_or_else(|| metadata.invalid(format!("metadata `{ARCHITECTURE}` is missing")))?;
     let arch = arch::find(metadata, name)?;
     let shape = |name: &str| Some(tensors.get(name)?.1.shape.clone());
-    let source = arch::Source { metadata, arch: name, shape: &shape };
+    let source = arch::Source { metadata, arch: name, shape: &shape, values };
     Ok((arch, arch::config(arch, &source)?))
+}
+
+/// Numbers in f32; `None` for another type. Such tables are small.
+fn plain(bytes: &[u8], kind: TensorType) -> Option<Vec<f32>> {
+    let is_f32 = kind == TensorType::F32;
+    is_f32.then(|| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
 /// The tensors under the names that a family asks for; others keep theirs.
@@ -110,9 +129,17 @@ fn entries(
     let n_layers = size("num_hidden_layers");
     let mut orders: BTreeMap<(usize, usize), Arc<[u32]>> = BTreeMap::new();
     let mut entries = BTreeMap::new();
-    for (name, (file, tensor)) in tensors {
+    // Tables of factors on rotations are part of what a file says.
+    let is_table = |name: &str| {
+        arch.tables
+            && matches!(
+                name.split('.').next(),
+                Some("rope_freqs" | "rope_factors_long" | "rope_factors_short")
+            )
+    };
+    for (name, (file, tensor)) in tensors.into_iter().filter(|(name, _)| !is_table(name)) {
         let Tensor { shape, kind, range } = tensor;
-        let Some(format) = kind.reading() else {
+        let Some(reading) = kind.reading() else {
             let read = (0..64).filter_map(TensorType::of).filter(|kind| kind.reading().is_some());
             let read = read.map(TensorType::name).collect::<Vec<_>>().join(", ");
             let kind = kind.name();
@@ -132,15 +159,19 @@ fn entries(
             }
             _ => None,
         };
-        let (dtype, encoding) = match format {
-            WeightFormat::F32 => (Dtype::F32, Encoding::Plain),
-            WeightFormat::F16 => (Dtype::F16, Encoding::Plain),
-            WeightFormat::Bf16 => (Dtype::BF16, Encoding::Plain),
-            blocks => (Dtype::U8, Encoding::Blocks(blocks)),
+        let (dtype, encoding) = match reading {
+            Reading::Own(WeightFormat::F32) => (Dtype::F32, Encoding::Plain),
+            Reading::Own(WeightFormat::F16) => (Dtype::F16, Encoding::Plain),
+            Reading::Own(WeightFormat::Bf16) => (Dtype::BF16, Encoding::Plain),
+            Reading::Own(blocks) => (Dtype::U8, Encoding::Blocks(blocks)),
+            Reading::Rewritten(foreign) => (Dtype::U8, Encoding::Foreign(foreign)),
         };
+        let plus_one =
+            arch.norms_plus_one && name.ends_with("norm.weight") && !name.ends_with("ssm_norm.weight");
+        let shift = if plus_one { -1.0 } else { 0.0 };
         let ours = ours(arch, &name, n_layers);
         let shape = reshaped(&ours, shape);
-        let entry = TensorEntry { shape, dtype, packed: None, encoding, order, file, range };
+        let entry = TensorEntry { shape, dtype, packed: None, encoding, order, shift, file, range };
         if entries.contains_key(&ours) {
             return Err(metadata.invalid(format!("tensor `{name}`: another one is also `{ours}`")));
         }
@@ -162,12 +193,14 @@ fn ours(arch: &Arch, name: &str, n_layers: usize) -> String {
     }
 }
 
-/// The shape that Hugging Face gives a tensor: with a side of length one where GGUF has none.
+/// The shape that Hugging Face gives a tensor: with a side of length one where GGUF has none, and without where it has.
 fn reshaped(name: &str, shape: Vec<usize>) -> Vec<usize> {
     let ends = |ending: &str| name.ends_with(ending);
     match shape[..] {
         [n] if ends("shared_expert_gate.weight") || ends("moe_statics.e_score_correction_bias") => vec![1, n],
-        [rows, cols] if ends("conv.conv.weight") => vec![rows, 1, cols],
+        [rows, cols] if ends("conv.conv.weight") || ends("conv1d.weight") => vec![rows, 1, cols],
+        [n, 1] if ends(".A") || ends(".D") => vec![n],
+        [groups, n] if ends("mamba.norm.weight") || ends("mixer.norm.weight") => vec![groups * n],
         _ => shape,
     }
 }
@@ -182,21 +215,29 @@ fn halves(heads: usize, head: usize) -> Arc<[u32]> {
 }
 
 impl Checkpoint {
-    /// Joins gate and up of shared experts where a family asks for both in one tensor.
-    fn join_shared(&mut self) {
-        const DOWN: &str = ".shared_mlp.output_linear.weight";
-        let layers: Vec<String> =
-            self.tensors.keys().filter_map(|name| Some(name.strip_suffix(DOWN)?.to_owned())).collect();
-        for layer in layers {
-            let [gate, up] =
-                ["gate_proj", "up_proj"].map(|name| format!("{layer}.mlp.shared_experts.{name}.weight"));
-            let name = format!("{layer}.shared_mlp.input_linear.weight");
-            self.join(name, vec![gate, up]);
+    /// Joins what a family asks for in one tensor and files have in several.
+    fn join(&mut self, arch: &Arch) {
+        for (whole, pieces) in arch.joined {
+            let first = format!(".{}.", pieces[0]);
+            let first = arch::translate(arch, &format!("blk.0{first}weight"));
+            let ending =
+                first.as_deref().and_then(|name| arch::in_layer(arch, name)).map(|(_, rest)| rest.to_owned());
+            let Some(ending) = ending else { continue };
+            let layers: Vec<u16> = (self.tensors.keys())
+                .filter_map(|name| arch::in_layer(arch, name).filter(|(_, rest)| *rest == ending))
+                .map(|(layer, _)| layer)
+                .collect();
+            for (layer, kind) in layers.into_iter().flat_map(|layer| [(layer, "weight"), (layer, "bias")]) {
+                let ours = |piece: &&str| arch::translate(arch, &format!("blk.{layer}.{piece}.{kind}"));
+                if let Some(pieces) = pieces.iter().map(ours).collect() {
+                    self.join_rows(format!("{}.{layer}.{whole}.{kind}", arch.layers), pieces);
+                }
+            }
         }
     }
 
     /// A tensor of the rows of others, one after another; none where one of them is missing or of another width.
-    fn join(&mut self, name: String, pieces: Vec<String>) {
+    fn join_rows(&mut self, name: String, pieces: Vec<String>) {
         let entries: Option<Vec<_>> = pieces.iter().map(|piece| self.tensors.get(piece)).collect();
         let Some(entries) = entries else { return };
         let (mut rows, mut bytes) = (0, 0);
@@ -214,7 +255,16 @@ impl Checkpoint {
             self.companions.insert(piece.clone(), name.clone());
         }
         let encoding = Encoding::Joined(pieces);
-        let entry = TensorEntry { shape, dtype, packed: None, encoding, order: None, file, range: 0..bytes };
+        let entry = TensorEntry {
+            shape,
+            dtype,
+            packed: None,
+            encoding,
+            order: None,
+            shift: 0.0,
+            file,
+            range: 0..bytes,
+        };
         self.tensors.insert(name, entry);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`TensorType::reading`] is the one place that says how a type is read: a type joins the readable ones there.
 
-use moebius_backend::WeightFormat;
+use moebius_backend::{ForeignFormat, WeightFormat};
 
 macro_rules! types {
     ($($variant:ident $id:literal $name:literal $len:literal $bytes:literal;)+) => {
@@ -19,6 +19,13 @@ macro_rules! types {
                 match id {
                     $($id => Some(TensorType::$variant),)+
                     _ => None,
+                }
+            }
+
+            /// Its number in a file.
+            pub(super) fn id(self) -> u32 {
+                match self {
+                    $(TensorType::$variant => $id,)+
                 }
             }
 
@@ -74,24 +81,65 @@ types! {
     MXFP4 39 "MXFP4" 32 17;
 }
 
+/// How elements of a type are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Blocks are those of a format, byte for byte.
+    Own(WeightFormat),
+    /// Blocks are rewritten to those of another format, which holds the same values.
+    Rewritten(ForeignFormat),
+}
+
 impl TensorType {
-    /// The format whose blocks are the type's own, byte for byte; `None` for a type that is not read.
-    pub(crate) fn reading(self) -> Option<WeightFormat> {
+    /// The type whose blocks are those of a format.
+    pub(super) fn of_format(format: WeightFormat) -> Self {
+        let is_format = |kind: &TensorType| kind.reading() == Some(Reading::Own(format));
+        (0..)
+            .map_while(|id| (id < 64).then(|| TensorType::of(id)))
+            .flatten()
+            .find(is_format)
+            .expect("every format has one")
+    }
+
+    /// The number that llama.cpp gives files whose elements are mostly of the type.
+    pub(super) fn file_type(self) -> u32 {
         match self {
-            TensorType::F32 => Some(WeightFormat::F32),
-            TensorType::F16 => Some(WeightFormat::F16),
-            TensorType::BF16 => Some(WeightFormat::Bf16),
-            TensorType::Q8_0 => Some(WeightFormat::Q8_0),
-            TensorType::Q4_0 => Some(WeightFormat::Q4_0),
-            TensorType::Q5_1 => Some(WeightFormat::Q5_1),
-            TensorType::Q2_K => Some(WeightFormat::Q2K),
-            TensorType::Q4_K => Some(WeightFormat::Q4K),
-            TensorType::Q5_K => Some(WeightFormat::Q5K),
-            TensorType::Q6_K => Some(WeightFormat::Q6K),
-            TensorType::IQ4_XS => Some(WeightFormat::Iq4Xs),
-            TensorType::MXFP4 => Some(WeightFormat::Mxfp4),
-            _ => None,
+            TensorType::F16 => 1,
+            TensorType::Q4_0 => 2,
+            TensorType::Q8_0 => 7,
+            TensorType::Q5_1 => 9,
+            TensorType::Q2_K => 10,
+            TensorType::Q4_K => 14,
+            TensorType::Q5_K => 16,
+            TensorType::Q6_K => 18,
+            TensorType::IQ4_XS => 30,
+            TensorType::BF16 => 32,
+            TensorType::MXFP4 => 38,
+            _ => 0,
         }
+    }
+
+    /// How elements of the type are read; `None` for a type that is not.
+    pub(crate) fn reading(self) -> Option<Reading> {
+        Some(match self {
+            TensorType::F32 => Reading::Own(WeightFormat::F32),
+            TensorType::F16 => Reading::Own(WeightFormat::F16),
+            TensorType::BF16 => Reading::Own(WeightFormat::Bf16),
+            TensorType::Q8_0 => Reading::Own(WeightFormat::Q8_0),
+            TensorType::Q4_0 => Reading::Own(WeightFormat::Q4_0),
+            TensorType::Q5_1 => Reading::Own(WeightFormat::Q5_1),
+            TensorType::Q2_K => Reading::Own(WeightFormat::Q2K),
+            TensorType::Q4_K => Reading::Own(WeightFormat::Q4K),
+            TensorType::Q5_K => Reading::Own(WeightFormat::Q5K),
+            TensorType::Q6_K => Reading::Own(WeightFormat::Q6K),
+            TensorType::IQ4_XS => Reading::Own(WeightFormat::Iq4Xs),
+            TensorType::MXFP4 => Reading::Own(WeightFormat::Mxfp4),
+            TensorType::Q4_1 => Reading::Rewritten(ForeignFormat::Q4_1),
+            TensorType::Q5_0 => Reading::Rewritten(ForeignFormat::Q5_0),
+            TensorType::Q3_K => Reading::Rewritten(ForeignFormat::Q3K),
+            TensorType::IQ4_NL => Reading::Rewritten(ForeignFormat::Iq4Nl),
+            _ => return None,
+        })
     }
 
     /// Bytes of `elements` in rows of `cols`; `None` when a row is no whole number of blocks or it is too much.
@@ -109,12 +157,20 @@ mod tests {
     fn blocks_of_what_is_read_are_those_of_the_formats() {
         for id in 0..64 {
             let Some(kind) = TensorType::of(id) else { continue };
-            let Some(format) = kind.reading() else { continue };
-            assert_eq!(kind.block(), (format.block_len() as u64, format.block_bytes() as u64), "{kind:?}");
+            let block = match kind.reading() {
+                None => continue,
+                Some(Reading::Own(format)) => (format.block_len(), format.block_bytes()),
+                Some(Reading::Rewritten(foreign)) => (foreign.block_len(), foreign.block_bytes()),
+            };
+            assert_eq!(kind.block(), (block.0 as u64, block.1 as u64), "{kind:?}");
         }
+        let reads =
+            |wanted| (0..64).any(|id| TensorType::of(id).and_then(TensorType::reading) == Some(wanted));
         for format in WeightFormat::ALL {
-            let reads = |id| TensorType::of(id).and_then(TensorType::reading) == Some(format);
-            assert!((0..64).any(reads), "{format}");
+            assert!(reads(Reading::Own(format)), "{format}");
+        }
+        for foreign in ForeignFormat::ALL {
+            assert!(reads(Reading::Rewritten(foreign)), "{foreign}");
         }
     }
 }

@@ -62,6 +62,11 @@ pub(crate) enum RopeScaling {
         /// The trained context.
         original: f64,
     },
+    /// Each pair divided by a factor of its own, whatever the length.
+    Factors {
+        /// One for each pair.
+        factors: Vec<f32>,
+    },
     /// Only the first pairs turn, with the frequencies that they have among all.
     Proportional {
         /// How many of them.
@@ -78,6 +83,18 @@ pub(crate) struct LongFactors {
     factors: Vec<f32>,
     /// Factor on cosine and sine.
     scale: f32,
+}
+
+impl LongFactors {
+    /// What each pair's frequency is divided by.
+    pub(super) fn factors(&self) -> &[f32] {
+        &self.factors
+    }
+
+    /// Factor on cosine and sine.
+    pub(super) fn scale(&self) -> f32 {
+        self.scale
+    }
 }
 
 /// What the frequencies of a head are computed from.
@@ -125,6 +142,9 @@ impl RopeScaling {
             RopeScaling::Long { short, long, .. } => {
                 let LongFactors { factors, scale } = if is_long { long } else { short };
                 (powers.zip(factors).map(|(p, factor)| 1.0 / (factor * p)).collect(), *scale)
+            }
+            RopeScaling::Factors { factors } => {
+                (powers.zip(factors).map(|(p, factor)| 1.0 / (factor * p)).collect(), 1.0)
             }
             RopeScaling::Proportional { pairs, factor } => {
                 let turns = |(i, p): (usize, f32)| if i < *pairs { 1.0 / p / *factor as f32 } else { 0.0 };
@@ -224,6 +244,10 @@ pub(super) fn read_scaling(scaling: &Config, place: Place) -> Result<RopeScaling
         }
         "dynamic" if form == RopeForm::NtkAlpha => read_alpha(scaling, dim, wrong)?,
         "longrope" if form == RopeForm::Long => read_long(scaling, dim, original, wrong)?,
+        // What a GGUF file has in place of the words for a scaling.
+        "factors" if form != RopeForm::Long => {
+            RopeScaling::Factors { factors: factors(scaling, "factors", dim, &wrong)? }
+        }
         "proportional" if matches!(form, RopeForm::OfLayers(_)) => {
             let partial = scaling.opt_positive("partial_rotary_factor")?.unwrap_or(1.0).min(1.0);
             RopeScaling::Proportional {
@@ -288,6 +312,17 @@ fn read_alpha(scaling: &Config, dim: usize, wrong: impl Fn(String) -> Error) -> 
     Ok(RopeScaling::NtkAlpha { alpha })
 }
 
+/// A factor for each pair.
+fn factors(scaling: &Config, name: &str, dim: usize, wrong: &impl Fn(String) -> Error) -> Result<Vec<f32>> {
+    let factor = |value: &Value| value.as_f64().filter(|n| (1.0 / MAX_NUMBER..=MAX_NUMBER).contains(n));
+    let values = scaling.list(name, "positive numbers", factor)?;
+    let values = values.ok_or_else(|| wrong(format!("this scaling needs `{name}`")))?;
+    if values.len() != dim / 2 {
+        return Err(wrong(format!("`{name}`: expected {} numbers, got {}", dim / 2, values.len())));
+    }
+    Ok(values.into_iter().map(|v| v as f32).collect())
+}
+
 /// LongRoPE (arXiv 2402.13753) with a factor on cosine and sine for either length.
 fn read_long(
     scaling: &Config,
@@ -297,15 +332,11 @@ fn read_long(
 ) -> Result<RopeScaling> {
     // The two factors take the place of what would be computed from these.
     scaling.irrelevant(&["attention_factor"]);
-    let factor = |value: &Value| value.as_f64().filter(|n| (1.0 / MAX_NUMBER..=MAX_NUMBER).contains(n));
-    let set = |factors: &str, scale: &str| {
-        let missing = |name: &str| wrong(format!("`longrope` scaling needs `{name}`"));
-        let values = scaling.list(factors, "positive numbers", factor)?.ok_or_else(|| missing(factors))?;
-        if values.len() != dim / 2 {
-            return Err(wrong(format!("`{factors}`: expected {} numbers, got {}", dim / 2, values.len())));
-        }
-        let scale = scaling.opt_positive(scale)?.ok_or_else(|| missing(scale))? as f32;
-        Ok(LongFactors { factors: values.into_iter().map(|v| v as f32).collect(), scale })
+    let set = |name: &str, scale: &str| {
+        let factors = factors(scaling, name, dim, &wrong)?;
+        let missing = || wrong(format!("`longrope` scaling needs `{scale}`"));
+        let scale = scaling.opt_positive(scale)?.ok_or_else(missing)? as f32;
+        Ok::<_, Error>(LongFactors { factors, scale })
     };
     let (short, long) = (set("short_factor", "short_mscale")?, set("long_factor", "long_mscale")?);
     Ok(RopeScaling::Long { short, long, original })

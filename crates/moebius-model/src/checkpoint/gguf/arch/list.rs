@@ -1,6 +1,8 @@
 //! The table of architectures.
 
-use super::{Arch, more};
+mod kinds;
+
+use super::{Arch, more, said};
 
 /// Keys that every architecture has.
 pub(super) const KEYS: &[(&str, &str)] = &[
@@ -50,12 +52,19 @@ pub(super) const BLOCK_NAMES: &[(&str, &str)] = &[
 const USUAL: Arch = Arch {
     name: "",
     model_type: "",
+    also: &[],
     keys: &[],
     fixed: "{}",
     names: &[],
     outer: &[],
+    layers: "model.layers",
+    joined: &[],
+    norms_plus_one: false,
+    sigmoid: None,
+    tables: false,
     paired: false,
     read: more::nothing,
+    write: said::nothing_else,
 };
 
 /// The keys of DeepSeek-V3's followers.
@@ -97,8 +106,13 @@ const GRANITE_KEYS: &[(&str, &str)] = &[
     ("logit_scale", "logits_scaling"),
 ];
 
-/// All architectures. Where models of one architecture are of several families, [`more`] tells which.
-pub(super) const ARCHITECTURES: &[Arch] = &[
+/// Every architecture. Where models of one are of several families, [`more`] tells which.
+pub(super) fn architectures() -> impl Iterator<Item = &'static Arch> {
+    ALIKE.iter().chain(kinds::OWN)
+}
+
+/// Architectures whose layers are alike, but for experts.
+const ALIKE: &[Arch] = &[
     Arch {
         name: "qwen3moe",
         model_type: "qwen3_moe",
@@ -133,7 +147,7 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
             ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
             ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
         ],
-        read: more::width_of_experts,
+        read: more::qwen2,
         ..USUAL
     },
     Arch {
@@ -142,6 +156,7 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
         keys: &[("attention.key_length", "head_dim"), ("expert_count", "num_local_experts")],
         fixed: r#"{"sliding_window": null}"#,
         names: &[("ffn_gate_inp", "block_sparse_moe.gate")],
+        tables: true,
         paired: true,
         read: more::mixtral,
         ..USUAL
@@ -154,8 +169,12 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
             ("ffn_gate_inp", "block_sparse_moe.router.layer"),
             ("ffn_down_shexp", "shared_mlp.output_linear"),
         ],
+        joined: &[("shared_mlp.input_linear", &["ffn_gate_shexp", "ffn_up_shexp"])],
+        also: &["granitemoeshared"],
+        tables: true,
         paired: true,
         read: more::granite,
+        write: said::granite,
         ..USUAL
     },
     Arch {
@@ -174,9 +193,18 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
             ("ffn_gate_inp", "mlp.router"),
         ],
         read: more::gpt_oss,
+        write: said::window,
         ..USUAL
     },
-    Arch { name: "deepseek2", model_type: "deepseek_v2", keys: LATENT_KEYS, read: more::latent, ..USUAL },
+    Arch {
+        name: "deepseek2",
+        model_type: "deepseek_v2",
+        also: &["deepseek_v3", "glm4_moe_lite"],
+        keys: LATENT_KEYS,
+        read: more::latent,
+        write: said::latent,
+        ..USUAL
+    },
     Arch {
         name: "dots1",
         model_type: "dots1",
@@ -220,6 +248,7 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
         ],
         names: &[("exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias")],
         read: more::ernie,
+        write: said::ernie,
         ..USUAL
     },
     Arch {
@@ -268,8 +297,9 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
             ("shortconv.in_proj", "conv.in_proj"),
             ("shortconv.out_proj", "conv.out_proj"),
         ],
-        outer: &[("output_norm", "model.embedding_norm"), ("token_embd_norm", "model.embedding_norm")],
+        outer: &[("token_embd_norm", "model.embedding_norm"), ("output_norm", "model.embedding_norm")],
         read: more::lfm2,
+        write: said::lfm2,
         ..USUAL
     },
     Arch {
@@ -287,6 +317,7 @@ pub(super) const ARCHITECTURES: &[Arch] = &[
             ("leading_dense_block_count", "first_k_dense_replace"),
             ("nextn_predict_layers", "num_nextn_predict_layers"),
         ],
+        sigmoid: Some(true),
         fixed: r#"{"score_function": "sigmoid", "use_qk_norm": true}"#,
         names: &[
             ("attn_qkv", "attention.query_key_value"),

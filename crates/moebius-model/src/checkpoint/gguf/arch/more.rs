@@ -1,9 +1,13 @@
 //! What is more than a renaming, architecture by architecture.
 
+mod kinds;
+
 use serde_json::{Value, json};
 
 use super::{Keys, Source};
 use crate::Result;
+
+pub(super) use kinds::{afmoe, delta_net, gemma4, granite_hybrid, jamba, llama4, nemotron, tiled_delta_net};
 
 /// `expert_gating_func` of a sigmoid.
 const SIGMOID: u64 = 2;
@@ -18,10 +22,8 @@ pub(super) fn rope_scaling(source: &Source<'_>) -> Result<Option<Value>> {
     let text = |key: &str| source.metadata.text(&format!("{}.{key}", source.arch));
     let factor = source.number("rope.scaling.factor")?;
     let original = source.count("rope.scaling.original_context_length")?;
-    if (source.shape)("rope_freqs.weight").is_some() {
-        return Err(source.metadata.invalid(
-            "tensor `rope_freqs.weight`: expected frequencies that metadata describes, got a table".into(),
-        ));
+    if let Some(factors) = (source.values)("rope_freqs.weight") {
+        return Ok(Some(json!({"rope_type": "factors", "factors": factors})));
     }
     match (text("rope.scaling.type")?, factor) {
         (None | Some("none"), _) | (Some("linear" | "yarn"), None) => Ok(None),
@@ -37,13 +39,19 @@ pub(super) fn rope_scaling(source: &Source<'_>) -> Result<Option<Value>> {
                     scaling[ours] = number.into();
                 }
             }
+            if let Some(own) = source.number("rope.scaling.attn_factor")? {
+                let usual = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+                scaling["attention_factor"] = (own * usual).into();
+            }
             if let Some(original) = original {
                 scaling["original_max_position_embeddings"] = original.into();
             }
             Ok(Some(scaling))
         }
+        (Some("longrope"), _) => Ok(None),
         (Some(other), _) => {
-            let reason = format!("`rope.scaling.type`: expected none, linear or yarn, got `{other}`");
+            let reason =
+                format!("`rope.scaling.type`: expected none, linear, yarn or longrope, got `{other}`");
             Err(source.metadata.invalid(reason))
         }
     }
@@ -64,6 +72,53 @@ pub(super) fn width_of_experts(source: &Source<'_>, keys: &mut Keys) -> Result<(
     Ok(())
 }
 
+/// LongRoPE, whose tables are tensors.
+pub(super) fn phimoe(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    let tables = ["short", "long"].map(|name| (source.values)(&format!("rope_factors_{name}.weight")));
+    if let [Some(short), Some(long)] = tables {
+        let scale = source.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let mut scaling = json!({
+            "rope_type": "longrope", "short_factor": short, "long_factor": long,
+            "short_mscale": scale, "long_mscale": scale,
+        });
+        if let Some(original) = source.count("rope.scaling.original_context_length")? {
+            scaling["original_max_position_embeddings"] = original.into();
+        }
+        keys.insert("rope_scaling".into(), scaling);
+    }
+    let window = source.count("attention.sliding_window")?.filter(|&window| window > 0);
+    keys.insert("sliding_window".into(), window.map_or(Value::Null, Value::from));
+    keys.insert("attention_bias".into(), (source.shape)("blk.0.attn_q.bias").is_some().into());
+    keys.insert("lm_head_bias".into(), (source.shape)("output.bias").is_some().into());
+    Ok(())
+}
+
+pub(super) fn dbrx(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    let heads = source.need("attention.head_count_kv")?;
+    let mut attention = json!({"kv_n_heads": heads});
+    if let Some(clip) = source.number("attention.clamp_kqv")? {
+        attention["clip_qkv"] = clip.into();
+    }
+    let experts = json!({
+        "ffn_hidden_size": source.need("feed_forward_length")?,
+        "moe_num_experts": source.need("expert_count")?,
+        "moe_top_k": source.need("expert_used_count")?,
+    });
+    keys.insert("attn_config".into(), attention);
+    keys.insert("ffn_config".into(), experts);
+    for key in ["intermediate_size", "num_experts_per_tok", "rms_norm_eps"] {
+        keys.remove(key);
+    }
+    Ok(())
+}
+
+/// The first generation of Ling, whose projections have biases where there are some.
+pub(super) fn bailing_first(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    keys.insert("use_qkv_bias".into(), (source.shape)("blk.0.attn_q.bias").is_some().into());
+    keys.insert("use_bias".into(), (source.shape)("blk.0.attn_output.bias").is_some().into());
+    Ok(())
+}
+
 pub(super) fn mixtral(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
     if keys.get("num_local_experts").and_then(Value::as_u64).unwrap_or(0) == 0 {
         let reason = "architecture: expected `llama` with experts (`llama.expert_count`), got a dense model";
@@ -72,7 +127,14 @@ pub(super) fn mixtral(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
     Ok(())
 }
 
+/// Projections with biases where there are some.
+pub(super) fn qwen2(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    keys.insert("qkv_bias".into(), (source.shape)("blk.0.attn_q.bias").is_some().into());
+    width_of_experts(source, keys)
+}
+
 pub(super) fn granite(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
+    keys.insert("attention_bias".into(), (source.shape)("blk.0.attn_q.bias").is_some().into());
     if let Some(width) = source.count("expert_shared_feed_forward_length")?.filter(|&width| width > 0) {
         keys.insert("shared_intermediate_size".into(), width.into());
         keys.insert("model_type".into(), "granitemoeshared".into());

@@ -1,8 +1,10 @@
-//! Writing a model with its weights as the kernels hold them, so that it starts without packing any.
+//! Writing a model with its weights as the kernels hold them, so that it starts without packing any; or as a GGUF file.
 //!
 //! Invariants: what stands at the target is whole: files are written into a directory beside it, which is renamed at the
 //! end and removed when something goes wrong. What a killed program leaves behind has another name, harms nobody, and is
 //! removed by the next conversion to the same place.
+
+mod gguf;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -72,12 +74,14 @@ impl Converted {
 
 /// Writes the model in the directory or GGUF file `model` to the new directory `out`, its weights rounded and packed as
 /// [`crate::Model::open`] would hold them. Opening that maps them and copies none, and gives the same bits. The file
-/// serves every little-endian machine, whatever its instruction set. `progress` is told the bytes read so far and in
-/// all after every matrix; `None` when it said to stop, and then nothing is left at `out`.
+/// serves every little-endian machine, whatever its instruction set. Where `out` ends in `.gguf`, it is a GGUF file with
+/// the same weights, for other programs. `progress` is told the bytes read so far and in all after every matrix; `None`
+/// when it said to stop, and then nothing is left at `out`.
 ///
 /// # Errors
 /// [`Error::OutputExists`] when something is at `out` already; [`Error::DiskSpace`] and [`Error::Write`]; those of
-/// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already.
+/// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already; for a GGUF
+/// file a model that such a file cannot hold.
 pub fn convert(
     model: impl AsRef<Path>,
     out: impl AsRef<Path>,
@@ -92,6 +96,9 @@ pub fn convert(
     }
     let backend = open_backend(&options.backend)?;
     partial::sweep_beside(out);
+    if gguf::is_wanted(out) {
+        return gguf::write(&files, &backend, out, options, progress);
+    }
     let partial = Partial::beside(out)?;
     match (files.gguf(), files.gguf_config()) {
         (Some(metadata), Some(config)) => {

@@ -6,17 +6,23 @@
 //! Shapes: metadata -> [`TokenizerFile`] and [`TextConfig`].
 //! Invariants: an id is the position of its token; control tokens are special, user-defined ones are not.
 
+mod pairs;
+
 use std::collections::BTreeMap;
 
 use moebius_model::GgufMetadata;
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
-use super::config::{DEFAULT_TEMPLATE, TextConfig};
-use super::sentencepiece::{self, Kind, Piece};
-use super::tokenizer_file::{Problem, TokenizerFile, Vocabulary, added_token, around};
-use super::{Result, TextError};
+use crate::text::config::{DEFAULT_TEMPLATE, TextConfig};
+use crate::text::sentencepiece::{self, Kind, Piece};
+use crate::text::tokenizer_file::{Problem, TokenizerFile, Vocabulary, added_token, around};
+use crate::text::{Result, TextError};
 
+pub(crate) use pairs::{copied, pairs};
+
+/// How words are cut where no pattern is given.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// How contractions begin words in patterns.
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 /// Types of tokens, as numbered in a file.
@@ -88,6 +94,9 @@ pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Resul
     let path = || metadata.path().to_owned();
     let missing = || TextError::NoTokenizer { dir: path() };
     let kind = read(metadata, metadata.text("tokenizer.ggml.model"))?.ok_or_else(missing)?;
+    if matches!(kind, "none" | "no_vocab") {
+        return Err(missing());
+    }
     let pieces = pieces(metadata)?;
     let file = match kind {
         "gpt2" => byte_level(metadata, pieces, config),
@@ -221,7 +230,6 @@ struct Pre {
 impl Pre {
     /// The one with this name.
     fn named(name: &str) -> Option<Self> {
-        const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
         let words = |digits: &str| {
             format!(
                 r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -129,6 +129,6 @@ mod tests {
             ("window: Some(16)".into(), "window: None".into())
         );
         assert_eq!(of("A { x: 1.001, window: None, y: 2 }").0, "A { x: 1.0");
-        assert_eq!(of("A { x: 1.0, window: Some(16)").1, "window: Some(16)");
+        assert_eq!(of("A { x: 1.0, window: Some(16)"), ("y: 2 }".into(), "nothing".into()));
     }
 }

@@ -193,7 +193,6 @@ class Command(unittest.TestCase):
             self.assertEqual(typed(given), "`python benches/peers/side_by_side.py --ik-llama ik_llama.cpp`")
 
 
-@unittest.skipUnless(have("numpy"), "numpy is not installed")
 class Memory(unittest.TestCase):
     def test_sizes_are_read_as_moebius_reads_them_and_nonsense_is_not(self):
         sizes = {"1GiB": 1 << 30, "1.5 GB": 1_500_000_000, "300MiB": 300 << 20, "64KiB": 1 << 16}
@@ -219,6 +218,7 @@ class Memory(unittest.TestCase):
         self.assertEqual(shown(typed), "`python benches/peers/within_memory.py -n 8`")
 
 
+@unittest.skipUnless(have("numpy"), "numpy is not installed")
 class Models(unittest.TestCase):
     def shape(self, folder: str, kind: str, **changes: object):
         import gguf_model

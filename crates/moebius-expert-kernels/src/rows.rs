@@ -213,6 +213,8 @@ pub(crate) struct Block<'a> {
     pub(crate) rows: Range<usize>,
     /// `[words, rows]`
     pub(crate) words: &'a [i32],
+    /// Most panels that are multiplied with them together.
+    pub(crate) panels: usize,
 }
 
 impl RowBlocks {
@@ -269,7 +271,8 @@ impl RowBlocks {
     /// A block by number.
     pub(crate) fn block(&self, block: usize) -> Block<'_> {
         let rows = self.bounds[block]..self.bounds[block + 1];
-        Block { words: &self.words[rows.start * self.words_per_row..rows.end * self.words_per_row], rows }
+        let words = &self.words[rows.start * self.words_per_row..rows.end * self.words_per_row];
+        Block { words, rows, panels: self.form.panels() }
     }
 
     /// The first row of every block, and the end.

@@ -105,6 +105,8 @@ struct TileOp<'a, U, T> {
     /// `[words, height]`
     words: &'a [i32],
     height: usize,
+    /// Most panels that are multiplied together.
+    most_panels: usize,
     /// `[n_panels, height, 16]`, overwritten.
     sums: &'a mut [[f32; LANES]],
     tile: PhantomData<T>,
@@ -142,11 +144,12 @@ impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
         let units = panels.len() / n_panels;
         while !panels.is_empty() {
             let left = panels.len() / units;
-            let most = const { U::INPUTS.panels() };
-            let taken = if most >= 4 && fits(4) && left >= 4 {
+            let ever = const { U::INPUTS.panels() };
+            let most = left.min(self.most_panels);
+            let taken = if ever >= 4 && most >= 4 && fits(4) {
                 tile::<S, U, T, 4, R>(simd, panels, words, sums);
                 4
-            } else if most >= 2 && fits(2) && left >= 2 {
+            } else if ever >= 2 && most >= 2 && fits(2) {
                 tile::<S, U, T, 2, R>(simd, panels, words, sums);
                 2
             } else {
@@ -187,7 +190,14 @@ pub(crate) fn multiply_lanes<U: Lanes>(
     sums: &mut [[f32; LANES]],
 ) {
     let height = block.rows.len();
-    kernels.run(TileOp { panels, words: block.words, height, sums, tile: PhantomData::<ByLanes> });
+    kernels.run(TileOp {
+        panels,
+        words: block.words,
+        height,
+        most_panels: block.panels,
+        sums,
+        tile: PhantomData::<ByLanes>,
+    });
 }
 
 /// [`Unit::multiply`] for blocks of weights.
@@ -198,7 +208,14 @@ pub(crate) fn multiply_dots<U: Dot>(
     sums: &mut [[f32; LANES]],
 ) {
     let height = block.rows.len();
-    kernels.run(TileOp { panels, words: block.words, height, sums, tile: PhantomData::<ByDots> });
+    kernels.run(TileOp {
+        panels,
+        words: block.words,
+        height,
+        most_panels: block.panels,
+        sums,
+        tile: PhantomData::<ByDots>,
+    });
 }
 
 struct ShapeOp(Inputs);
@@ -224,9 +241,9 @@ impl Kernels {
     }
 
     /// Visits every tile of a task: chunks of blocks that stay in a cache, in each of them all panel groups, whose
-    /// weights stay in a nearer cache, with all blocks of the chunk. A group has as many panels as pay: blocks of
-    /// weights that are read once come from memory, and one run of it is read faster than several at a time; panels
-    /// that are read again by the next block of rows share the inputs.
+    /// weights stay in a nearer cache, with all blocks of the chunk. Weights that one block of rows reads come from
+    /// memory, and one run of it is read faster than several at a time or by turns: all panels are one group then, and
+    /// blocks of weights are multiplied panel by panel. Panels that the next block of rows reads again share the inputs.
     pub(crate) fn for_each_tile(
         &self,
         panels: Range<usize>,
@@ -240,15 +257,18 @@ impl Kernels {
             2 | 3 => 2,
             _ => 4,
         };
-        let group = match rows.form() {
-            Inputs::Blocks32 { .. } if blocks.len() == 1 => 1,
+        let read_once = blocks.len() == 1;
+        let together = match rows.form() {
+            Inputs::Blocks32 { .. } if read_once => 1,
             form => fit.min(form.panels()),
         };
+        let group = if read_once { panels.len().max(1) } else { together };
         let chunk = (CHUNK_BYTES / (tallest * rows.row_bytes())).max(1);
         for first_block in blocks.clone().step_by(chunk) {
             for first in panels.clone().step_by(group) {
                 for block in first_block..(first_block + chunk).min(blocks.end) {
-                    visit(first..(first + group).min(panels.end), rows.block(block));
+                    let block = Block { panels: together, ..rows.block(block) };
+                    visit(first..(first + group).min(panels.end), block);
                 }
             }
         }

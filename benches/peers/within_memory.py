@@ -77,7 +77,7 @@ def mebibytes(count: int) -> str:
 
 @contextmanager
 def reading_ahead(path: Path, kib: int | None) -> Iterator[str]:
-    """What the disk reads ahead, for now this many KiB if that is said."""
+    """What the disk reads ahead: within the block this many KiB, if that is said."""
     setting = read_ahead(path)
     if setting is None:
         if kib is not None:

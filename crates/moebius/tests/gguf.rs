@@ -5,7 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use moebius::{BackendOptions, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams, ScoreOptions};
+use moebius::{BackendOptions, Model, OpenOptions, ScoreOptions};
 use support::golden;
 
 /// The GGUF files, with the names of their goldens.
@@ -31,18 +31,7 @@ fn open(path: &Path) -> Model {
 #[test]
 fn greedy_text_is_that_of_the_checkpoint() {
     for (path, name) in files() {
-        let mut model = open(&path);
-        for (prompt, expected) in support::golden_prompts(&name) {
-            let options = GenerateOptions {
-                max_tokens: Some(expected.len()),
-                sampling: Some(SamplingParams::default()),
-                ignore_eos: true,
-                ..GenerateOptions::default()
-            };
-            let mut generation = model.generate(Prompt::Ids(&prompt), &options).unwrap();
-            generation.by_ref().for_each(|piece| drop(piece.unwrap()));
-            assert_eq!(generation.finish().tokens, expected, "{name}");
-        }
+        support::check_greedy_text(&mut open(&path), &name);
     }
 }
 

@@ -6,8 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use moebius::{
-    BackendOptions, ConvertOptions, Error, ErrorKind, GenerateOptions, HeldFormats, Model, OpenOptions,
-    Prompt, SamplingParams, ScoreOptions, convert,
+    BackendOptions, ConvertOptions, Error, ErrorKind, HeldFormats, Model, OpenOptions, ScoreOptions, convert,
 };
 use support::golden;
 
@@ -112,18 +111,7 @@ fn logits_of_a_written_file_have_the_bits_of_the_original() {
 fn greedy_text_of_a_written_file_is_that_of_the_original() {
     for name in WRITTEN {
         let dir = tempfile::tempdir().unwrap();
-        let mut model = open(&write(&golden(name), "f32", &dir), "");
-        for (prompt, expected) in support::golden_prompts(name) {
-            let options = GenerateOptions {
-                max_tokens: Some(expected.len()),
-                sampling: Some(SamplingParams::default()),
-                ignore_eos: true,
-                ..GenerateOptions::default()
-            };
-            let mut generation = model.generate(Prompt::Ids(&prompt), &options).unwrap();
-            generation.by_ref().for_each(|piece| drop(piece.unwrap()));
-            assert_eq!(generation.finish().tokens, expected, "{name}");
-        }
+        support::check_greedy_text(&mut open(&write(&golden(name), "f32", &dir), ""), name);
     }
 }
 

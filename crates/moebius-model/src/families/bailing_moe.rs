@@ -44,13 +44,11 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     };
     let stack = if second { second_stack(config, &base)? } else { first_stack(config, &base)? };
     check_shared(config, &stack)?;
+    let attention = UsualAttention::alike(attention, base.n_layers);
     Ok(Box::new(UsualDecoder {
-        stack,
-        attention: UsualAttention::alike(attention, base.n_layers),
         names: NAMES,
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }
 

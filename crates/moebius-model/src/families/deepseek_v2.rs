@@ -6,7 +6,7 @@
 
 use moebius_router::RouterConfig;
 
-use super::usual::{LayerNames, StackDefaults, UsualAttention, UsualDecoder};
+use super::usual::{StackDefaults, UsualAttention, UsualDecoder};
 use super::{Architecture, mtp_layers, routed_experts};
 use crate::config::Config;
 use crate::layers::{BaseConfig, Defaults, Keys, LatentConfig, MoeNames};
@@ -27,13 +27,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let mut stack = defaults.stack(config, &base, ("n_shared_experts", router(config)?))?;
     stack.names = MoeNames::USUAL;
     stack.bias = config.flag_or("mlp_bias", false)?;
+    let attention = UsualAttention::Latent(LatentConfig::read(config, &base, 1536)?);
     Ok(Box::new(UsualDecoder {
-        stack,
-        attention: UsualAttention::Latent(LatentConfig::read(config, &base, 1536)?),
-        names: LayerNames::USUAL,
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }
 

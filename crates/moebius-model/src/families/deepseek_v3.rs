@@ -23,13 +23,12 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     config.irrelevant(&["aux_loss_alpha", "ep_size", "seq_aux"]);
     let defaults =
         StackDefaults { first_dense: 3, shared: 1, groups: 8, keep: 4, renormalize: true, scale: 2.5 };
+    let attention = UsualAttention::Latent(LatentConfig::read(config, &base, 1536)?);
+    let stack = defaults.sigmoid(config, &base, "n_shared_experts")?;
     Ok(Box::new(UsualDecoder {
-        stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
-        attention: UsualAttention::Latent(LatentConfig::read(config, &base, 1536)?),
         // Kimi-K2.5 and Kimi-VL wrap the whole model.
         names: if config.text_part_of().is_some() { LayerNames::WRAPPED } else { LayerNames::USUAL },
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }

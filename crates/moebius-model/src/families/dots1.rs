@@ -5,7 +5,7 @@
 //! them, the first layers dense.
 //! Shapes: experts `gate, up: [moe_intermediate, hidden]`, `down: [hidden, moe_intermediate]`.
 
-use super::usual::{LayerNames, StackDefaults, UsualAttention, UsualDecoder, sliding_layers};
+use super::usual::{StackDefaults, UsualAttention, UsualDecoder, sliding_layers};
 use super::{Architecture, mtp_layers};
 use crate::Result;
 use crate::config::{Config, MAX_CONTEXT};
@@ -32,12 +32,9 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     let windowed = sliding_layers(config, base.n_layers, |layer| layer >= from)?;
     let defaults =
         StackDefaults { first_dense: 0, shared: 0, groups: 1, keep: 1, renormalize: false, scale: 1.0 };
+    let stack = defaults.sigmoid(config, &base, "n_shared_experts")?;
     Ok(Box::new(UsualDecoder {
-        stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
-        attention: UsualAttention::Heads { config: attention, windowed },
-        names: LayerNames::USUAL,
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, UsualAttention::Heads { config: attention, windowed }, stack)
     }))
 }

@@ -7,7 +7,7 @@
 use moebius_backend::Pairing;
 use moebius_router::{Renormalize, RouterConfig};
 
-use super::usual::{LayerNames, UsualAttention, UsualDecoder};
+use super::usual::{UsualAttention, UsualDecoder};
 use super::{Architecture, mtp_layers, shared_experts_or};
 use crate::config::{Config, MAX_EXPERTS, MAX_LAYERS};
 use crate::layers::{AttentionConfig, BaseConfig, Defaults, MoeNames, MoeStack, Vector};
@@ -43,13 +43,11 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         bias,
     };
     let attention = AttentionConfig { qkv_bias: bias, output_bias: bias, ..base.attention() };
+    let attention = UsualAttention::alike(attention, base.n_layers);
     Ok(Box::new(UsualDecoder {
-        stack,
-        attention: UsualAttention::alike(attention, base.n_layers),
-        names: LayerNames::USUAL,
         head_bias: bias,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }
 

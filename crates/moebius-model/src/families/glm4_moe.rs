@@ -4,7 +4,7 @@
 //! the first layers dense.
 //! Shapes: experts `gate, up: [moe_intermediate, hidden]`, `down: [hidden, moe_intermediate]`.
 
-use super::usual::{LayerNames, StackDefaults, UsualAttention, UsualDecoder};
+use super::usual::{StackDefaults, UsualAttention, UsualDecoder};
 use super::{Architecture, mtp_layers};
 use crate::Result;
 use crate::config::Config;
@@ -26,12 +26,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     };
     let defaults =
         StackDefaults { first_dense: 1, shared: 1, groups: 1, keep: 1, renormalize: true, scale: 1.0 };
+    let attention = UsualAttention::alike(attention, base.n_layers);
+    let stack = defaults.sigmoid(config, &base, "n_shared_experts")?;
     Ok(Box::new(UsualDecoder {
-        stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
-        attention: UsualAttention::alike(attention, base.n_layers),
-        names: LayerNames::USUAL,
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }

@@ -4,7 +4,7 @@
 //! them, the first layer dense.
 //! Shapes: experts `gate, up: [moe_intermediate, hidden]`, `down: [hidden, moe_intermediate]`.
 
-use super::usual::{LayerNames, StackDefaults, UsualAttention, UsualDecoder};
+use super::usual::{StackDefaults, UsualAttention, UsualDecoder};
 use super::{Architecture, mtp_layers};
 use crate::config::Config;
 use crate::layers::{BaseConfig, Defaults, Keys, LatentConfig};
@@ -27,12 +27,10 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     config.expect_text("topk_method", &["noaux_tc"])?;
     let defaults =
         StackDefaults { first_dense: 1, shared: 1, groups: 1, keep: 1, renormalize: true, scale: 1.8 };
+    let attention = UsualAttention::Latent(LatentConfig::read(config, &base, 768)?);
+    let stack = defaults.sigmoid(config, &base, "n_shared_experts")?;
     Ok(Box::new(UsualDecoder {
-        stack: defaults.sigmoid(config, &base, "n_shared_experts")?,
-        attention: UsualAttention::Latent(LatentConfig::read(config, &base, 768)?),
-        names: LayerNames::USUAL,
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }

@@ -39,13 +39,11 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         ..MoeStack::experts_alone(&base, config.width("intermediate_size")?, router)
     };
     let attention = AttentionConfig { qk_norm: QkNorm::Whole, ..base.attention() };
+    let attention = UsualAttention::alike(attention, base.n_layers);
     Ok(Box::new(UsualDecoder {
-        stack,
-        attention: UsualAttention::alike(attention, base.n_layers),
         names: NAMES,
-        head_bias: false,
         mtp_layers: mtp_layers(config)?,
-        base,
+        ..UsualDecoder::new(base, attention, stack)
     }))
 }
 

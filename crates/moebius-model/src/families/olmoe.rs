@@ -4,7 +4,7 @@
 //! normalised over the whole projection, then optionally clipped together with the values.
 //! Shapes: experts `gate, up: [intermediate, hidden]`, `down: [hidden, intermediate]`.
 
-use super::usual::{LayerNames, UsualAttention, UsualDecoder};
+use super::usual::{UsualAttention, UsualDecoder};
 use super::{Architecture, experts, softmax_router};
 use crate::Result;
 use crate::config::Config;
@@ -23,12 +23,7 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         output_bias: bias,
         ..base.attention()
     };
-    Ok(Box::new(UsualDecoder {
-        attention: UsualAttention::alike(attention, base.n_layers),
-        stack: MoeStack::experts_alone(&base, config.width("intermediate_size")?, router),
-        names: LayerNames::USUAL,
-        head_bias: false,
-        mtp_layers: 0,
-        base,
-    }))
+    let attention = UsualAttention::alike(attention, base.n_layers);
+    let stack = MoeStack::experts_alone(&base, config.width("intermediate_size")?, router);
+    Ok(Box::new(UsualDecoder::new(base, attention, stack)))
 }

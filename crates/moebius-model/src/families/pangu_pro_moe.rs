@@ -6,7 +6,7 @@
 
 use moebius_router::RouterConfig;
 
-use super::usual::{LayerNames, UsualAttention, UsualDecoder};
+use super::usual::{UsualAttention, UsualDecoder};
 use super::{Architecture, experts, sparse_layers};
 use crate::config::{Config, MAX_WIDTH};
 use crate::layers::{AttentionConfig, BaseConfig, Defaults, MoeNames, MoeStack, Shared, Vector};
@@ -41,12 +41,6 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
     };
     let bias = config.flag_or("attention_bias", true)?;
     let attention = AttentionConfig { qkv_bias: bias, output_bias: bias, ..base.attention() };
-    Ok(Box::new(UsualDecoder {
-        attention: UsualAttention::alike(attention, base.n_layers),
-        stack,
-        names: LayerNames::USUAL,
-        head_bias: false,
-        mtp_layers: 0,
-        base,
-    }))
+    let attention = UsualAttention::alike(attention, base.n_layers);
+    Ok(Box::new(UsualDecoder::new(base, attention, stack)))
 }

@@ -5,7 +5,7 @@
 //! as a rule not renormalised. Some layers may be dense.
 //! Shapes: experts `gate, up: [moe_intermediate, hidden]`, `down: [hidden, moe_intermediate]`.
 
-use super::usual::{LayerNames, UsualAttention, UsualDecoder, sliding_layers};
+use super::usual::{UsualAttention, UsualDecoder, sliding_layers};
 use super::{Architecture, experts, softmax_router, sparse_layers};
 use crate::config::{Config, MAX_CONTEXT};
 use crate::layers::{AttentionConfig, BaseConfig, Defaults, MoeStack, Shared};
@@ -29,14 +29,8 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         }),
         ..MoeStack::experts_alone(&base, config.width("moe_intermediate_size")?, router)
     };
-    Ok(Box::new(UsualDecoder {
-        attention: attention(config, &base)?,
-        stack,
-        names: LayerNames::USUAL,
-        head_bias: false,
-        mtp_layers: 0,
-        base,
-    }))
+    let attention = attention(config, &base)?;
+    Ok(Box::new(UsualDecoder::new(base, attention, stack)))
 }
 
 /// With `use_sliding_window`, the layers of `layer_types` have a window, or every second one below `max_window_layers`.

@@ -3,7 +3,7 @@
 //! Router: softmax over all experts, the `k` largest, renormalised in the released models. Some layers may
 //! be dense. Shapes: experts `gate, up: [moe_intermediate, hidden]`, `down: [hidden, moe_intermediate]`.
 
-use super::usual::{LayerNames, UsualAttention, UsualDecoder};
+use super::usual::{UsualAttention, UsualDecoder};
 use super::{Architecture, experts, softmax_router, sparse_layers};
 use crate::Result;
 use crate::config::{Config, MAX_CONTEXT};
@@ -38,12 +38,6 @@ pub(super) fn read(config: &Config) -> Result<Box<dyn Architecture>> {
         dense_intermediate: config.width("intermediate_size")?,
         ..MoeStack::experts_alone(&base, config.width("moe_intermediate_size")?, router)
     };
-    Ok(Box::new(UsualDecoder {
-        attention: UsualAttention::alike(attention, base.n_layers),
-        stack,
-        names: LayerNames::USUAL,
-        head_bias: false,
-        mtp_layers: 0,
-        base,
-    }))
+    let attention = UsualAttention::alike(attention, base.n_layers);
+    Ok(Box::new(UsualDecoder::new(base, attention, stack)))
 }

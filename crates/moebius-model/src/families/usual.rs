@@ -117,6 +117,11 @@ impl LayerNames {
 }
 
 impl UsualDecoder {
+    /// One whose tensors have the usual names, without a bias on its head or further layers.
+    pub(super) fn new(base: BaseConfig, attention: UsualAttention, stack: MoeStack) -> Self {
+        UsualDecoder { base, attention, stack, names: LayerNames::USUAL, head_bias: false, mtp_layers: 0 }
+    }
+
     fn layer(&self, loader: &Loader<'_>, layer: usize) -> Result<DecoderLayer> {
         let LayerNames { layers, attention, feed_forward, .. } = self.names;
         let prefix = format!("{layers}.{layer}");

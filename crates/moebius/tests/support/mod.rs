@@ -6,7 +6,7 @@ pub(crate) mod golden;
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
-use moebius::{BackendOptions, Error, Model, OpenOptions};
+use moebius::{BackendOptions, Error, GenerateOptions, Model, OpenOptions, Prompt, SamplingParams};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -45,6 +45,21 @@ pub(crate) fn golden_prompts(name: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
     };
     let prompts = golden["prompts"].as_array().unwrap();
     prompts.iter().map(|prompt| (ids(prompt, "input_ids"), ids(prompt, "continuation"))).collect()
+}
+
+/// Fails unless the model continues the prompts of a golden set as the reference does.
+pub(crate) fn check_greedy_text(model: &mut Model, name: &str) {
+    for (prompt, expected) in golden_prompts(name) {
+        let options = GenerateOptions {
+            max_tokens: Some(expected.len()),
+            sampling: Some(SamplingParams::default()),
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        let mut generation = model.generate(Prompt::Ids(&prompt), &options).unwrap();
+        generation.by_ref().for_each(|piece| drop(piece.unwrap()));
+        assert_eq!(generation.finish().tokens, expected, "{name}");
+    }
 }
 
 /// A directory of its own with the files of a golden model.

@@ -4,7 +4,8 @@
 //! and which its writer holds locked; the system frees the lock however the writer ends.
 //!
 //! Invariants: what stands at the target is whole; a directory is swept away only if a lock file with the right text lies
-//! beside it and nobody holds the lock, so that what lives, and what others made, stays.
+//! beside it and nobody holds the lock, so that what lives, and what others made, stays. A lock file without a word and
+//! without a directory goes as well: its writer ended before it could write either.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -117,10 +118,11 @@ fn sweep_one(lock_path: &Path) -> io::Result<u64> {
     lock.try_lock()?;
     let mut text = String::new();
     (&mut lock).take(MARK.len() as u64 + 1).read_to_string(&mut text)?;
-    if text != MARK {
+    let path = lock_path.with_extension("");
+    let barely_begun = text.is_empty() && path.symlink_metadata().is_err();
+    if text != MARK && !barely_begun {
         return Ok(0);
     }
-    let path = lock_path.with_extension("");
     let bytes = files_bytes(&path);
     match fs::remove_dir_all(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -257,6 +259,20 @@ mod tests {
         assert_eq!(names(dir.path()).len(), 4);
         assert_eq!(sweep_all(dir.path()), 5);
         assert_eq!(names(dir.path()), [".b.partial-1-0", ".b.partial-1-0.lock"]);
+    }
+
+    #[test]
+    fn a_lock_that_was_never_written_goes_unless_it_has_a_directory_or_a_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("a");
+        let lock_path = dir.path().join(".a.partial-1-0.lock");
+        let held = File::create(&lock_path).unwrap();
+        held.lock().unwrap();
+        assert_eq!((sweep_beside(&out), names(dir.path()).len()), (0, 1));
+        drop(held);
+        assert_eq!((sweep_beside(&out), names(dir.path()).len()), (0, 0));
+        leave(&out, "");
+        assert_eq!((sweep_beside(&out), names(dir.path()).len()), (0, 2));
     }
 
     #[test]

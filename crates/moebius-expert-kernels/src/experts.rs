@@ -14,13 +14,23 @@ use std::ops::Range;
 
 use crate::{
     Activation, KernelError, Kernels, PackedMatrix, Pool, WeightFormat,
-    arch::{LANES, disjoint::Grid},
+    arch::{
+        LANES,
+        disjoint::{Cell, Grid},
+    },
     error::{check_len, check_nonzero, rows_in},
-    matmul::{panels_of, panels_per_task},
+    matmul::panels_of,
     rows::{InputRows, RowBlocks},
+    shares::{Group, Shares},
     tile::placed,
     vector::{Activate, Glu},
 };
+
+/// Rows whose products take as long as reading the weights.
+const READING_COST: usize = 8;
+
+/// Numbers that one task adds to the outputs: enough that those of one token stay on the calling thread.
+const ADDS_PER_TASK: usize = 64 << 10;
 
 /// The packed weights of every expert of a layer.
 #[derive(Debug, Clone)]
@@ -220,7 +230,7 @@ impl Kernels {
         if rows.rows.is_empty() {
             return Ok(());
         }
-        let layer = Layer { kernels: *self, pool, bank, rows };
+        let layer = Layer::new(*self, pool, bank, rows);
         let inputs = InputRows::new(*self, pool, bank.format().inputs(), (hidden, x));
         let inputs = layer.blocks(&inputs, |pair| {
             let factor = if rows.weight_on_input { rows.weights[pair] } else { 1.0 };
@@ -241,30 +251,49 @@ struct Layer<'a> {
     pool: &'a Pool,
     bank: &'a PackedExperts,
     rows: &'a ExpertRows<'a>,
+    /// The experts with pairs.
+    busy: Vec<usize>,
+    /// The first pair of each of them, and the end.
+    bounds: Vec<usize>,
 }
 
-impl Layer<'_> {
-    /// Copies a row of inputs for every pair, grouped by expert.
+impl<'a> Layer<'a> {
+    fn new(kernels: Kernels, pool: &'a Pool, bank: &'a PackedExperts, rows: &'a ExpertRows<'a>) -> Self {
+        let busy: Vec<usize> =
+            (0..bank.n_experts()).filter(|&expert| rows.offsets[expert] < rows.offsets[expert + 1]).collect();
+        let bounds = busy.iter().map(|&expert| rows.offsets[expert]).chain([rows.rows.len()]).collect();
+        Self { kernels, pool, bank, rows, busy, bounds }
+    }
+
+    /// Copies a row of inputs for every pair, grouped by busy expert.
     fn blocks(&self, inputs: &InputRows<'_>, source: impl Fn(usize) -> (usize, f32) + Sync) -> RowBlocks {
-        RowBlocks::new(&self.kernels, self.pool, inputs, self.rows.offsets, source)
+        RowBlocks::new(&self.kernels, self.pool, inputs, &self.bounds, source)
+    }
+
+    /// Runs `task` with a part of every busy expert's panels of `values` `[pairs, width]` at a time: its place among
+    /// the busy ones, and the cell of its pairs and these panels.
+    fn for_each_part(&self, values: &mut [f32], width: usize, task: impl Fn(usize, Cell<'_>) + Sync) {
+        let panels = width.div_ceil(LANES);
+        let cost = |pairs: &[usize]| READING_COST + pairs[1] - pairs[0];
+        let shares =
+            Shares::new(self.pool, self.bounds.windows(2).map(|pairs| Group { panels, cost: cost(pairs) }));
+        let grid = Grid::new(values, width, self.bounds.clone(), LANES);
+        self.pool.for_each(shares.tasks(), |index| {
+            for (group, panels) in shares.panels(index) {
+                task(group, grid.take_run(group, panels));
+            }
+        });
     }
 
     /// Writes `act(gate x) * (up x)`, or `act(up x)`, for every pair: inner `[pairs, intermediate]`.
     fn gate_and_up(&self, inputs: &RowBlocks, inner: &mut [f32]) {
-        let (kernels, bank, offsets) = (self.kernels, self.bank, self.rows.offsets);
-        let columns = panels_per_task(self.pool, bank.intermediate().div_ceil(LANES)) * LANES;
-        let grid = Grid::new(inner, bank.intermediate(), offsets.to_vec(), columns);
-        // Experts without rows have cells without elements, which are no task.
-        let busy: Vec<usize> = (0..bank.n_experts()).filter(|&e| offsets[e] < offsets[e + 1]).collect();
-        self.pool.for_each(busy.len() * grid.cells_across(), |task| {
-            let expert = busy[task / grid.cells_across()];
-            let mut cell = grid.take(expert * grid.cells_across() + task % grid.cells_across());
-            let columns = cell.columns();
+        let (kernels, bank, activation) = (self.kernels, self.bank, self.bank.activation);
+        self.for_each_part(inner, bank.intermediate(), |group, mut cell| {
+            let (expert, columns) = (self.busy[group], cell.columns());
             let (mut sums, mut up) = (Vec::new(), Vec::new());
             let bias = |biases| bias_of(biases, expert, bank.intermediate());
             let (gate_bias, up_bias) = (bias(&bank.biases.gate), bias(&bank.biases.up));
-            let activation = bank.activation;
-            kernels.for_each_tile(panels_of(&columns), inputs, inputs.group(expert), |panels, block| {
+            kernels.for_each_tile(panels_of(&columns), inputs, inputs.group(group), |panels, block| {
                 if let Some(gate) = &bank.gate {
                     kernels.multiply(&gate[expert], &panels, &block, &mut sums);
                     kernels.multiply(&bank.up[expert], &panels, &block, &mut up);
@@ -286,25 +315,74 @@ impl Layer<'_> {
 
     /// Adds `down inner` of every pair to its token's row of `out`.
     fn down(&self, inner: &RowBlocks, out: &mut [f32]) {
-        let (kernels, bank, rows) = (self.kernels, self.bank, self.rows);
-        let tokens = out.len() / bank.hidden();
-        let columns = panels_per_task(self.pool, bank.hidden().div_ceil(LANES)) * LANES;
-        let grid = Grid::new(out, bank.hidden(), vec![0, tokens], columns);
+        let read_once = (0..self.busy.len()).all(|group| inner.group(group).len() == 1);
+        if read_once { self.down_by_experts(inner, out) } else { self.down_by_columns(inner, out) }
+    }
+
+    /// Multiplies expert by expert, whose matrices are long streams then, and adds up afterwards. That takes a row of
+    /// memory for every pair.
+    fn down_by_experts(&self, inner: &RowBlocks, out: &mut [f32]) {
+        let hidden = self.bank.hidden();
+        let mut products = vec![0.0; self.rows.rows.len() * hidden];
+        self.for_each_part(&mut products, hidden, |group, mut cell| {
+            let columns = cell.columns();
+            self.multiply_down(group, inner, &columns, |panel, pair, sum| {
+                let product = &mut cell.row(pair)[panel * LANES - columns.start..];
+                product.iter_mut().zip(sum).for_each(|(product, sum)| *product = *sum);
+            });
+        });
+        let columns = (ADDS_PER_TASK / self.rows.rows.len()).clamp(LANES, hidden.max(LANES));
+        let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], columns);
         self.pool.for_each(grid.cells(), |index| {
             let mut cell = grid.take(index);
             let columns = cell.columns();
-            let mut sums = Vec::new();
-            for (expert, down) in bank.down.iter().enumerate() {
-                kernels.for_each_tile(panels_of(&columns), inner, inner.group(expert), |panels, block| {
-                    kernels.multiply(down, &panels, &block, &mut sums);
-                    add_bias(&mut sums, &panels, bias_of(&bank.biases.down, expert, bank.hidden()));
-                    for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
-                        let factor = if rows.weight_on_input { 1.0 } else { rows.weights[pair] };
-                        let out = &mut cell.row(rows.rows[pair] as usize)[panel * LANES - columns.start..];
-                        out.iter_mut().zip(sum).for_each(|(out, sum)| *out += factor * sum);
-                    }
-                });
+            for (pair, product) in products.chunks_exact(hidden).enumerate() {
+                self.add(pair, &product[columns.clone()], &mut cell, 0);
             }
         });
+    }
+
+    /// Computes some columns of all experts at a time, and adds them at once.
+    fn down_by_columns(&self, inner: &RowBlocks, out: &mut [f32]) {
+        let hidden = self.bank.hidden();
+        let shares = Shares::new(self.pool, [Group { panels: hidden.div_ceil(LANES), cost: 1 }]);
+        let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], LANES);
+        self.pool.for_each(shares.tasks(), |index| {
+            for (_, panels) in shares.panels(index) {
+                let mut cell = grid.take_run(0, panels);
+                let columns = cell.columns();
+                for group in 0..self.busy.len() {
+                    self.multiply_down(group, inner, &columns, |panel, pair, sum| {
+                        self.add(pair, sum, &mut cell, panel * LANES - columns.start);
+                    });
+                }
+            }
+        });
+    }
+
+    /// Visits panel, pair and values of some columns of `down inner` of a busy expert's pairs.
+    fn multiply_down(
+        &self,
+        group: usize,
+        inner: &RowBlocks,
+        columns: &Range<usize>,
+        mut visit: impl FnMut(usize, usize, &[f32; LANES]),
+    ) {
+        let (kernels, bank, expert) = (self.kernels, self.bank, self.busy[group]);
+        let mut sums = Vec::new();
+        kernels.for_each_tile(panels_of(columns), inner, inner.group(group), |panels, block| {
+            kernels.multiply(&bank.down[expert], &panels, &block, &mut sums);
+            add_bias(&mut sums, &panels, bias_of(&bank.biases.down, expert, bank.hidden()));
+            for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
+                visit(panel, pair, sum);
+            }
+        });
+    }
+
+    /// Adds a pair's values to its token's row, from the cell's column `first` on.
+    fn add(&self, pair: usize, values: &[f32], cell: &mut Cell<'_>, first: usize) {
+        let factor = if self.rows.weight_on_input { 1.0 } else { self.rows.weights[pair] };
+        let out = &mut cell.row(self.rows.rows[pair] as usize)[first..];
+        out.iter_mut().zip(values).for_each(|(out, value)| *out += factor * value);
     }
 }

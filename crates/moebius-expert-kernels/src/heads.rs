@@ -12,10 +12,12 @@ use crate::{
     arch::{LANES, disjoint::Grid},
     error::{check_len, check_nonzero, rows_in},
     experts::check_alike,
-    matmul::panels_per_task,
     rows::{InputRows, RowBlocks},
     tile::placed,
 };
+
+/// Tasks for each thread, so that a slow one does not keep the others waiting for long.
+const TASKS_PER_THREAD: usize = 4;
 
 impl Kernels {
     /// Computes `out[t, h] = x[t, h] w[h]^T` for x `[tokens, heads, cols]` and out `[tokens, heads, rows]`, where
@@ -70,7 +72,7 @@ fn columns_per_task(pool: &Pool, heads: usize, rows: usize) -> usize {
         return rows;
     }
     let panels = rows / LANES;
-    let wanted = panels_per_task(pool, heads * panels);
+    let wanted = (heads * panels).div_ceil(pool.threads() * TASKS_PER_THREAD);
     let taken = (1..=wanted).rev().find(|&taken| panels.is_multiple_of(taken));
     taken.unwrap_or(1) * LANES
 }

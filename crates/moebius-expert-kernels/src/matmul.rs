@@ -7,17 +7,18 @@ use std::ops::Range;
 
 use crate::{
     KernelError, Kernels, PackedMatrix, Pool,
-    arch::{LANES, disjoint::Grid},
+    arch::{
+        LANES,
+        disjoint::{Cell, Grid},
+    },
     error::{check_len, rows_in},
     rows::{InputRows, RowBlocks},
+    shares::{Group, Shares},
     tile::placed,
 };
 
-/// Tasks for each thread, so that a slow one does not keep the others waiting for long.
-const TASKS_PER_THREAD: usize = 4;
-
-/// Panels in one task at most: neighbours are read as one stream.
-const MAX_PANELS_PER_TASK: usize = 16;
+/// Panels for each thread, counted once for every run of rows, that leave room for tasks of several lengths.
+const PANELS_PER_THREAD: usize = 16;
 
 /// One of several products that read the same input rows.
 #[derive(Debug)]
@@ -80,45 +81,45 @@ impl Kernels {
     /// Multiplies at least one row with matrices that read it in its form.
     fn multiply_each(&self, pool: &Pool, rows: &RowBlocks, products: Vec<Product<'_>>) {
         let panels = |product: &Product<'_>| product.weight.rows().div_ceil(LANES);
-        let per_task = panels_per_task(pool, products.iter().map(panels).sum());
-        let across: usize = products.iter().map(|product| panels(product).div_ceil(per_task)).sum();
-        let down = (pool.threads() * TASKS_PER_THREAD).div_ceil(across);
+        let across: usize = products.iter().map(panels).sum();
+        let down = (pool.threads() * PANELS_PER_THREAD).div_ceil(across);
         let (bounds, n_blocks) = (rows.bounds(), rows.group(0).len());
-        let blocks_per_task = n_blocks.div_ceil(down);
-        let mut row_bounds: Vec<usize> =
-            bounds[..n_blocks].iter().copied().step_by(blocks_per_task).collect();
+        let blocks_per_run = n_blocks.div_ceil(down);
+        let mut row_bounds: Vec<usize> = bounds[..n_blocks].iter().copied().step_by(blocks_per_run).collect();
         row_bounds.push(bounds[n_blocks]);
-        let mut n_tasks = 0;
+        let runs = row_bounds.len() - 1;
+        let groups = products.iter().flat_map(|product| {
+            let panels = panels(product);
+            row_bounds.windows(2).map(move |run| Group { panels, cost: run[1] - run[0] })
+        });
+        let shares = Shares::new(pool, groups);
         let parts: Vec<Part<'_>> = (products.into_iter())
             .map(|Product { weight, bias, out }| {
-                let grid = Grid::new(out, weight.rows(), row_bounds.clone(), per_task * LANES);
-                let first_task = n_tasks;
-                n_tasks += grid.cells();
-                Part { weight, bias, grid, first_task }
+                let grid = Grid::new(out, weight.rows(), row_bounds.clone(), LANES);
+                Part { weight, bias, grid }
             })
             .collect();
-        pool.for_each(n_tasks, |task| {
-            let part = &parts[parts.partition_point(|part| part.first_task <= task) - 1];
-            let cell = task - part.first_task;
-            let first_block = cell / part.grid.cells_across() * blocks_per_task;
-            let blocks = first_block..(first_block + blocks_per_task).min(n_blocks);
-            part.multiply(self, rows, blocks, cell);
+        pool.for_each(shares.tasks(), |task| {
+            for (group, panels) in shares.panels(task) {
+                let (part, run) = (&parts[group / runs], group % runs);
+                let first_block = run * blocks_per_run;
+                let blocks = first_block..(first_block + blocks_per_run).min(n_blocks);
+                part.multiply(self, rows, blocks, part.grid.take_run(run, panels));
+            }
         });
     }
 }
 
-/// A product with its outputs cut into tasks, which are numbered over all products.
+/// A product with its outputs cut into panels and runs of rows.
 struct Part<'a> {
     weight: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     grid: Grid<'a>,
-    first_task: usize,
 }
 
 impl Part<'_> {
     /// Writes a cell of the outputs: some blocks of rows by some panels.
-    fn multiply(&self, kernels: &Kernels, rows: &RowBlocks, blocks: Range<usize>, cell: usize) {
-        let mut cell = self.grid.take(cell);
+    fn multiply(&self, kernels: &Kernels, rows: &RowBlocks, blocks: Range<usize>, mut cell: Cell<'_>) {
         let columns = cell.columns();
         let mut sums = Vec::new();
         kernels.for_each_tile(panels_of(&columns), rows, blocks, |panels, block| {
@@ -136,11 +137,6 @@ impl Part<'_> {
             }
         });
     }
-}
-
-/// How many neighbouring panels one task takes, out of `n_panels`.
-pub(crate) fn panels_per_task(pool: &Pool, n_panels: usize) -> usize {
-    n_panels.div_ceil(pool.threads() * TASKS_PER_THREAD).min(MAX_PANELS_PER_TASK)
 }
 
 /// The panels of a run of columns that starts with a panel.

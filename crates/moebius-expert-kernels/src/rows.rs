@@ -107,8 +107,15 @@ impl<'a> InputRows<'a> {
                 }
             }
             Values::Words(words) => {
-                for (step, word) in steps.zip(&words[range]) {
-                    step[at] = *word;
+                if height == 1 {
+                    block.copy_from_slice(&words[range]);
+                } else {
+                    for (step, word) in steps.zip(&words[range]) {
+                        step[at] = *word;
+                    }
+                }
+                if factor == 1.0 {
+                    return;
                 }
                 let (_, step_words) = self.form.step();
                 for step in block.chunks_exact_mut(height * step_words) {

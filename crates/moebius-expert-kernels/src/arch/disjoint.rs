@@ -63,14 +63,25 @@ impl<'a> Grid<'a> {
     /// # Panics
     /// If the cell was taken before: two tasks would write the same elements.
     pub(crate) fn take(&self, cell: usize) -> Cell<'_> {
-        assert!(!self.taken[cell].swap(true, Ordering::Relaxed), "cell {cell} is taken twice");
         let (down, across) = (cell / self.cells_across(), cell % self.cells_across());
-        let first_column = across * self.column_step;
+        self.take_run(down, across..across + 1)
+    }
+
+    /// Takes neighbours of one run of rows as one cell.
+    ///
+    /// # Panics
+    /// As [`Grid::take`], or if there are none.
+    pub(crate) fn take_run(&self, down: usize, across: Range<usize>) -> Cell<'_> {
+        assert!(!across.is_empty() && across.end <= self.cells_across(), "the cells lie within the grid");
+        for cell in across.clone() {
+            let cell = down * self.cells_across() + cell;
+            assert!(!self.taken[cell].swap(true, Ordering::Relaxed), "cell {cell} is taken twice");
+        }
         Cell {
             start: self.start,
             row_len: self.row_len,
             rows: self.row_bounds[down]..self.row_bounds[down + 1],
-            columns: first_column..(first_column + self.column_step).min(self.row_len),
+            columns: across.start * self.column_step..(across.end * self.column_step).min(self.row_len),
             grid: PhantomData,
         }
     }

@@ -19,7 +19,7 @@ use std::ops::Range;
 use self::tile::{Finish, Join, OneChunk, ROWS, Rows, SCORES, Softmax, Tile};
 use crate::{
     KernelError, Kernels, Pool,
-    arch::disjoint::{Cell, Grid},
+    arch::disjoint::{Cell, Cells, Grid},
     error::{check_len, check_nonzero, rows_in},
 };
 
@@ -126,11 +126,12 @@ impl Kernels {
         }
         let tiles = Tiles::new(inputs, shape, tokens);
         let row_bounds = (0..tokens).step_by(tiles.tokens).chain([tokens]).collect();
-        let grid = Grid::new(out, shape.heads * shape.value_dim, row_bounds, tiles.heads * shape.value_dim);
-        if grid.cells() >= TILES_PER_THREAD * pool.threads() {
+        let grid = Grid::new(out, shape.heads * shape.value_dim, row_bounds, tiles.heads * shape.value_dim)
+            .by_number();
+        if grid.len() >= TILES_PER_THREAD * pool.threads() {
             // Late tiles see most keys, so they begin.
-            pool.for_each(grid.cells(), |index| {
-                let cell = grid.take(grid.cells() - 1 - index);
+            pool.for_each(grid.len(), |index| {
+                let cell = grid.take(grid.len() - 1 - index);
                 self.attend_in_order(&tiles.tile(&cell), cell, shape.value_dim);
             });
         } else {
@@ -156,9 +157,9 @@ impl Kernels {
     }
 
     /// Every chunk of every tile is a task, for there are fewer tiles than threads want; then chunks are joined.
-    fn attend_by_chunks(&self, pool: &Pool, tiles: &Tiles<'_>, grid: &Grid<'_>) -> Result<(), KernelError> {
+    fn attend_by_chunks(&self, pool: &Pool, tiles: &Tiles<'_>, grid: &Cells<'_>) -> Result<(), KernelError> {
         let width = tiles.shape.value_dim;
-        let cells: Vec<_> = (0..grid.cells()).map(|index| grid.take(index)).collect();
+        let cells: Vec<_> = (0..grid.len()).map(|index| grid.take(index)).collect();
         let all: Vec<_> = cells.iter().map(|cell| tiles.tile(cell)).collect();
         let chunks: Vec<_> = all
             .iter()
@@ -173,7 +174,7 @@ impl Kernels {
         let bytes = total.saturating_mul(size_of::<f32>());
         numbers.try_reserve_exact(total).map_err(|_| KernelError::OutOfMemory { bytes })?;
         numbers.resize(total, 0.0);
-        let partial = Grid::new(&mut numbers, len, (0..=chunks.len()).collect(), len);
+        let partial = Grid::new(&mut numbers, len, (0..=chunks.len()).collect(), len).by_number();
         pool.for_each(chunks.len(), |index| {
             let (tile, chunk) = chunks[index];
             let (tile, rows) = (&all[tile], all[tile].queries.len());

@@ -16,7 +16,7 @@ use crate::{
     Activation, KernelError, Kernels, PackedMatrix, Pool, WeightFormat,
     arch::{
         LANES,
-        disjoint::{Cell, Grid},
+        disjoint::{Cell, Grid, for_each_share},
     },
     error::{check_len, check_nonzero, rows_in},
     matmul::panels_of,
@@ -278,11 +278,7 @@ impl<'a> Layer<'a> {
         let shares =
             Shares::new(self.pool, self.bounds.windows(2).map(|pairs| Group { panels, cost: cost(pairs) }));
         let grid = Grid::new(values, width, self.bounds.clone(), LANES);
-        self.pool.for_each(shares.tasks(), |index| {
-            for (group, panels) in shares.panels(index) {
-                task(group, grid.take_run(group, panels));
-            }
-        });
+        for_each_share(self.pool, &shares, &mut [grid], task);
     }
 
     /// Writes `act(gate x) * (up x)`, or `act(up x)`, for every pair: inner `[pairs, intermediate]`.
@@ -331,9 +327,9 @@ impl<'a> Layer<'a> {
                 product.iter_mut().zip(sum).for_each(|(product, sum)| *product = *sum);
             });
         });
-        let columns = (ADDS_PER_TASK / self.rows.rows.len()).clamp(LANES, hidden.max(LANES));
-        let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], columns);
-        self.pool.for_each(grid.cells(), |index| {
+        let panels = (ADDS_PER_TASK / self.rows.rows.len()).clamp(LANES, hidden.max(LANES)) / LANES;
+        let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], panels * LANES).by_number();
+        self.pool.for_each(grid.len(), |index| {
             let mut cell = grid.take(index);
             let columns = cell.columns();
             for (pair, product) in products.chunks_exact(hidden).enumerate() {
@@ -347,15 +343,12 @@ impl<'a> Layer<'a> {
         let hidden = self.bank.hidden();
         let shares = Shares::new(self.pool, [Group { panels: hidden.div_ceil(LANES), cost: 1 }]);
         let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], LANES);
-        self.pool.for_each(shares.tasks(), |index| {
-            for (_, panels) in shares.panels(index) {
-                let mut cell = grid.take_run(0, panels);
-                let columns = cell.columns();
-                for group in 0..self.busy.len() {
-                    self.multiply_down(group, inner, &columns, |panel, pair, sum| {
-                        self.add(pair, sum, &mut cell, panel * LANES - columns.start);
-                    });
-                }
+        for_each_share(self.pool, &shares, &mut [grid], |_, mut cell| {
+            let columns = cell.columns();
+            for group in 0..self.busy.len() {
+                self.multiply_down(group, inner, &columns, |panel, pair, sum| {
+                    self.add(pair, sum, &mut cell, panel * LANES - columns.start);
+                });
             }
         });
     }

@@ -48,8 +48,8 @@ impl Kernels {
         let source = |row: usize| (row % tokens * heads + row / tokens, 1.0);
         let blocks = RowBlocks::new(self, pool, &inputs, &offsets, source);
         let columns = columns_per_task(pool, heads, rows);
-        let grid = Grid::new(out, heads * rows, vec![0, tokens], columns);
-        pool.for_each(grid.cells(), |index| {
+        let grid = Grid::new(out, heads * rows, vec![0, tokens], columns).by_number();
+        pool.for_each(grid.len(), |index| {
             let mut cell = grid.take(index);
             let (head, first) = (cell.columns().start / rows, cell.columns().start % rows);
             let panels = first / LANES..(first + cell.columns().len()).div_ceil(LANES);

@@ -9,7 +9,7 @@ use crate::{
     KernelError, Kernels, PackedMatrix, Pool,
     arch::{
         LANES,
-        disjoint::{Cell, Grid},
+        disjoint::{Cell, Grid, for_each_share},
     },
     error::{check_len, rows_in},
     rows::{InputRows, RowBlocks},
@@ -93,41 +93,34 @@ impl Kernels {
             row_bounds.windows(2).map(move |run| Group { panels, cost: run[1] - run[0] })
         });
         let shares = Shares::new(pool, groups);
-        let parts: Vec<Part<'_>> = (products.into_iter())
+        let (parts, mut grids): (Vec<_>, Vec<_>) = (products.into_iter())
             .map(|Product { weight, bias, out }| {
-                let grid = Grid::new(out, weight.rows(), row_bounds.clone(), LANES);
-                Part { weight, bias, grid }
+                ((weight, bias), Grid::new(out, weight.rows(), row_bounds.clone(), LANES))
             })
-            .collect();
-        pool.for_each(shares.tasks(), |task| {
-            for (group, panels) in shares.panels(task) {
-                let (part, run) = (&parts[group / runs], group % runs);
-                let first_block = run * blocks_per_run;
-                let blocks = first_block..(first_block + blocks_per_run).min(n_blocks);
-                part.multiply(self, rows, blocks, part.grid.take_run(run, panels));
-            }
+            .unzip();
+        for_each_share(pool, &shares, &mut grids, |group, cell| {
+            let first_block = group % runs * blocks_per_run;
+            let blocks = first_block..(first_block + blocks_per_run).min(n_blocks);
+            self.multiply_part(parts[group / runs], rows, blocks, cell);
         });
     }
-}
 
-/// A product with its outputs cut into panels and runs of rows.
-struct Part<'a> {
-    weight: &'a PackedMatrix,
-    bias: Option<&'a [f32]>,
-    grid: Grid<'a>,
-}
-
-impl Part<'_> {
-    /// Writes a cell of the outputs: some blocks of rows by some panels.
-    fn multiply(&self, kernels: &Kernels, rows: &RowBlocks, blocks: Range<usize>, mut cell: Cell<'_>) {
+    /// Writes a cell of the outputs of a matrix: some blocks of rows by some panels.
+    fn multiply_part(
+        &self,
+        (weight, bias): (&PackedMatrix, Option<&[f32]>),
+        rows: &RowBlocks,
+        blocks: Range<usize>,
+        mut cell: Cell<'_>,
+    ) {
         let columns = cell.columns();
         let mut sums = Vec::new();
-        kernels.for_each_tile(panels_of(&columns), rows, blocks, |panels, block| {
-            kernels.multiply(self.weight, &panels, &block, &mut sums);
+        self.for_each_tile(panels_of(&columns), rows, blocks, |panels, block| {
+            self.multiply(weight, &panels, &block, &mut sums);
             for (panel, row, sum) in placed(&sums, panels, &block.rows) {
                 let first = panel * LANES;
                 let out = &mut cell.row(row)[first - columns.start..];
-                match self.bias {
+                match bias {
                     None => out.iter_mut().zip(sum).for_each(|(out, sum)| *out = *sum),
                     Some(bias) => {
                         let biased = sum.iter().zip(&bias[first..]).map(|(sum, bias)| sum + bias);

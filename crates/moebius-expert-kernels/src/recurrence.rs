@@ -113,7 +113,7 @@ fn for_heads(
 ) {
     let heads_per_task = (VALUES_PER_TASK / per_head).max(1);
     let row_len = states.len() / per_head * width;
-    let grid = Grid::new(out, row_len, vec![0, tokens], heads_per_task * width);
+    let grid = Grid::new(out, row_len, vec![0, tokens], heads_per_task * width).by_number();
     pool.for_each_chunk(states, heads_per_task * per_head, |index, states| {
         task(index * heads_per_task, states, grid.take(index));
     });

@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use crate::Pool;
 
-/// How many more tasks than threads would finish what is left, if they were as long as the next one.
-const TASKS_LEFT_PER_THREAD: usize = 2;
+/// The part of what is left that goes to the threads as one task each. A thread that is half as fast as the others is done
+/// with its task when they are done with the rest.
+const SHARED_AT_ONCE: (usize, usize) = (2, 3);
 
 /// Panels in a row that are multiplied before their sums are used, so that the sums stay in the nearest cache.
 const MAX_PANELS: usize = 64;
@@ -34,22 +35,31 @@ impl Shares {
     pub(crate) fn new(pool: &Pool, groups: impl IntoIterator<Item = Group>) -> Self {
         let groups: Vec<Group> = groups.into_iter().collect();
         let mut left: usize = groups.iter().map(|group| group.panels * group.cost).sum();
-        let wanted = |left: usize| left.div_ceil(pool.threads() * TASKS_LEFT_PER_THREAD);
         let (mut firsts, mut bounds) = (vec![0], vec![0]);
-        let (mut panel, mut task) = (0, wanted(left));
+        let (mut panel, mut task, mut equal) = (0, 0, 0);
+        let mut wanted = 0;
         for Group { panels, cost } in groups {
             let end = panel + panels;
             while panel < end {
+                if task == 0 {
+                    if equal == 0 {
+                        equal = pool.threads();
+                        wanted = (left * SHARED_AT_ONCE.0).div_ceil(equal * SHARED_AT_ONCE.1);
+                    }
+                    (equal, task) = (equal - 1, wanted);
+                }
                 let taken = task.div_ceil(cost).clamp(1, end - panel);
                 panel += taken;
                 left -= taken * cost;
                 task = task.saturating_sub(taken * cost);
                 if task == 0 {
                     bounds.push(panel);
-                    task = wanted(left);
                 }
             }
             firsts.push(end);
+        }
+        if bounds.last() != Some(&panel) {
+            bounds.push(panel);
         }
         Self { firsts, bounds }
     }
@@ -100,7 +110,7 @@ mod tests {
     fn tasks_begin_long_and_end_with_one_panel() {
         let shares = Shares::new(&Pool::new(2).unwrap(), [Group { panels: 64, cost: 3 }; 8]);
         let lens: Vec<usize> = shares.bounds.windows(2).map(|task| task[1] - task[0]).collect();
-        assert_eq!(lens[0], 128);
+        assert_eq!(lens[..2], [171, 171]);
         assert!(lens.is_sorted_by(|a, b| a >= b), "{lens:?}");
         assert_eq!(lens.last(), Some(&1));
     }

@@ -1,7 +1,7 @@
 //! Writing to one buffer from several tasks, each to its own part.
 //!
-//! Both helpers are safe to call: that parts do not overlap follows from how they are numbered, and that no
-//! part is handed out twice is checked at run time.
+//! All helpers are safe to call: that parts do not overlap follows from how they are numbered, and that no part is
+//! handed out twice is checked at run time, or follows from the pool's running every task once.
 
 use std::{
     marker::PhantomData,
@@ -12,22 +12,21 @@ use std::{
 };
 
 use super::pages::prefer_large_pages;
-use crate::{KernelError, Pool};
+use crate::{KernelError, Pool, shares::Shares};
 
-/// A row-major matrix cut into cells: runs of rows by runs of columns. Each cell can be taken once.
+/// A row-major matrix cut into cells: runs of rows by runs of columns.
 ///
-/// Invariants: `row_bounds` ascends within the rows, so cells with different numbers share no element.
+/// Invariants: `row_bounds` ascends within the rows, so cells of different places share no element.
 pub(crate) struct Grid<'a> {
     start: *mut f32,
     row_len: usize,
     row_bounds: Vec<usize>,
     column_step: usize,
-    taken: Box<[AtomicBool]>,
     buffer: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the pointer comes from an exclusive borrow that lives as long as the grid, and `take` hands every
-// element to at most one cell, so threads never reach the same element.
+// SAFETY: the pointer comes from an exclusive borrow that lives as long as the grid, and whoever asks for a cell sees
+// to it that no element is in two that live at one time, so threads never reach the same element.
 unsafe impl Sync for Grid<'_> {}
 
 impl<'a> Grid<'a> {
@@ -43,18 +42,73 @@ impl<'a> Grid<'a> {
         assert!(row_bounds.is_sorted(), "row bounds ascend");
         let rows = buffer.len() / row_len;
         assert!(row_bounds.last().is_some_and(|&end| end <= rows), "row bounds lie within the buffer");
-        let cells = (row_bounds.len() - 1) * row_len.div_ceil(column_step);
-        let taken = (0..cells).map(|_| AtomicBool::new(false)).collect();
-        Self { start: buffer.as_mut_ptr(), row_len, row_bounds, column_step, taken, buffer: PhantomData }
+        Self { start: buffer.as_mut_ptr(), row_len, row_bounds, column_step, buffer: PhantomData }
     }
 
-    /// How many cells lie side by side.
-    pub(crate) fn cells_across(&self) -> usize {
+    /// The same, whose cells are taken by number.
+    pub(crate) fn by_number(self) -> Cells<'a> {
+        let cells = self.down() * self.across();
+        Cells { grid: self, taken: (0..cells).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    fn down(&self) -> usize {
+        self.row_bounds.len() - 1
+    }
+
+    fn across(&self) -> usize {
         self.row_len.div_ceil(self.column_step)
     }
 
-    /// How many cells there are; they are numbered row by row.
-    pub(crate) fn cells(&self) -> usize {
+    /// Neighbours of one run of rows as one cell.
+    ///
+    /// # Safety
+    /// No other cell with one of its elements exists as long as this one does.
+    unsafe fn cell(&self, down: usize, across: Range<usize>) -> Cell<'_> {
+        assert!(across.end <= self.across(), "the cells lie within the grid");
+        Cell {
+            start: self.start,
+            row_len: self.row_len,
+            rows: self.row_bounds[down]..self.row_bounds[down + 1],
+            columns: across.start * self.column_step..(across.end * self.column_step).min(self.row_len),
+            grid: PhantomData,
+        }
+    }
+}
+
+/// Runs `task` for all panels of `shares`, whose groups are the runs of rows of the grids, grid after grid, and whose
+/// panels are the cells side by side: with the number of the group and the cell of some of its panels.
+///
+/// # Panics
+/// If the grids have other numbers of runs of rows, or fewer cells side by side than a group has panels.
+pub(crate) fn for_each_share(
+    pool: &Pool,
+    shares: &Shares,
+    grids: &mut [Grid<'_>],
+    task: impl Fn(usize, Cell<'_>) + Sync,
+) {
+    let grids = &*grids;
+    let down = grids.first().map_or(1, Grid::down);
+    assert!(grids.iter().all(|grid| grid.down() == down), "the grids have equally many runs of rows");
+    pool.for_each(shares.tasks(), |index| {
+        for (group, panels) in shares.panels(index) {
+            // SAFETY: shares give every panel of a group to one task and to no other (its invariant), the pool runs
+            // each task once, a group is one run of rows of one grid, and the exclusive borrow of the grids leaves no
+            // other cell of them.
+            let cell = unsafe { grids[group / down].cell(group % down, panels) };
+            task(group, cell);
+        }
+    });
+}
+
+/// A grid whose cells are numbered row by row; each can be taken once.
+pub(crate) struct Cells<'a> {
+    grid: Grid<'a>,
+    taken: Box<[AtomicBool]>,
+}
+
+impl Cells<'_> {
+    /// How many cells there are.
+    pub(crate) fn len(&self) -> usize {
         self.taken.len()
     }
 
@@ -63,27 +117,10 @@ impl<'a> Grid<'a> {
     /// # Panics
     /// If the cell was taken before: two tasks would write the same elements.
     pub(crate) fn take(&self, cell: usize) -> Cell<'_> {
-        let (down, across) = (cell / self.cells_across(), cell % self.cells_across());
-        self.take_run(down, across..across + 1)
-    }
-
-    /// Takes neighbours of one run of rows as one cell.
-    ///
-    /// # Panics
-    /// As [`Grid::take`], or if there are none.
-    pub(crate) fn take_run(&self, down: usize, across: Range<usize>) -> Cell<'_> {
-        assert!(!across.is_empty() && across.end <= self.cells_across(), "the cells lie within the grid");
-        for cell in across.clone() {
-            let cell = down * self.cells_across() + cell;
-            assert!(!self.taken[cell].swap(true, Ordering::Relaxed), "cell {cell} is taken twice");
-        }
-        Cell {
-            start: self.start,
-            row_len: self.row_len,
-            rows: self.row_bounds[down]..self.row_bounds[down + 1],
-            columns: across.start * self.column_step..(across.end * self.column_step).min(self.row_len),
-            grid: PhantomData,
-        }
+        assert!(!self.taken[cell].swap(true, Ordering::Relaxed), "cell {cell} is taken twice");
+        let (down, across) = (cell / self.grid.across(), cell % self.grid.across());
+        // SAFETY: every cell is handed out once, and cells of different numbers share no element.
+        unsafe { self.grid.cell(down, across..across + 1) }
     }
 }
 
@@ -110,8 +147,8 @@ impl Cell<'_> {
     /// The cell's part of a row, which is counted in the whole matrix.
     pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(self.rows.contains(&row), "row {row} lies outside the cell");
-        // SAFETY: row and columns lie within the borrowed buffer (checked by `new` and above), the cell was
-        // taken once, so no other cell holds these elements, and `&mut self` keeps slices of this one apart.
+        // SAFETY: row and columns lie within the borrowed buffer (checked by `new` and above), no other cell holds
+        // these elements (whoever made this one saw to it), and `&mut self` keeps slices of this one apart.
         unsafe {
             let first = self.start.add(row * self.row_len + self.columns.start);
             slice::from_raw_parts_mut(first, self.columns.len())

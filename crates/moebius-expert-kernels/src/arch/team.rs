@@ -40,11 +40,14 @@ pub(crate) struct Team {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// What a worker reads and writes on its way into a job comes first and lies in one cache line, which takes part of a
+/// microsecond from core to core.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Shared {
     state: AtomicU64,
-    job: UnsafeCell<Job>,
     next_task: AtomicUsize,
+    job: UnsafeCell<Job>,
     ending: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleep: Mutex<()>,
@@ -76,8 +79,8 @@ impl Team {
     pub(crate) fn start(workers: usize) -> Result<Self, KernelError> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { n_tasks: 0, task: &|_| {} }),
             next_task: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { n_tasks: 0, task: &|_| {} }),
             ending: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleep: Mutex::new(()),

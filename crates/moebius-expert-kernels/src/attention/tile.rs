@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::together;
 use crate::{
-    arch::{LANES, Op, Simd},
+    arch::{CACHE_LINE, LANES, Op, Simd},
     vector::exp_row,
     vector::lanes::{exp, load_padded, reduce_max, store_part},
 };
@@ -34,6 +34,12 @@ pub(super) const SCORES: usize = ROWS * CHUNK;
 /// Values that are added to one row after another while they are in the nearest cache.
 const VALUES: usize = 32;
 
+/// How far ahead keys are asked for: the last of a small page asks for some of the next.
+const KEYS_AHEAD: usize = 8;
+
+/// Numbers of a cache line.
+const LINE: usize = CACHE_LINE / size_of::<f32>();
+
 /// Rows of one width, each `stride` after the one before.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
@@ -49,6 +55,18 @@ impl<'a> Rows<'a> {
     }
 }
 
+impl Rows<'_> {
+    /// Asks for some rows before they are read.
+    #[inline(always)]
+    fn fetch<S: Simd>(&self, simd: S, rows: Range<usize>) {
+        for row in rows {
+            for line in self.row(row).chunks(LINE) {
+                simd.prefetch(line.as_ptr().cast());
+            }
+        }
+    }
+}
+
 /// Up to [`ROWS`] query rows, each with the positions that it sees, and what is there.
 pub(super) struct Tile<'a> {
     pub(super) queries: Vec<(&'a [f32], Range<usize>)>,
@@ -57,6 +75,8 @@ pub(super) struct Tile<'a> {
     /// For each of the tile's heads, or none. Heads vary fastest among the queries.
     pub(super) sinks: &'a [f32],
     pub(super) scale: f32,
+    /// The end of the positions that some row sees.
+    pub(super) end: usize,
 }
 
 impl Tile<'_> {
@@ -73,12 +93,19 @@ impl Tile<'_> {
         intersection(&self.queries[row].1, &(chunk * CHUNK..(chunk + 1) * CHUNK))
     }
 
-    /// Keys of one chunk by fours, with the places of their scores; the last is repeated where there are fewer.
+    /// Keys of one chunk by fours, with the places of their scores; the last is repeated where there are fewer. Keys
+    /// further on and the values of these come nearer meanwhile.
     #[inline(always)]
-    fn fours(&self, keys: &Range<usize>) -> impl Iterator<Item = ([&[f32]; 4], Range<usize>)> {
+    fn fours<S: Simd>(
+        &self,
+        simd: S,
+        keys: &Range<usize>,
+    ) -> impl Iterator<Item = ([&[f32]; 4], Range<usize>)> {
         let Range { start, end } = *keys;
         (start..end).step_by(4).map(move |key| {
-            let four = std::array::from_fn(|i| self.keys.row((key + i).min(end - 1)));
+            self.keys.fetch(simd, key + KEYS_AHEAD..(key + KEYS_AHEAD + 4).min(self.end));
+            self.values.fetch(simd, key..end.min(key + 4));
+            let four = [key, key + 1, key + 2, key + 3].map(|key| self.keys.row(key.min(end - 1)));
             let first = key % CHUNK;
             (four, first..first + (end - key).min(4))
         })
@@ -160,20 +187,7 @@ impl Op for OneChunk<'_, '_> {
         for (row, sums) in softmax.sums.chunks_exact_mut(softmax.width).enumerate() {
             add_alone(simd, tile, beside(&seen(row), &common)[0].clone(), |key| scores[row][key], sums);
         }
-        for keys in by_values(&common) {
-            let values = Values { rows: tile.values, keys };
-            for (pair, sums) in softmax.sums.chunks_mut(2 * softmax.width).enumerate() {
-                if sums.len() == softmax.width {
-                    values.add::<S, 1, 4>(simd, |key| [scores[2 * pair][key]], sums);
-                } else {
-                    values.add::<S, 2, 2>(
-                        simd,
-                        |key| [scores[2 * pair][key], scores[2 * pair + 1][key]],
-                        sums,
-                    );
-                }
-            }
-        }
+        add_common(simd, tile, &common, |key, row| scores[row][key], softmax);
         for (row, sums) in softmax.sums.chunks_exact_mut(softmax.width).enumerate() {
             add_alone(simd, tile, beside(&seen(row), &common)[1].clone(), |key| scores[row][key], sums);
         }
@@ -261,18 +275,16 @@ pub(super) fn beside(seen: &Range<usize>, common: &Range<usize>) -> [Range<usize
 #[inline(always)]
 fn score_together<S: Simd>(simd: S, tile: &Tile<'_>, common: &Range<usize>, scores: &mut [[f32; CHUNK]]) {
     let query = |row: usize| tile.queries[row].0;
-    for (keys, here) in tile.fours(common) {
+    for (keys, here) in tile.fours(simd, common) {
         let (pairs, last) = scores.as_chunks_mut::<2>();
         for (pair, [first, second]) in pairs.iter_mut().enumerate() {
-            let [a, b] = [query(2 * pair), query(2 * pair + 1)];
-            let [a0, a1, b0, b1] = dots(simd, [(a, keys[0]), (a, keys[1]), (b, keys[0]), (b, keys[1])]);
-            let [a2, a3, b2, b3] = dots(simd, [(a, keys[2]), (a, keys[3]), (b, keys[2]), (b, keys[3])]);
-            store_scores(tile.scale, [a0, a1, a2, a3], &mut first[here.clone()]);
-            store_scores(tile.scale, [b0, b1, b2, b3], &mut second[here.clone()]);
+            let [a, b] = dots(simd, &[query(2 * pair), query(2 * pair + 1)], &keys);
+            store_scores(tile.scale, a, &mut first[here.clone()]);
+            store_scores(tile.scale, b, &mut second[here.clone()]);
         }
         if let [last] = last {
-            let row = tile.queries.len() - 1;
-            store_scores(tile.scale, dots(simd, keys.map(|key| (query(row), key))), &mut last[here]);
+            let [dots] = dots(simd, &[query(tile.queries.len() - 1)], &keys);
+            store_scores(tile.scale, dots, &mut last[here]);
         }
     }
 }
@@ -286,9 +298,9 @@ fn score_alone<S: Simd>(
     keys: &Range<usize>,
     scores: &mut [f32; CHUNK],
 ) {
-    let query = tile.queries[row].0;
-    for (keys, here) in tile.fours(keys) {
-        store_scores(tile.scale, dots(simd, keys.map(|key| (query, key))), &mut scores[here]);
+    for (keys, here) in tile.fours(simd, keys) {
+        let [dots] = dots(simd, &[tile.queries[row].0], &keys);
+        store_scores(tile.scale, dots, &mut scores[here]);
     }
 }
 
@@ -299,18 +311,70 @@ fn store_scores(scale: f32, dots: [f32; 4], scores: &mut [f32]) {
     }
 }
 
-/// Four dot products of rows of one length.
+/// The dot products of some queries with four keys, all of one length.
 #[inline(always)]
-fn dots<S: Simd>(simd: S, pairs: [(&[f32], &[f32]); 4]) -> [f32; 4] {
-    let len = pairs[0].0.len();
-    let mut sums = [simd.splat(0.0); 4];
+fn dots<S: Simd, const R: usize>(simd: S, queries: &[&[f32]; R], keys: &[&[f32]; 4]) -> [[f32; 4]; R] {
+    let sums = if 4 * R > S::ACCUMULATORS {
+        let [a, b, c, d] = *keys;
+        let (first, second) = (products(simd, queries, &[a, b]), products(simd, queries, &[c, d]));
+        let mut sums = [[simd.splat(0.0); 4]; R];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            *sums = [first[row][0], first[row][1], second[row][0], second[row][1]];
+        }
+        sums
+    } else {
+        products(simd, queries, keys)
+    };
+    let mut out = [[0.0; 4]; R];
+    for (out, sums) in out.iter_mut().zip(sums) {
+        *out = simd.sum_lanes(sums);
+    }
+    out
+}
+
+/// The lanes of the dot products of some queries with some keys.
+#[inline(always)]
+fn products<S: Simd, const R: usize, const K: usize>(
+    simd: S,
+    queries: &[&[f32]; R],
+    keys: &[&[f32]; K],
+) -> [[S::V; K]; R] {
+    let len = keys[0].len();
+    let mut sums = [[simd.splat(0.0); K]; R];
     for at in (0..len).step_by(LANES) {
-        let end = len.min(at + LANES);
-        for (sum, (a, b)) in sums.iter_mut().zip(&pairs) {
-            *sum = simd.fma(load_padded(simd, &a[at..end], 0.0), load_padded(simd, &b[at..end], 0.0), *sum);
+        let here = at..len.min(at + LANES);
+        let mut columns = [simd.splat(0.0); K];
+        for (columns, key) in columns.iter_mut().zip(keys) {
+            *columns = load_padded(simd, &key[here.clone()], 0.0);
+        }
+        for (sums, query) in sums.iter_mut().zip(queries) {
+            let query = load_padded(simd, &query[here.clone()], 0.0);
+            for (sum, columns) in sums.iter_mut().zip(columns) {
+                *sum = simd.fma(query, columns, *sum);
+            }
         }
     }
-    simd.sum_lanes(sums)
+    sums
+}
+
+/// Adds the values of keys that all rows see to their sums; `weight` is asked with a key's place in its chunk and a row.
+#[inline(always)]
+pub(super) fn add_common<S: Simd>(
+    simd: S,
+    tile: &Tile<'_>,
+    keys: &Range<usize>,
+    weight: impl Fn(usize, usize) -> f32,
+    softmax: &mut Softmax<'_>,
+) {
+    // As many as stay in the nearest cache.
+    for first in keys.clone().step_by(VALUES) {
+        let values = Values { rows: tile.values, keys: first..keys.end.min(first + VALUES) };
+        if S::ACCUMULATORS < 16 {
+            values.add_rows::<S, 2, 2>(simd, &weight, softmax.sums);
+        } else {
+            values.add_rows::<S, 4, 4>(simd, &weight, softmax.sums);
+        }
+    }
 }
 
 /// Adds to a row's sums the values of keys that it sees without the others; `weight` is asked with places in a chunk.
@@ -322,13 +386,7 @@ pub(super) fn add_alone<S: Simd>(
     weight: impl Fn(usize) -> f32,
     sums: &mut [f32],
 ) {
-    Values { rows: tile.values, keys }.add::<S, 1, 4>(simd, |key| [weight(key)], sums);
-}
-
-/// Runs of keys whose values stay in the nearest cache.
-pub(super) fn by_values(keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let end = keys.end;
-    keys.clone().step_by(VALUES).map(move |first| first..end.min(first + VALUES))
+    Values { rows: tile.values, keys }.add::<S, 1, 4>(simd, |key, _| weight(key), sums);
 }
 
 /// The values of some keys of one chunk.
@@ -338,13 +396,35 @@ pub(super) struct Values<'a> {
 }
 
 impl Values<'_> {
-    /// Adds them, each times its weight, to `R` rows of sums, in groups of `16 G` columns. `weights` is asked with a
-    /// key's place in its chunk.
+    /// Adds them, each times its weight, to all rows of sums, `R` rows and `16 G` columns at a time.
+    #[inline(always)]
+    fn add_rows<S: Simd, const R: usize, const G: usize>(
+        &self,
+        simd: S,
+        weight: impl Fn(usize, usize) -> f32,
+        sums: &mut [f32],
+    ) {
+        let width = self.rows.width;
+        let mut row = 0;
+        for sums in sums.chunks_mut(R * width) {
+            if sums.len() == R * width {
+                self.add::<S, R, G>(simd, |key, of| weight(key, row + of), sums);
+            } else {
+                for (of, sums) in sums.chunks_exact_mut(width).enumerate() {
+                    self.add::<S, 1, 4>(simd, |key, _| weight(key, row + of), sums);
+                }
+            }
+            row += R;
+        }
+    }
+
+    /// Adds them, each times its weight, to `R` rows of sums, in groups of `16 G` columns. `weight` is asked with a
+    /// key's place in its chunk and a row.
     #[inline(always)]
     pub(super) fn add<S: Simd, const R: usize, const G: usize>(
         &self,
         simd: S,
-        weights: impl Fn(usize) -> [f32; R],
+        weight: impl Fn(usize, usize) -> f32,
         sums: &mut [f32],
     ) {
         if self.keys.is_empty() {
@@ -353,11 +433,11 @@ impl Values<'_> {
         let width = self.rows.width;
         let mut column = 0;
         while column + G * LANES <= width {
-            self.add_columns::<S, R, G>(simd, &weights, sums, column..column + G * LANES);
+            self.add_columns::<S, R, G>(simd, &weight, sums, column..column + G * LANES);
             column += G * LANES;
         }
         while column < width {
-            self.add_columns::<S, R, 1>(simd, &weights, sums, column..width.min(column + LANES));
+            self.add_columns::<S, R, 1>(simd, &weight, sums, column..width.min(column + LANES));
             column += LANES;
         }
     }
@@ -366,7 +446,7 @@ impl Values<'_> {
     fn add_columns<S: Simd, const R: usize, const G: usize>(
         &self,
         simd: S,
-        weights: &impl Fn(usize) -> [f32; R],
+        weight: &impl Fn(usize, usize) -> f32,
         sums: &mut [f32],
         columns: Range<usize>,
     ) {
@@ -377,8 +457,8 @@ impl Values<'_> {
         let mut values = [simd.splat(0.0); G];
         for key in self.keys.clone() {
             load_groups(simd, &self.rows.row(key)[columns.clone()], &mut values);
-            for (totals, weight) in totals.iter_mut().zip(weights(key % CHUNK)) {
-                let weight = simd.splat(weight);
+            for (row, totals) in totals.iter_mut().enumerate() {
+                let weight = simd.splat(weight(key % CHUNK, row));
                 for (total, value) in totals.iter_mut().zip(values) {
                     *total = simd.fma(weight, value, *total);
                 }

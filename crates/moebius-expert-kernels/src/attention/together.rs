@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::tile::{CHUNK, ROWS, Softmax, Tile, Values, add_alone, beside, by_values};
+use super::tile::{CHUNK, ROWS, Softmax, Tile, add_alone, add_common, beside};
 use crate::{
     arch::{LANES, Simd},
     vector::lanes::exp,
@@ -150,36 +150,8 @@ fn add<S: Simd>(
     for (row, sums) in softmax.sums.chunks_exact_mut(width).enumerate() {
         add_alone(simd, tile, alone(row, 0), |key| weights[key][row], sums);
     }
-    for keys in by_values(common) {
-        let values = Values { rows: tile.values, keys };
-        if S::ACCUMULATORS < 16 {
-            add_rows::<S, 2, 2>(simd, &values, weights, softmax.sums);
-        } else {
-            add_rows::<S, 4, 4>(simd, &values, weights, softmax.sums);
-        }
-    }
+    add_common(simd, tile, common, |key, row| weights[key][row], softmax);
     for (row, sums) in softmax.sums.chunks_exact_mut(width).enumerate() {
         add_alone(simd, tile, alone(row, 1), |key| weights[key][row], sums);
-    }
-}
-
-/// Adds the weighted values of keys that all rows see, to `R` rows and `16 G` columns at a time.
-#[inline(always)]
-fn add_rows<S: Simd, const R: usize, const G: usize>(
-    simd: S,
-    values: &Values<'_>,
-    weights: &[[f32; LANES]],
-    sums: &mut [f32],
-) {
-    let width = values.rows.width;
-    for (group, sums) in sums.chunks_mut(R * width).enumerate() {
-        if sums.len() == R * width {
-            let of = |key: usize| weights[key].as_chunks::<R>().0[group];
-            values.add::<S, R, G>(simd, of, sums);
-        } else {
-            for (row, sums) in (group * R..).zip(sums.chunks_exact_mut(width)) {
-                values.add::<S, 1, 4>(simd, |key| [weights[key][row]], sums);
-            }
-        }
     }
 }

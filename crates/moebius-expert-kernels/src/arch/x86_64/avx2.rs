@@ -167,10 +167,12 @@ where
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn sum_halves(v: [[__m256; 2]; 4]) -> [f32; 4] {
-    let [a, b, c, d] = v.map(|[low, high]| {
+    let mut quarters = [_mm_setzero_ps(); 4];
+    for (quarter, [low, high]) in quarters.iter_mut().zip(v) {
         let eight = _mm256_add_ps(low, high);
-        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight))
-    });
+        *quarter = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    }
+    let [a, b, c, d] = quarters;
     let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
     let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
     let sums = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));

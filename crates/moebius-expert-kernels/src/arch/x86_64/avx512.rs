@@ -113,10 +113,15 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn sum_lanes(self, v: [Self::V; 4]) -> [f32; 4] {
-        with_token!(super::avx2::sum_halves(v.map(|v| {
-            let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v));
-            [_mm512_castps512_ps256(v), _mm256_castpd_ps(high)]
-        })))
+        with_token!({
+            // A loop, since a closure with these features would not be inlined.
+            let mut halves = [[_mm256_setzero_ps(); 2]; 4];
+            for (halves, v) in halves.iter_mut().zip(v) {
+                let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v));
+                *halves = [_mm512_castps512_ps256(v), _mm256_castpd_ps(high)];
+            }
+            super::avx2::sum_halves(halves)
+        })
     }
     #[inline(always)]
     fn widen_exponents(self, exponents: &[u8; LANES]) -> Self::V {

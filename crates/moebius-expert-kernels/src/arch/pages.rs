@@ -7,6 +7,10 @@ use std::mem::MaybeUninit;
 #[cfg(target_os = "linux")]
 const LARGE_PAGE: usize = 2 << 20;
 
+/// Larger buffers get pages of their own.
+#[cfg(target_os = "linux")]
+const LARGEST_IN_HEAP: usize = 32 << 20;
+
 /// A multiple of the small pages of every machine.
 #[cfg(target_os = "linux")]
 const SMALL_PAGES: usize = 64 << 10;
@@ -25,13 +29,15 @@ pub(crate) fn prefer_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
         fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
     }
 
-    let first = memory.as_mut_ptr().cast::<u8>();
-    let skipped = first.align_offset(SMALL_PAGES);
-    let length = size_of_val(memory).saturating_sub(skipped) / SMALL_PAGES * SMALL_PAGES;
-    if length >= LARGE_PAGE {
-        // SAFETY: the range lies within `memory` and starts with a page; the advice changes no contents, and its
-        // failure, which the result would tell, leaves everything as it was.
-        unsafe { madvise(first.wrapping_add(skipped).cast(), length, MADV_HUGEPAGE) };
+    let (first, length) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
+    if length >= SMALL_PAGES {
+        // What lies beside `memory` in the heap, and is allocated behind it next, is often of the same kind; alone, small
+        // buffers would have no large page, and the heap's own notes behind a buffer would take a small one.
+        let before = first.addr() % LARGE_PAGE;
+        let length = (before + length + LARGEST_IN_HEAP).next_multiple_of(LARGE_PAGE);
+        // SAFETY: the range starts with a page; the advice changes no contents, whoever they belong to, and its failure,
+        // which the result would tell, leaves everything as it was.
+        unsafe { madvise(first.wrapping_sub(before).cast(), length, MADV_HUGEPAGE) };
     }
 }
 
@@ -51,14 +57,16 @@ pub fn keep_freed_memory() {
         /// Free memory above which the heap's end is given back to the system.
         const TRIM_THRESHOLD: (c_int, c_int) = (-1, 256 << 20);
         /// Sizes from which on buffers get pages of their own, which are given back with them: the most there is.
-        const MMAP_THRESHOLD: (c_int, c_int) = (-3, 32 << 20);
+        const MMAP_THRESHOLD: (c_int, c_int) = (-3, LARGEST_IN_HEAP as c_int);
+        /// What the heap grows by beyond what is asked for, so that large pages fit into it.
+        const TOP_PAD: (c_int, c_int) = (-2, 2 * LARGEST_IN_HEAP as c_int);
 
         // SAFETY: the declaration is that of the GNU C library, which the standard library links on this target.
         unsafe extern "C" {
             fn mallopt(parameter: c_int, value: c_int) -> c_int;
         }
 
-        for (parameter, value) in [TRIM_THRESHOLD, MMAP_THRESHOLD] {
+        for (parameter, value) in [TRIM_THRESHOLD, MMAP_THRESHOLD, TOP_PAD] {
             // SAFETY: the call takes two numbers and may be made at any time; a refusal changes nothing.
             unsafe { mallopt(parameter, value) };
         }

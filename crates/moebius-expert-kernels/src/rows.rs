@@ -275,11 +275,11 @@ impl RowBlocks {
         self.groups[group]..self.groups[group + 1]
     }
 
-    /// A block by number.
-    pub(crate) fn block(&self, block: usize) -> Block<'_> {
+    /// A block by number, which so many panels are multiplied with together.
+    pub(crate) fn block(&self, block: usize, panels: usize) -> Block<'_> {
         let rows = self.bounds[block]..self.bounds[block + 1];
         let words = &self.words[rows.start * self.words_per_row..rows.end * self.words_per_row];
-        Block { words, rows, panels: self.form.panels() }
+        Block { words, rows, panels }
     }
 
     /// The first row of every block, and the end.

@@ -251,7 +251,8 @@ impl Kernels {
         blocks: Range<usize>,
         mut visit: impl FnMut(Range<usize>, Block<'_>),
     ) {
-        let tallest = blocks.clone().map(|block| rows.block(block).rows.len()).max().unwrap_or(1);
+        let bounds = &rows.bounds()[blocks.start..=blocks.end];
+        let tallest = bounds.windows(2).map(|block| block[1] - block[0]).max().unwrap_or(1);
         let fit = match self.tile(rows.form()).accumulators / tallest {
             0 | 1 => 1,
             2 | 3 => 2,
@@ -267,8 +268,7 @@ impl Kernels {
         for first_block in blocks.clone().step_by(chunk) {
             for first in panels.clone().step_by(group) {
                 for block in first_block..(first_block + chunk).min(blocks.end) {
-                    let block = Block { panels: together, ..rows.block(block) };
-                    visit(first..(first + group).min(panels.end), block);
+                    visit(first..(first + group).min(panels.end), rows.block(block, together));
                 }
             }
         }

@@ -194,6 +194,7 @@ fn copies_into_shared_memory_that_nobody_waits_for_do_not_arrive() {
     let arrived = run(1, 4096).expect("it runs");
     assert_eq!(arrived[..4], [4.0, 0.0, 12.0, 8.0]);
     assert!(run(0, 4096).expect("it runs").iter().all(|value| value.is_nan()));
-    let error = run(1, 2048).expect_err("the room is too small").to_string();
-    assert!(error.contains("4096 bytes of shared memory where the launch has 2048"), "{error}");
+    let Err(Error::Kernel(error)) = run(1, 2048) else { panic!("the room is too small") };
+    let text = error.to_string();
+    assert!(text.contains("4096 bytes of shared memory where the launch has 2048"), "{text}");
 }

@@ -234,7 +234,6 @@ mod tests {
         let counted = waits.clone();
         meter.wait_before_laps(move || {
             counted.fetch_add(1, Relaxed);
-            std::thread::sleep(Duration::from_millis(2));
         });
         meter.begin_laps();
         meter.lap(Stage::Experts);
@@ -243,7 +242,6 @@ mod tests {
         meter.begin_laps();
         meter.lap(Stage::Experts);
         assert_eq!(waits.load(Relaxed), 2);
-        assert!(meter.stage_times().of(Stage::Experts) >= Duration::from_millis(2));
     }
 
     #[test]

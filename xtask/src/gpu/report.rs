@@ -64,7 +64,7 @@ impl Report {
         }
         text += &format!(
             "\n## Kernels as compiled\n\nWith {}: registers of a thread, bytes of a thread that did not fit into \
-             them, bytes of shared memory of a block. Blocks of wide\nkernels get theirs with the launch, 66 to 144 KiB, \
+             them, bytes of shared memory of a block.\nBlocks of wide kernels get theirs with the launch, 66 to 144 KiB, \
              which is not counted here.\n\n| kernel |",
             self.toolkit
         );

@@ -1,7 +1,8 @@
-"""One layer of experts on a GPU: moebius beside the experts of transformers, on one device in one run.
+"""One layer of experts on a GPU: moebius beside the experts of transformers and of candle, on one device in one run.
 
-Weights are bf16 on both sides and look random; so do inputs and choices, which are uniform. transformers rounds
-activations to bf16, moebius keeps them in f32, so moebius computes more for the same layer. What the device can do at the
+Weights are bf16 on all sides and look random; so do inputs and choices, which are uniform. transformers and candle round
+activations to bf16, moebius keeps them in f32, so moebius computes more for the same layer; a second row of moebius rounds
+them too. What the device can do at the
 most is measured beside them: copying memory, and multiplying large matrices of bf16.
 """
 
@@ -73,14 +74,26 @@ def compared(name: str, shape: Shape, tokens: int, seconds: dict[str, float], pe
     return rows
 
 
-def moebius(program: str, shape: Shape, tokens: list[int], arguments) -> dict[int, float]:
+def moebius(program: str, shape: Shape, tokens: list[int], arguments, more: tuple[str, ...] = ()) -> dict[int, float]:
     """Median seconds of each batch."""
     command = [program, "bench", "layer", "--backend", "cuda", "--device", str(arguments.device), "--format", "bf16"]
     command += ["--hidden", str(shape.hidden), "--ffn", str(shape.ffn), "--experts", str(shape.experts)]
     command += ["-k", str(shape.top_k), "--tokens", ",".join(map(str, tokens))]
-    command += ["-r", str(arguments.repetitions), "--no-progress", "-o", "json"]
+    command += ["-r", str(arguments.repetitions), "--no-progress", "-o", "json", *more]
     rows = json.loads(output(command, "moebius"))
     return {row["tokens"]: row["sparse_ms"] * 1e-3 for row in rows}
+
+
+def candle(program: str, shape: Shape, tokens: list[int], arguments) -> dict[int, float]:
+    """Median seconds of each batch in candle's fused experts."""
+    sizes = (shape.hidden, shape.ffn, shape.experts, shape.top_k, ",".join(map(str, tokens)))
+    command = [program, *map(str, sizes), str(arguments.repetitions), str(arguments.device)]
+    return candle_seconds(output(command, "candle_experts"))
+
+
+def candle_seconds(text: str) -> dict[int, float]:
+    """What `candle_experts` printed."""
+    return {int(tokens): float(seconds) for tokens, seconds in map(str.split, text.splitlines())}
 
 
 def timed(torch, run, repetitions: int) -> float:
@@ -141,6 +154,7 @@ def transformers_seconds(torch, shape: Shape, tokens: int, repetitions: int) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moebius", default="target/release/moebius", help="built with --features cuda")
+    parser.add_argument("--candle", default="target/release/candle_experts", help="built with --features cuda")
     parser.add_argument("--shape", default=",".join(SHAPES), help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--tokens", default="1,16,512,2048")
     parser.add_argument("-r", "--repetitions", type=int, default=20)
@@ -162,8 +176,11 @@ def main() -> int:
             raise Failure(f"there is no shape `{name}`", f"use some of {', '.join(SHAPES)}")
         shape = Shape(*SHAPES[name])
         own = moebius(arguments.moebius, shape, tokens, arguments)
+        rounded = moebius(arguments.moebius, shape, tokens, arguments, ("--bf16-activations",))
+        fused = candle(arguments.candle, shape, tokens, arguments)
         for batch in tokens:
-            seconds = {"moebius": own[batch]} | transformers_seconds(torch, shape, batch, arguments.repetitions)
+            seconds = {"moebius": own[batch], "moebius, rounded": rounded[batch], "candle fused": fused[batch]}
+            seconds |= transformers_seconds(torch, shape, batch, arguments.repetitions)
             rows += compared(name, shape, batch, seconds, most)
     print(table(rows))
     return 0

@@ -319,6 +319,9 @@ class OnAGpu(unittest.TestCase):
         self.assertAlmostEqual(peer["ratio"], 3.0)
         self.assertIn("| olmoe-1b-7b | 1 | transformers eager | 3000.0 | 17% | 3% | 3.00x |", gpu.table([own, peer]))
 
+    def test_what_candle_prints_is_seconds_by_batch(self):
+        self.assertEqual(gpu.candle_seconds("1 0.00025\n512 0.003\n"), {1: 0.00025, 512: 0.003})
+
     @unittest.skipIf(have("torch"), "torch is installed")
     def test_without_torch_the_hint_says_what_to_install(self):
         done = subprocess.run([sys.executable, HERE / "gpu.py"], capture_output=True, text=True)

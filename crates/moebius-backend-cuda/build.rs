@@ -6,7 +6,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Files that are modules of their own.
-const MODULES: [&str; 5] = ["attention", "products", "recurrence", "routing", "small"];
+const MODULES: [&str; 4] = ["attention", "recurrence", "routing", "small"];
+
+/// Formats of weights, each of which is a module: what its kernels are called, and what it is called in them.
+const FORMATS: [(&str, &str); 12] = [
+    ("f32", "F32"),
+    ("f16", "F16"),
+    ("bf16", "Bf16"),
+    ("q8_0", "Q8_0"),
+    ("q4_0", "Q4_0"),
+    ("q4_k", "Q4K"),
+    ("q5_k", "Q5K"),
+    ("q6_k", "Q6K"),
+    ("q5_1", "Q5_1"),
+    ("mxfp4", "Mxfp4"),
+    ("iq4_xs", "Iq4Xs"),
+    ("q2_k", "Q2K"),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
@@ -17,7 +33,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .opt_level(3)
+        .opt_level(1)
         .file("kernels/emulator.cpp")
         // The kernels round every product and sum, as nvcc is told to; fused ones are spelled.
         .flag("-ffp-contract=off")
@@ -33,11 +49,20 @@ fn compile_for_gpu() {
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to build"));
     link_the_runtime(&out);
-    for module in MODULES {
-        let source = Path::new("kernels").join(module).with_extension("cu");
+    let files =
+        MODULES.map(|module| (module, Path::new("kernels").join(module).with_extension("cu"), vec![]));
+    let of_formats = FORMATS.map(|(name, kind)| {
+        let mut defined = vec![format!("-DFORMAT={name}"), format!("-DFORMAT_TYPE={kind}")];
+        if name == "f32" {
+            defined.push("-DFORMAT_IS_PLAIN".into());
+        }
+        (name, PathBuf::from("kernels/one_format.cuh"), defined)
+    });
+    for (module, source, defined) in files.into_iter().chain(of_formats) {
         let mut nvcc = Command::new(nvcc());
-        nvcc.args(["-std=c++17", "-ptx", "-fmad=false"]).arg(format!("-arch=compute_{capability}"));
-        nvcc.arg("-o").arg(out.join(module).with_extension("ptx")).arg(&source);
+        nvcc.args(["-std=c++17", "-ptx", "-fmad=false", "-x", "cu"])
+            .arg(format!("-arch=compute_{capability}"));
+        nvcc.args(defined).arg("-o").arg(out.join(module).with_extension("ptx")).arg(&source);
         let status = nvcc.status().unwrap_or_else(|error| {
             panic!(
                 "`nvcc` does not start: {error}; the feature `cuda` needs a CUDA toolkit (set `CUDA_HOME`)"

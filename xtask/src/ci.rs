@@ -16,7 +16,7 @@ pub(crate) const TEST_COMMAND: &str = "cargo test --workspace";
 
 /// Runs the kernels of the CUDA backend thread by thread.
 const EMULATED_COMMAND: &str =
-    "test --workspace --features moebius/emulated,moebius/nvml --test emulated --test routing";
+    "test --workspace --features moebius/emulated,moebius/nvml --test emulated --test routing --test wide";
 
 type Run = fn(&Path) -> Result<(), Failure>;
 

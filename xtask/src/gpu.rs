@@ -32,8 +32,10 @@ const ON_A_GPU: [(&str, &str); 4] = [
     ),
 ];
 
-/// The comparison with transformers, after the program was built for the benchmarks.
+/// The comparison with transformers and candle, after the program was built for the benchmarks.
 const PEERS: [&str; 2] = ["python3", "benches/peers/gpu.py"];
+/// What times candle's experts there.
+const CANDLE: &str = "build --release -p moebius-benches --features cuda --bin candle_experts";
 
 /// Compiles, runs what can be run, writes the report.
 ///
@@ -168,13 +170,16 @@ fn sanitizer(root: &Path, tool: &str) -> Result<Outcome, String> {
     Ok(Outcome::new(&title, &format!("{runner} (cargo {line})"), result))
 }
 
-/// The experts of transformers on the same device, or why they were not measured.
+/// The experts of transformers and of candle on the same device, or why they were not measured.
 fn peers(root: &Path) -> Result<Outcome, String> {
-    let (title, [python, script]) = ("Beside transformers", PEERS);
+    let (title, [python, script]) = ("Beside transformers and candle", PEERS);
     if !starts(Command::new(python).args(["-c", "import torch, transformers"])) {
         return Err(format!("{title}: `{python}` has no torch and transformers"));
     }
-    println!("==> {title}");
+    let built = on_gpu(root, title, CANDLE);
+    if !built.passed {
+        return Ok(built);
+    }
     let result = output(Command::new(python).arg(script).current_dir(root));
     Ok(Outcome::new(title, &PEERS.join(" "), result.map_err(|failure| failure.hint)))
 }

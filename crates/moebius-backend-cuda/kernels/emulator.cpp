@@ -7,6 +7,7 @@
 
 #include "target.cuh"
 
+#include <algorithm>
 #include <csetjmp>
 #include <cstdarg>
 #include <cstdio>
@@ -14,12 +15,14 @@
 #include <memory>
 #include <string>
 #include <ucontext.h>
+#include <vector>
 
 #include "attention.cu"
 #include "products.cu"
 #include "recurrence.cu"
 #include "routing.cu"
 #include "small.cu"
+#include "wide.cu"
 
 // Kernels with mistakes, for tests of what notices them.
 KERNEL(emulator_test_barrier, Mem<const float>, Mem<float>, Size threads) {
@@ -38,6 +41,18 @@ KERNEL(emulator_test_race, Mem<const float>, Mem<float> out, Size threads) {
     }
 }
 
+WIDE_KERNEL(emulator_test_copy, Mem<const float> x, Mem<float> out, Size waits) {
+    const Room room = room_of(WIDE_THREADS * 16);
+    copy_later(room, 16 * threadIdx.x, x, 4 * threadIdx.x, threadIdx.x > 0);
+    if (waits) {
+        wait_for_copies();
+    }
+    __syncthreads();
+    out[threadIdx.x] = load<float>(readable(room), 16 * (threadIdx.x ^ 1));
+    __syncthreads();
+    wait_for_copies();
+}
+
 namespace emulator {
 
 thread_local Dim thread_index, block_index, block_dim, grid_dim;
@@ -47,6 +62,12 @@ namespace {
 constexpr std::size_t STACK_BYTES = 128 << 10;
 
 enum class State { Ready, InWarp, AtBarrier, Done };
+
+// Sixteen bytes on their way into the room; zeros if they come from nowhere.
+struct Copy {
+    unsigned char *to;
+    const void *from;
+};
 
 // What a lane brings to an operation of its warp, and what it takes from it.
 struct Lane {
@@ -58,7 +79,7 @@ struct Lane {
 
 // An operation of a warp: lanes that arrive early wait for the last one, which computes for all.
 struct Warp {
-    enum class Kind { Exchange, Multiply } kind;
+    enum class Kind { Exchange, Multiply, Transpose } kind;
     unsigned arrived = 0;
     // Two, since a lane may bring something to the next operation before others took theirs from this one.
     Lane lanes[2][WARP];
@@ -71,14 +92,16 @@ struct Fiber {
     jmp_buf resume;
     bool started;
     State state;
+    std::vector<Copy> copies;
 };
 
 struct Launch {
-    Run run;
+    Kernel kernel;
     const Argument *arguments;
     Size count;
-    Fiber fibers[THREADS];
-    Warp warps[WARPS];
+    Fiber fibers[WIDE_THREADS];
+    Warp warps[WIDE_THREADS / WARP];
+    std::vector<uint4> room;
     jmp_buf scheduler;
     unsigned current;
     std::string error;
@@ -86,8 +109,8 @@ struct Launch {
 
 thread_local std::unique_ptr<Launch> launch;
 
-std::map<std::string, Run> &kernels() {
-    static std::map<std::string, Run> all;
+std::map<std::string, Kernel> &kernels() {
+    static std::map<std::string, Kernel> all;
     return all;
 }
 
@@ -173,7 +196,10 @@ Lane &together(Warp::Kind kind, const Lane &brought) {
 }
 
 void fiber_main() {
-    launch->run(launch->arguments, launch->count);
+    launch->kernel.run(launch->arguments, launch->count);
+    if (!launch->fibers[launch->current].copies.empty()) {
+        fail("copies that nobody waited for");
+    }
     launch->fibers[launch->current].state = State::Done;
     to_scheduler();
 }
@@ -200,25 +226,29 @@ void resume(unsigned number) {
 
 unsigned count(State state) {
     unsigned count = 0;
-    for (const Fiber &fiber : launch->fibers) {
-        count += fiber.state == state;
+    for (unsigned number = 0; number < launch->kernel.threads; ++number) {
+        count += launch->fibers[number].state == state;
     }
     return count;
 }
 
 // Runs the threads of one block to their end. Whether it could.
 bool run_block(bool descending) {
+    const unsigned threads = launch->kernel.threads;
     for (Fiber &fiber : launch->fibers) {
         fiber.started = false;
         fiber.state = State::Ready;
+        fiber.copies.clear();
     }
+    // No number, whoever reads it.
+    std::fill(launch->room.begin(), launch->room.end(), uint4{~0u, ~0u, ~0u, ~0u});
     for (Warp &warp : launch->warps) {
         warp.arrived = 0;
     }
-    while (count(State::Done) < THREADS) {
+    while (count(State::Done) < threads) {
         bool ran = false;
-        for (unsigned i = 0; i < THREADS; ++i) {
-            const unsigned number = descending ? THREADS - 1 - i : i;
+        for (unsigned i = 0; i < threads; ++i) {
+            const unsigned number = descending ? threads - 1 - i : i;
             if (launch->fibers[number].state == State::Ready) {
                 ran = true;
                 resume(number);
@@ -230,7 +260,7 @@ bool run_block(bool descending) {
         if (ran) {
             continue;
         }
-        if (count(State::AtBarrier) < THREADS) {
+        if (count(State::AtBarrier) < threads) {
             launch->error = "some threads wait for others that do not come";
             return false;
         }
@@ -243,7 +273,7 @@ bool run_block(bool descending) {
 
 }  // namespace
 
-Registered::Registered(const char *name, Run run) { kernels()[name] = run; }
+Registered::Registered(const char *name, Kernel kernel) { kernels()[name] = kernel; }
 
 void fail(const char *format, ...) {
     char text[256];
@@ -258,6 +288,43 @@ void fail(const char *format, ...) {
 }
 
 void barrier() { wait(State::AtBarrier); }
+
+unsigned char *room(unsigned bytes) {
+    if (bytes != launch->room.size() * sizeof(uint4)) {
+        fail("%u bytes of shared memory where the launch has %zu", bytes, launch->room.size() * sizeof(uint4));
+    }
+    return reinterpret_cast<unsigned char *>(launch->room.data());
+}
+
+void transpose(const unsigned (&row)[4], unsigned (&words)[4]) {
+    Lane brought{};
+    std::memcpy(brought.a, row, sizeof brought.a);
+    const unsigned number = launch->current % WARP, group = number / 4, member = number % 4;
+    const Lane *lanes = &together(Warp::Kind::Transpose, brought) - number;
+    const auto half = [&](unsigned row_of_all) { return lanes[row_of_all].a[group / 2] >> (16 * (group % 2)) & 0xffff; };
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        const unsigned first = 8 * matrix + 2 * member;
+        words[matrix] = half(first) | half(first + 1) << 16;
+    }
+}
+
+// The bytes arrive when the thread waits for them, as late as they may.
+void copy_later(unsigned char *to, const void *from) {
+    std::memset(to, 0xff, sizeof(uint4));
+    launch->fibers[launch->current].copies.push_back({to, from});
+}
+
+void wait_for_copies() {
+    std::vector<Copy> &copies = launch->fibers[launch->current].copies;
+    for (const Copy &copy : copies) {
+        if (copy.from) {
+            std::memcpy(copy.to, copy.from, sizeof(uint4));
+        } else {
+            std::memset(copy.to, 0, sizeof(uint4));
+        }
+    }
+    copies.clear();
+}
 
 float exchange(float value, unsigned from) {
     Lane brought{};
@@ -287,6 +354,7 @@ struct Request {
     char *error;
     std::uint64_t error_bytes;
     unsigned grid[2];
+    unsigned threads, shared_bytes;
     int descending;
 };
 
@@ -301,12 +369,18 @@ extern "C" int moebius_emulate(const Request *request) {
     if (!launch) {
         launch = std::make_unique<Launch>();
     }
-    launch->run = found->second;
+    launch->kernel = found->second;
+    if (launch->kernel.threads != request->threads) {
+        std::snprintf(request->error, request->error_bytes, "expected blocks of %u threads, got %u",
+                      launch->kernel.threads, request->threads);
+        return 1;
+    }
+    launch->room.resize(request->shared_bytes / sizeof(uint4));
     launch->arguments = request->arguments;
     launch->count = request->count;
     launch->error.clear();
     const unsigned wide = request->grid[0], high = request->grid[1];
-    block_dim = {THREADS, 1, 1};
+    block_dim = {request->threads, 1, 1};
     grid_dim = {wide, high, 1};
     const Size blocks = Size(wide) * high;
     for (Size i = 0; i < blocks; ++i) {

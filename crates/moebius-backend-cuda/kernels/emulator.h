@@ -8,14 +8,18 @@
 
 #define DEVICE inline
 #define UNROLL
+#define LOOP
 #define __shared__ static thread_local
 #define INFINITE INFINITY
 
 // A kernel, and its entry in the list of kernels.
-#define KERNEL(name, ...)                                                                  \
-    static void name(__VA_ARGS__);                                                         \
-    static const emulator::Registered name##_registered{#name, &emulator::Entry<name>::run}; \
+#define KERNEL_OF(threads, name, ...)                                                                   \
+    static void name(__VA_ARGS__);                                                                      \
+    static const emulator::Registered name##_registered{#name, {&emulator::Entry<name>::run, threads}}; \
     static void name(__VA_ARGS__)
+#define KERNEL(name, ...) KERNEL_OF(THREADS, name, __VA_ARGS__)
+#define CROWDED_KERNEL(blocks, name, ...) KERNEL_OF(THREADS, name, __VA_ARGS__)
+#define WIDE_KERNEL(name, ...) KERNEL_OF(WIDE_THREADS, name, __VA_ARGS__)
 
 namespace emulator {
 
@@ -32,6 +36,10 @@ extern thread_local Dim thread_index, block_index, block_dim, grid_dim;
 void barrier();
 float exchange(float value, unsigned from);
 void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+unsigned char *room(unsigned bytes);
+void copy_later(unsigned char *to, const void *from);
+void wait_for_copies();
+void transpose(const unsigned (&row)[4], unsigned (&words)[4]);
 
 // What the host passes: an address and how many bytes are there, or a number in the low bytes.
 struct Argument {
@@ -89,6 +97,42 @@ V load(Mem<T> memory, Size index) {
     V value;
     std::memcpy(&value, memory.base + index, sizeof(V));
     return value;
+}
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+using Room = Mem<unsigned char>;
+
+DEVICE Room room_of(unsigned bytes) { return {emulator::room(bytes), bytes}; }
+
+DEVICE Mem<const unsigned char> readable(Room room) { return {room.base, room.bytes}; }
+
+template <class V>
+void store(Room room, unsigned at, V value) {
+    room.check(at, sizeof(V));
+    std::memcpy(room.base + at, &value, sizeof(V));
+}
+
+DEVICE void fetch_line(Mem<const unsigned char> memory, Size at) { memory.check(at, 1); }
+
+template <class T>
+void copy_later(Room room, unsigned at, Mem<T> memory, Size index, bool there) {
+    room.check(at, 16);
+    if (there) {
+        memory.check(index, 16);
+    }
+    emulator::copy_later(room.base + at, there ? memory.base + index : nullptr);
+}
+
+DEVICE void wait_for_copies() { emulator::wait_for_copies(); }
+
+DEVICE void load_transposed(Room room, unsigned at, unsigned (&words)[4]) {
+    room.check(at, 16);
+    unsigned row[4];
+    std::memcpy(row, room.base + at, sizeof row);
+    emulator::transpose(row, words);
 }
 
 DEVICE unsigned bits_of(float value) {
@@ -184,8 +228,14 @@ struct Entry<Kernel> {
     static void call(std::tuple<Parameters...> parameters) { std::apply(Kernel, parameters); }
 };
 
+// What a kernel's name stands for.
+struct Kernel {
+    Run run;
+    unsigned threads;
+};
+
 struct Registered {
-    Registered(const char *name, Run run);
+    Registered(const char *name, Kernel kernel);
 };
 
 }  // namespace emulator

@@ -1,7 +1,11 @@
 // Weight formats: panels of sixteen rows, as moebius-expert-kernels packs them, one struct each.
 //
-// A chunk is the columns that a format takes together. `add` adds its products to the sums of a panel's 16 rows with 8
-// inputs for each of `TILES` tiles; `value` is one weight, with the bits that the processor's kernels give it.
+// A chunk is the columns that a format takes together: `STEPS` multiplications of 16 columns, of which `RUN` have a scale
+// in common (0: there are no scales). `add` shows a chunk to a reader, step by step and run by run: one that adds its
+// products to the sums of a panel's 16 rows with 8 inputs for each of `TILES` tiles, or one that keeps it for others.
+// `value` is one weight, with the bits that the processor's kernels give it.
+//
+// A panel is blocks of `UNIT` bytes: `HEADER` that chunks have in common, then `DATA` for each of `CHUNKS` chunks.
 //
 // Formats on tensor cores: weights become bf16, exactly, and an input is the sum of two or three bf16 terms (split_inputs).
 // Within 16 columns the order is free, so lane `4 group + member` takes columns `4 member..4 member + 4` as elements
@@ -34,6 +38,13 @@ struct Batch {
     Size first, count;
 
     DEVICE Size padded() const { return (cols + 15) / 16 * 16; }
+    // Takes what this block of a grid [heads * tiles of tokens] is for, `most` tokens at most.
+    DEVICE void take_heads_in_turn(Size most) {
+        const Size tokens = rows / heads, tiles = (tokens + most - 1) / most;
+        head = blockIdx.x / tiles;
+        first = blockIdx.x % tiles * most;
+        count = tokens - first < most ? tokens - first : most;
+    }
     // Whether a tile has an input; all threads of a block agree.
     DEVICE bool has(unsigned tile) const { return tile * TILE < count; }
     // The row of one of the inputs; those beyond the last one are the last one again, and nobody keeps what they give.
@@ -49,6 +60,22 @@ struct Panel {
     Size cols;
 };
 
+// Where a chunk is: what its block has in common, and its own.
+struct Chunk {
+    Mem<const unsigned char> header, data;
+};
+
+// Where in a panel a chunk begins, but for the header.
+template <class Format>
+DEVICE Size place_of(Size chunk) {
+    return chunk / Format::CHUNKS * Format::UNIT + Format::HEADER + chunk % Format::CHUNKS * Format::DATA;
+}
+
+template <class Format>
+DEVICE Chunk chunk_of(Panel panel, Size chunk) {
+    return {panel.bytes + chunk / Format::CHUNKS * Format::UNIT, panel.bytes + place_of<Format>(chunk)};
+}
+
 DEVICE unsigned pair_of(float low, float high) { return bits_of(low) >> 16 | (bits_of(high) & 0xffff0000u); }
 
 DEVICE float signed_byte(unsigned word, unsigned index) {
@@ -63,6 +90,8 @@ DEVICE float half_at(Mem<const unsigned char> bytes, Size at) {
 template <unsigned TILES_>
 struct TensorReader {
     static constexpr unsigned TILES = TILES_;
+    // Chunks lie where they were packed.
+    static constexpr bool STAGED = false;
     const Batch &batch;
     unsigned group, member;
     // For each tile, the row of the input that this lane holds, and those of the sums that it holds.
@@ -75,6 +104,8 @@ struct TensorReader {
             summed[tile][1] = batch.row(tile * TILE + 2 * member + 1);
         }
     }
+
+    DEVICE bool has_column(Size column) const { return column < batch.cols; }
 
     // Adds the products of 16 columns. Small terms come first.
     template <unsigned TERMS>
@@ -129,7 +160,7 @@ struct TensorReader {
     }
 };
 
-// What a lane reads on the way through a panel of plain numbers: one row of it, four of a tile's inputs.
+// What a lane reads on the way through a panel of f32: one row of it, four of a tile's inputs.
 template <unsigned TILES_>
 struct PlainReader {
     static constexpr unsigned TILES = TILES_;
@@ -145,6 +176,7 @@ struct PlainReader {
         }
     }
 
+    DEVICE bool has_column(Size column) const { return column < batch.cols; }
     DEVICE void multiply(float weight, Size column, float (&sums)[TILES][4]) const {
         UNROLL
         for (unsigned tile = 0; tile < TILES; ++tile) {
@@ -163,65 +195,101 @@ struct PlainReader {
     }
 };
 
-// Sixteen plain numbers for each column.
-template <class Stored>
-struct Plain {
+// Sixteen f32 for each column.
+struct F32 {
     template <unsigned TILES>
     using Reader = PlainReader<TILES>;
+    static constexpr Size HEADER = 0, DATA = 16 * PANEL * 4, UNIT = DATA;
+    static constexpr unsigned CHUNKS = 1;
     static constexpr Size CHUNK = 16;
 
-    DEVICE static Size panel_bytes(Size cols) { return cols * PANEL * sizeof(typename Stored::Bits); }
+    DEVICE static Size panel_bytes(Size cols) { return cols * PANEL * 4; }
     DEVICE static float value(Panel panel, unsigned row, Size col) {
-        constexpr Size width = sizeof(typename Stored::Bits);
-        return Stored::widen(load<typename Stored::Bits>(panel.bytes, (col * PANEL + row) * width));
+        return load<float>(panel.bytes, (col * PANEL + row) * 4);
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Size end = (chunk + 1) * CHUNK < panel.cols ? (chunk + 1) * CHUNK : panel.cols;
-        for (Size col = chunk * CHUNK; col < end; ++col) {
-            reader.multiply(value(panel, reader.row, col), col, sums);
+    DEVICE static void add(Chunk at, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
+        for (Size col = 0; col < CHUNK && reader.has_column(chunk * CHUNK + col); ++col) {
+            const float weight = load<float>(at.data, (col * PANEL + reader.row) * 4);
+            reader.multiply(weight, chunk * CHUNK + col, sums);
         }
     }
 };
 
-struct StoredF32 {
-    using Bits = unsigned;
-    DEVICE static float widen(Bits bits) { return float_of(bits); }
-};
-struct StoredF16 {
-    using Bits = unsigned short;
-    DEVICE static float widen(Bits bits) { return half_to_float(bits); }
-};
-using F32 = Plain<StoredF32>;
-using F16 = Plain<StoredF16>;
-
-// Sixteen bf16 for each column. Three terms make an input exact.
-struct Bf16 {
+// Sixteen numbers of two bytes for each column, which are sums of `STEPS` bf16. Three terms make an input exact.
+template <class Stored>
+struct Halves {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 16;
+    static constexpr Size CHUNK = 16, HEADER = 0, DATA = CHUNK * PANEL * 2, UNIT = DATA;
+    static constexpr unsigned CHUNKS = 1, STEPS = Stored::PARTS, RUN = 0, TERMS = 3;
+    static constexpr bool HAS_MINIMA = false;
 
     DEVICE static Size panel_bytes(Size cols) { return cols * PANEL * 2; }
+    DEVICE static Size column(Size chunk, unsigned) { return chunk * CHUNK; }
+    // One bf16 is what is multiplied, once it is transposed.
+    static constexpr bool IS_FRAGMENT = STEPS == 1;
+    // Which sixteen bytes of a chunk, half a column, are at a place once it is staged, so that lanes that read together find
+    // them in different banks: columns in the order of an mma, for each half; else halves of every fourth column.
+    DEVICE static unsigned piece(unsigned slot) {
+        if (IS_FRAGMENT) {
+            const unsigned k = slot % 16;
+            return 2 * (k % 8 / 2 * 4 + k / 8 * 2 + k % 2) + slot / 16;
+        }
+        return slot % 8 / 2 * 8 + slot / 8 * 2 + slot % 2;
+    }
+    DEVICE static unsigned slot(unsigned piece) { return piece / 2 % 4 * 8 + piece / 8 * 2 + piece % 2; }
     DEVICE static float value(Panel panel, unsigned row, Size col) {
-        return float_of(unsigned(load<unsigned short>(panel.bytes, (col * PANEL + row) * 2)) << 16);
+        return Stored::widen(load<unsigned short>(panel.bytes, (col * PANEL + row) * 2));
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
         unsigned rows[4];
         UNROLL
         for (unsigned j = 0; j < 4; ++j) {
-            const Size col = chunk * CHUNK + 4 * reader.member + j;
-            rows[j] = col < panel.cols ? load<unsigned>(panel.bytes, (col * PANEL + 2 * reader.group) * 2) : 0;
+            const unsigned col = 4 * reader.member + j, piece = 2 * col + reader.group / 4;
+            const unsigned place = Reader::STAGED ? slot(piece) : piece;
+            rows[j] = reader.has_column(chunk * CHUNK + col) ? load<unsigned>(at.data, 16 * place + 4 * (reader.group % 4)) : 0;
         }
-        const unsigned a[4] = {
+        const unsigned words[4] = {
             (rows[0] & 0xffff) | rows[1] << 16,
             rows[0] >> 16 | (rows[1] & 0xffff0000u),
             (rows[2] & 0xffff) | rows[3] << 16,
             rows[2] >> 16 | (rows[3] & 0xffff0000u),
         };
-        reader.template multiply<3>(a, chunk * CHUNK, sums);
+        UNROLL
+        for (unsigned part = 0; part < STEPS; ++part) {
+            unsigned a[4];
+            UNROLL
+            for (unsigned i = 0; i < 4; ++i) {
+                a[i] = Stored::part(words[i], part);
+            }
+            reader.template multiply<TERMS>(a, chunk * CHUNK, sums);
+        }
     }
 };
+
+struct StoredBf16 {
+    static constexpr unsigned PARTS = 1;
+    DEVICE static float widen(unsigned short bits) { return float_of(unsigned(bits) << 16); }
+    DEVICE static unsigned part(unsigned pair, unsigned) { return pair; }
+};
+// An f16 is the sum of two bf16, of which the smaller one comes first.
+struct StoredF16 {
+    static constexpr unsigned PARTS = 2;
+    DEVICE static float widen(unsigned short bits) { return half_to_float(bits); }
+    DEVICE static unsigned part(unsigned pair, unsigned part) {
+        const float low = widen(static_cast<unsigned short>(pair)), high = widen(static_cast<unsigned short>(pair >> 16));
+        return part == 0 ? pair_of(rest(low), rest(high)) : pair_of(low, high);
+    }
+    // What a bf16 cuts off; nothing of what is not finite.
+    DEVICE static float rest(float value) {
+        const float upper = float_of(bits_of(value) & 0xffff0000u);
+        return fabsf(value) < INFINITE ? value - upper : 0.0f;
+    }
+};
+using Bf16 = Halves<StoredBf16>;
+using F16 = Halves<StoredF16>;
 
 // Weights of 16 columns from two words, four columns each of a row and the next: `value(byte)` of every byte.
 template <class Value>
@@ -245,25 +313,29 @@ template <class Code>
 struct Blocks32 {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 32;
+    static constexpr Size CHUNK = 32, HEADER = 0, DATA = Code::UNIT, UNIT = DATA;
+    static constexpr unsigned CHUNKS = 1, STEPS = 2, RUN = 2, TERMS = 2;
+    static constexpr bool HAS_MINIMA = false;
 
-    DEVICE static Size panel_bytes(Size cols) { return cols / CHUNK * Code::UNIT; }
+    DEVICE static Size panel_bytes(Size cols) { return cols / CHUNK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float value(Panel panel, unsigned row, Size col) {
         const Mem<const unsigned char> unit = panel.bytes + col / CHUNK * Code::UNIT;
         return Code::scale(unit, row) * Code::value(Code::code(unit, row, col % CHUNK));
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk * Code::UNIT;
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
         float run[Reader::TILES][4] = {};
         UNROLL
         for (unsigned half = 0; half < 2; ++half) {
             unsigned a[4];
-            fragment(Code::quads(unit, half, reader.member, reader.group), Code::value, a);
-            reader.template multiply<2>(a, chunk * CHUNK + 16 * half, run);
+            fragment(Code::quads(at.data, half, reader.member, reader.group), Code::value, a);
+            reader.template multiply<TERMS>(a, column(chunk, half), run);
         }
         const unsigned row = 2 * reader.group;
-        reader.add_scaled(run, Code::scale(unit, row), Code::scale(unit, row + 1), sums);
+        reader.add_scaled(run, Code::scale(at.data, row), Code::scale(at.data, row + 1), sums);
     }
 };
 
@@ -318,9 +390,15 @@ struct Q4K {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
     static constexpr Size CHUNK = 64, BLOCK = 256;
-    static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 192, QUADS = 320, UNIT = QUADS + 32 * 64;
+    static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 192, QUADS = 320;
+    static constexpr Size HEADER = QUADS, DATA = 8 * 64, UNIT = HEADER + 4 * DATA;
+    static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 2, TERMS = 2;
+    static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         return half_at(unit, 2 * row) * float(unit[RUN_SCALES + run * PANEL + row]);
     }
@@ -335,8 +413,7 @@ struct Q4K {
     }
     DEVICE static float code(unsigned byte) { return float(byte); }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk / 4 * UNIT;
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
         const Size pair = chunk % 4;
         const unsigned row = 2 * reader.group;
         UNROLL
@@ -344,18 +421,28 @@ struct Q4K {
             float sums_of_run[Reader::TILES][4] = {};
             UNROLL
             for (unsigned half = 0; half < 2; ++half) {
-                const Size quad = pair * 8 + 4 * half + reader.member;
-                const uint2 words = load<uint2>(unit, QUADS + quad * 64 + 8 * reader.group);
+                const uint2 words = load<uint2>(at.data, (4 * half + reader.member) * 64 + 8 * reader.group);
                 unsigned a[4];
                 fragment(shifted(words, 4 * upper, NIBBLES), code, a);
-                reader.template multiply<2>(a, chunk * CHUNK + 32 * upper + 16 * half, sums_of_run);
+                reader.template multiply<TERMS>(a, column(chunk, 2 * upper + half), sums_of_run);
             }
             const Size run = 2 * pair + upper;
-            reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
-            reader.template subtract<2>(2 * chunk + upper, minimum(unit, run, row), minimum(unit, run, row + 1), sums);
+            reader.add_scaled(sums_of_run, scale(at.header, run, row), scale(at.header, run, row + 1), sums);
+            const float minima[2] = {minimum(at.header, run, row), minimum(at.header, run, row + 1)};
+            reader.template subtract<RUN>(2 * chunk + upper, minima[0], minima[1], sums);
         }
     }
 };
+
+// In blocks of sixteen runs of 16 a chunk is a stretch of columns in four strands: which run of the block a strand is, and
+// where it begins.
+DEVICE Size run_of_strand(Size chunk, unsigned strand) {
+    const Size stretch = chunk % 4;
+    return 8 * (stretch / 2) + 2 * strand + stretch % 2;
+}
+DEVICE Size column_of_strand(Size chunk, unsigned strand) {
+    return chunk / 4 * 256 + 16 * run_of_strand(chunk, strand);
+}
 
 // Blocks of 256 in sixteen runs of 16, each with a scale. Scales of the block, those of the runs, then for sixteen
 // neighbouring columns in four strands the upper two bits and two lots of lower four. A chunk is such a stretch: four runs.
@@ -363,9 +450,15 @@ struct Q6K {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
     static constexpr Size CHUNK = 64, BLOCK = 256;
-    static constexpr Size RUN_SCALES = 32, QUADS = 288, UNIT = QUADS + 16 * 3 * 64;
+    static constexpr Size RUN_SCALES = 32, QUADS = 288;
+    static constexpr Size HEADER = QUADS, DATA = 4 * 3 * 64, UNIT = HEADER + 4 * DATA;
+    static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 1, TERMS = 2;
+    static constexpr bool HAS_MINIMA = false;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return column_of_strand(chunk, step); }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         const float of_run = float(static_cast<signed char>(unit[RUN_SCALES + run * PANEL + row]));
         return half_at(unit, 2 * row) * of_run;
@@ -381,11 +474,10 @@ struct Q6K {
         return scale(unit, run, row) * code(lower | upper << 4);
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk / 4 * UNIT;
-        const Size stretch = chunk % 4, quad = QUADS + (stretch * 4 + reader.member) * 3 * 64 + 8 * reader.group;
-        const uint2 upper = load<uint2>(unit, quad);
-        const uint2 lower[2] = {load<uint2>(unit, quad + 64), load<uint2>(unit, quad + 128)};
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
+        const unsigned quad = reader.member * 3 * 64 + 8 * reader.group;
+        const uint2 upper = load<uint2>(at.data, quad);
+        const uint2 lower[2] = {load<uint2>(at.data, quad + 64), load<uint2>(at.data, quad + 128)};
         const unsigned row = 2 * reader.group;
         UNROLL
         for (unsigned strand = 0; strand < 4; ++strand) {
@@ -395,10 +487,10 @@ struct Q6K {
             words.y |= bits.y << 4;
             unsigned a[4];
             fragment(words, code, a);
-            const Size run = 8 * (stretch / 2) + 2 * strand + stretch % 2;
+            const Size run = run_of_strand(chunk, strand);
             float sums_of_run[Reader::TILES][4] = {};
-            reader.template multiply<2>(a, chunk / 4 * BLOCK + run * 16, sums_of_run);
-            reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
+            reader.template multiply<TERMS>(a, column(chunk, strand), sums_of_run);
+            reader.add_scaled(sums_of_run, scale(at.header, run, row), scale(at.header, run, row + 1), sums);
         }
     }
 };

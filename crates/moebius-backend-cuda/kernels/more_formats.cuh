@@ -15,9 +15,15 @@ struct Q5_1 {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
     static constexpr Size CHUNK = 32;
-    static constexpr Size MINIMA = 32, UPPER = 64, LOWER = 128, UNIT = LOWER + 4 * 64;
+    static constexpr Size MINIMA = 32, UPPER = 64, LOWER = 128;
+    static constexpr Size HEADER = 0, DATA = LOWER + 4 * 64, UNIT = DATA;
+    static constexpr unsigned CHUNKS = 1, STEPS = 2, RUN = 2, TERMS = 2;
+    static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / CHUNK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, unsigned row) { return half_at(unit, 2 * row); }
     DEVICE static float minimum(Mem<const unsigned char> unit, unsigned row) { return half_at(unit, MINIMA + 2 * row); }
     DEVICE static float code(unsigned byte) { return float(byte); }
@@ -29,8 +35,8 @@ struct Q5_1 {
         return scale(unit, row) * code(lower | upper << 4) + minimum(unit, row);
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk * UNIT;
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
+        const Mem<const unsigned char> unit = at.data;
         const uint2 upper = load<uint2>(unit, UPPER + 8 * reader.group);
         const uint2 lower = load<uint2>(unit, LOWER + reader.member * 64 + 8 * reader.group);
         float run[Reader::TILES][4] = {};
@@ -40,11 +46,11 @@ struct Q5_1 {
             join_upper_bits(words, upper, 4 * half + reader.member);
             unsigned a[4];
             fragment(words, code, a);
-            reader.template multiply<2>(a, chunk * CHUNK + 16 * half, run);
+            reader.template multiply<TERMS>(a, column(chunk, half), run);
         }
         const unsigned row = 2 * reader.group;
         reader.add_scaled(run, scale(unit, row), scale(unit, row + 1), sums);
-        reader.template subtract<2>(chunk, -minimum(unit, row), -minimum(unit, row + 1), sums);
+        reader.template subtract<RUN>(chunk, -minimum(unit, row), -minimum(unit, row + 1), sums);
     }
 };
 
@@ -52,9 +58,15 @@ struct Q5_1 {
 struct Q5K {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 64, BLOCK = 256, PAIR = (2 + 8) * 64, UNIT = Q4K::QUADS + 4 * PAIR;
+    static constexpr Size CHUNK = 64, BLOCK = 256, PAIR = (2 + 8) * 64;
+    static constexpr Size HEADER = Q4K::QUADS, DATA = PAIR, UNIT = HEADER + 4 * DATA;
+    static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 2, TERMS = 2;
+    static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float value(Panel panel, unsigned row, Size col) {
         const Mem<const unsigned char> unit = panel.bytes + col / BLOCK * UNIT;
         const Size run = col % BLOCK / 32, quad = col % 32 / 4, at = 4 * row + col % 4;
@@ -64,27 +76,26 @@ struct Q5K {
         return Q4K::scale(unit, run, row) * Q4K::code(lower | upper << 4) - Q4K::minimum(unit, run, row);
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk / 4 * UNIT;
-        const Size pair = Q4K::QUADS + chunk % 4 * PAIR;
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
+        const Mem<const unsigned char> unit = at.header;
         const unsigned row = 2 * reader.group;
         UNROLL
         for (unsigned second = 0; second < 2; ++second) {
-            const uint2 upper = load<uint2>(unit, pair + second * 64 + 8 * reader.group);
+            const uint2 upper = load<uint2>(at.data, second * 64 + 8 * reader.group);
             float sums_of_run[Reader::TILES][4] = {};
             UNROLL
             for (unsigned half = 0; half < 2; ++half) {
                 const unsigned quad = 4 * half + reader.member;
-                uint2 words = shifted(load<uint2>(unit, pair + (2 + quad) * 64 + 8 * reader.group), 4 * second, NIBBLES);
+                uint2 words = shifted(load<uint2>(at.data, (2 + quad) * 64 + 8 * reader.group), 4 * second, NIBBLES);
                 join_upper_bits(words, upper, quad);
                 unsigned a[4];
                 fragment(words, Q4K::code, a);
-                reader.template multiply<2>(a, chunk * CHUNK + 32 * second + 16 * half, sums_of_run);
+                reader.template multiply<TERMS>(a, column(chunk, 2 * second + half), sums_of_run);
             }
             const Size run = 2 * (chunk % 4) + second;
             reader.add_scaled(sums_of_run, Q4K::scale(unit, run, row), Q4K::scale(unit, run, row + 1), sums);
             const float minima[2] = {Q4K::minimum(unit, run, row), Q4K::minimum(unit, run, row + 1)};
-            reader.template subtract<2>(2 * chunk + second, minima[0], minima[1], sums);
+            reader.template subtract<RUN>(2 * chunk + second, minima[0], minima[1], sums);
         }
     }
 };
@@ -94,9 +105,15 @@ struct Q5K {
 struct Iq4Xs {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 32, BLOCK = 256, RUN_SCALES = 32, CODES = 160, RUN = 4 * 64, UNIT = CODES + 8 * RUN;
+    static constexpr Size CHUNK = 32, BLOCK = 256, RUN_SCALES = 32;
+    static constexpr Size HEADER = 160, DATA = 4 * 64, UNIT = HEADER + 8 * DATA;
+    static constexpr unsigned CHUNKS = 8, STEPS = 2, RUN = 2, TERMS = 2;
+    static constexpr bool HAS_MINIMA = false;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         const float of_run = float(static_cast<signed char>(unit[RUN_SCALES + run * PANEL + row]));
         return half_at(unit, 2 * row) * of_run;
@@ -109,23 +126,22 @@ struct Iq4Xs {
     DEVICE static float value(Panel panel, unsigned row, Size col) {
         const Mem<const unsigned char> unit = panel.bytes + col / BLOCK * UNIT;
         const Size run = col % BLOCK / CHUNK, in_run = col % CHUNK;
-        const unsigned byte = unit[CODES + run * RUN + in_run % 16 / 4 * 64 + 4 * row + in_run % 4];
+        const unsigned byte = unit[HEADER + run * DATA + in_run % 16 / 4 * 64 + 4 * row + in_run % 4];
         return scale(unit, run, row) * code(byte >> (in_run < 16 ? 0 : 4) & 15);
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk / 8 * UNIT;
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
         const Size run = chunk % 8;
-        const uint2 quads = load<uint2>(unit, CODES + run * RUN + reader.member * 64 + 8 * reader.group);
+        const uint2 quads = load<uint2>(at.data, reader.member * 64 + 8 * reader.group);
         float sums_of_run[Reader::TILES][4] = {};
         UNROLL
         for (unsigned half = 0; half < 2; ++half) {
             unsigned a[4];
             fragment(shifted(quads, 4 * half, NIBBLES), code, a);
-            reader.template multiply<2>(a, chunk * CHUNK + 16 * half, sums_of_run);
+            reader.template multiply<TERMS>(a, column(chunk, half), sums_of_run);
         }
         const unsigned row = 2 * reader.group;
-        reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
+        reader.add_scaled(sums_of_run, scale(at.header, run, row), scale(at.header, run, row + 1), sums);
     }
 };
 
@@ -135,9 +151,15 @@ struct Q2K {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
     static constexpr Size CHUNK = 64, BLOCK = 256;
-    static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 320, QUADS = 576, UNIT = QUADS + 16 * 64;
+    static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 320, QUADS = 576;
+    static constexpr Size HEADER = QUADS, DATA = 4 * 64, UNIT = HEADER + 4 * DATA;
+    static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 1, TERMS = 2;
+    static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
+    DEVICE static Size column(Size chunk, unsigned step) { return column_of_strand(chunk, step); }
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         return half_at(unit, 2 * row) * float(unit[RUN_SCALES + run * PANEL + row]);
     }
@@ -153,21 +175,20 @@ struct Q2K {
         return scale(unit, run, row) * code(byte >> (2 * strand) & 3) - minimum(unit, run, row);
     }
     template <class Reader>
-    DEVICE static void add(Panel panel, Size chunk, const Reader &reader, float (&sums)[Reader::TILES][4]) {
-        const Mem<const unsigned char> unit = panel.bytes + chunk / 4 * UNIT;
-        const Size stretch = chunk % 4;
-        const uint2 quads = load<uint2>(unit, QUADS + (stretch * 4 + reader.member) * 64 + 8 * reader.group);
+    DEVICE static void add(Chunk at, Size chunk, Reader &reader, float (&sums)[Reader::TILES][4]) {
+        const Mem<const unsigned char> unit = at.header;
+        const uint2 quads = load<uint2>(at.data, reader.member * 64 + 8 * reader.group);
         const unsigned row = 2 * reader.group;
         UNROLL
         for (unsigned strand = 0; strand < 4; ++strand) {
             unsigned a[4];
             fragment(shifted(quads, 2 * strand, 0x03030303u), code, a);
-            const Size run = 8 * (stretch / 2) + 2 * strand + stretch % 2;
+            const Size run = run_of_strand(chunk, strand);
             float sums_of_run[Reader::TILES][4] = {};
-            reader.template multiply<2>(a, chunk / 4 * BLOCK + run * 16, sums_of_run);
+            reader.template multiply<TERMS>(a, column(chunk, strand), sums_of_run);
             reader.add_scaled(sums_of_run, scale(unit, run, row), scale(unit, run, row + 1), sums);
             const float minima[2] = {minimum(unit, run, row), minimum(unit, run, row + 1)};
-            reader.template subtract<1>(chunk / 4 * 16 + run, minima[0], minima[1], sums);
+            reader.template subtract<RUN>(chunk / 4 * 16 + run, minima[0], minima[1], sums);
         }
     }
 };

@@ -3,9 +3,19 @@
 // Shapes: inputs [rows, cols], outputs [rows, width]; a block computes 16 outputs of 8 or 32 inputs.
 // Invariants: a sum depends on its weights and its own input alone, never on how many inputs a block takes.
 
-#include "activation.cuh"
-#include "formats.cuh"
-#include "more_formats.cuh"
+#include "products.cuh"
+
+// How far a warp asks for weights ahead of where it multiplies, so that enough are on their way whatever a warp waits for.
+constexpr unsigned LINE = 128, LINES_AHEAD = 16;
+
+// Asks for `lines` of a panel from a byte on, as far as there are any.
+DEVICE void fetch_lines(Panel panel, Size from, Size end, unsigned lines) {
+    const unsigned lane = threadIdx.x % WARP;
+    const Size at = from + lane * LINE;
+    if (lane < lines && at < end) {
+        fetch_line(panel.bytes, at);
+    }
+}
 
 // Sums of a panel's 16 rows with the inputs of a batch: thread `8 row + input` gets `out[tile]`. Each warp walks a quarter
 // of the columns, whatever the batch, and the quarters are added in order. All threads call it.
@@ -13,12 +23,17 @@ template <class Format, unsigned TILES>
 DEVICE void panel_sums(Mem<const unsigned char> weights, Size panel, const Batch &batch, float (&out)[TILES]) {
     __shared__ Shared<float, WARPS * TILES * THREADS> quarters;
     const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const typename Format::template Reader<TILES> reader(batch, lane);
+    typename Format::template Reader<TILES> reader(batch, lane);
     const Panel own = {weights + panel * Format::panel_bytes(batch.cols), batch.cols};
     const Size chunks = (batch.cols + Format::CHUNK - 1) / Format::CHUNK;
+    const Size first = chunks * warp / WARPS, last = chunks * (warp + 1) / WARPS;
+    const Size begin = place_of<Format>(first), bytes = Format::panel_bytes(batch.cols);
+    const Size end = last < chunks ? place_of<Format>(last) : bytes;
+    fetch_lines(own, begin, end, LINES_AHEAD);
     float sums[TILES][4] = {};
-    for (Size chunk = chunks * warp / WARPS; chunk < chunks * (warp + 1) / WARPS; ++chunk) {
-        Format::add(own, chunk, reader, sums);
+    for (Size chunk = first; chunk < last; ++chunk) {
+        fetch_lines(own, place_of<Format>(chunk) + LINES_AHEAD * LINE, end, (Format::DATA + LINE - 1) / LINE);
+        Format::add(chunk_of<Format>(own, chunk), chunk, reader, sums);
     }
     for (unsigned tile = 0; tile < TILES; ++tile) {
         for (unsigned i = 0; i < 4; ++i) {
@@ -37,92 +52,30 @@ DEVICE void panel_sums(Mem<const unsigned char> weights, Size panel, const Batch
     __syncthreads();
 }
 
-enum ExpertFlags : unsigned { HAS_GATE = 1, HAS_BIAS = 2, WEIGHTS_INPUT = 4 };
-
-// What a block of experts works on; nothing, if it has no pairs.
-struct Piece {
-    Size expert, first, count;
-
-    DEVICE Piece(Mem<const unsigned> pieces, Size index)
-        : expert(pieces[3 * index]), first(pieces[3 * index + 1]), count(pieces[3 * index + 2]) {}
-};
-
-DEVICE Size panels_of(Size rows) { return (rows + PANEL - 1) / PANEL; }
-
-// Each head's rows with its own matrix; a plain product has one head. Grid [heads * tiles of tokens, panels of outputs].
+// Grid [tiles of inputs, panels of outputs].
 template <class Format, unsigned TILES>
-DEVICE void dense(Mem<const unsigned char> weights, Batch batch, Mem<const float> bias, unsigned has_bias,
-                  Mem<float> out, Size outputs) {
-    const Size tokens = batch.rows / batch.heads, tiles = (tokens + TILES * TILE - 1) / (TILES * TILE);
-    batch.head = blockIdx.x / tiles;
-    batch.first = blockIdx.x % tiles * TILES * TILE;
-    batch.count = tokens - batch.first < TILES * TILE ? tokens - batch.first : TILES * TILE;
-    float sums[TILES];
-    panel_sums<Format, TILES>(weights, batch.head * panels_of(outputs) + blockIdx.y, batch, sums);
-    const Size row = Size(blockIdx.y) * PANEL + threadIdx.x / TILE;
-    for (unsigned tile = 0; tile < TILES; ++tile) {
-        const unsigned input = tile * TILE + threadIdx.x % TILE;
-        if (row < outputs && input < batch.count) {
-            const Size place = ((batch.first + input) * batch.heads + batch.head) * outputs + row;
-            out[place] = has_bias ? sums[tile] + bias[row] : sums[tile];
-        }
-    }
-}
-
-// hidden[pair] = act(gate x) (up x), or act(up x). Grid [pieces, panels of the intermediate width].
-template <class Format, unsigned TILES>
-DEVICE void experts_up(const Piece &piece, Mem<const unsigned char> gate, Mem<const unsigned char> up, Batch batch,
-                       Mem<const float> weights, Mem<const float> gate_bias, Mem<const float> up_bias,
-                       Mem<float> hidden, Size intermediate, unsigned flags, unsigned kind, float limit) {
-    if (piece.count == 0) {
+DEVICE void product(Task task, Batch batch) {
+    if (!task.begin(batch, TILES * TILE)) {
         return;
     }
-    batch.first = piece.first;
-    batch.count = piece.count;
-    const Size panel = piece.expert * panels_of(intermediate) + blockIdx.y;
-    float gates[TILES], ups[TILES];
-    if (flags & HAS_GATE) {
-        panel_sums<Format, TILES>(gate, panel, batch, gates);
+    const Size panel = task.matrix * panels_of(task.width) + blockIdx.y;
+    // Of a gate, and of what it gates.
+    float gates[TILES] = {}, sums[TILES] = {};
+    LOOP
+    for (unsigned matrix = 0; matrix < (task.has_gate() ? 2 : 1); ++matrix) {
+        UNROLL
+        for (unsigned tile = 0; tile < TILES; ++tile) {
+            gates[tile] = sums[tile];
+        }
+        panel_sums<Format, TILES>(matrix == 0 ? task.first : task.second, panel, batch, sums);
     }
-    panel_sums<Format, TILES>(up, panel, batch, ups);
     const Size row = Size(blockIdx.y) * PANEL + threadIdx.x / TILE;
+    UNROLL
     for (unsigned tile = 0; tile < TILES; ++tile) {
         const unsigned input = tile * TILE + threadIdx.x % TILE;
-        if (row >= intermediate || input >= piece.count) {
-            continue;
+        if (row < task.written() && input < batch.count) {
+            task.finish(batch, row, input, gates[tile], sums[tile]);
         }
-        const Size pair = piece.first + input;
-        const float weight = flags & WEIGHTS_INPUT ? weights[pair] : 1.0f;
-        float of_up = weight * ups[tile], of_gate = flags & HAS_GATE ? weight * gates[tile] : 0.0f;
-        if (flags & HAS_BIAS) {
-            of_up += up_bias[piece.expert * intermediate + row];
-            of_gate += flags & HAS_GATE ? gate_bias[piece.expert * intermediate + row] : 0.0f;
-        }
-        hidden[pair * intermediate + row] =
-            flags & HAS_GATE ? gated(kind, limit, of_gate, of_up) : activated(kind, of_up);
-    }
-}
-
-// out[pair] = weight (down hidden[pair]). Grid [pieces, panels of the hidden width].
-template <class Format, unsigned TILES>
-DEVICE void experts_down(const Piece &piece, Mem<const unsigned char> down, Batch batch, Mem<const float> weights,
-                         Mem<const float> bias, Mem<float> out, Size width, unsigned flags) {
-    if (piece.count == 0) {
-        return;
-    }
-    batch.first = piece.first;
-    batch.count = piece.count;
-    float sums[TILES];
-    panel_sums<Format, TILES>(down, piece.expert * panels_of(width) + blockIdx.y, batch, sums);
-    const Size row = Size(blockIdx.y) * PANEL + threadIdx.x / TILE;
-    for (unsigned tile = 0; tile < TILES; ++tile) {
-        const unsigned input = tile * TILE + threadIdx.x % TILE;
-        if (row >= width || input >= piece.count) {
-            continue;
-        }
-        const Size pair = piece.first + input;
-        const float value = flags & HAS_BIAS ? sums[tile] + bias[piece.expert * width + row] : sums[tile];
-        out[pair * width + row] = flags & WEIGHTS_INPUT ? value : weights[pair] * value;
     }
 }
 
@@ -137,45 +90,12 @@ DEVICE void rows(Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<
     }
 }
 
-#define INPUTS                                                                                                      \
-    Mem<const float> x, Mem<const unsigned short> terms, Mem<const float> sums, Size tokens, Size cols, unsigned term_count
-#define ALL_ROWS(heads) Batch{x, terms, sums, Mem<const unsigned>{}, false, tokens, cols, term_count, heads, 0, 0, 0}
-#define SOME_ROWS Batch{x, terms, sums, numbers, true, tokens, cols, term_count, 1, 0, 0, 0}
-
-#define TILED_KERNELS(format, Format, TILES)                                                                        \
-    KERNEL(dense_##format##_##TILES, Mem<const unsigned char> weights, INPUTS, Mem<const float> bias,               \
-           unsigned has_bias, Mem<float> out, Size outputs, Size heads) {                                           \
-        dense<Format, TILES>(weights, ALL_ROWS(heads), bias, has_bias, out, outputs);                               \
-    }                                                                                                               \
-    KERNEL(experts_up_##format##_##TILES, Mem<const unsigned> pieces, Mem<const unsigned char> gate,                \
-           Mem<const unsigned char> up, INPUTS, Mem<const unsigned> numbers, Mem<const float> weights,              \
-           Mem<const float> gate_bias, Mem<const float> up_bias, Mem<float> hidden, Size intermediate,              \
-           unsigned flags, unsigned kind, float limit) {                                                            \
-        experts_up<Format, TILES>(Piece(pieces, blockIdx.x), gate, up, SOME_ROWS, weights, gate_bias, up_bias,      \
-                                  hidden, intermediate, flags, kind, limit);                                        \
-    }                                                                                                               \
-    KERNEL(experts_down_##format##_##TILES, Mem<const unsigned> pieces, Mem<const unsigned char> down, INPUTS,      \
-           Mem<const float> weights, Mem<const float> bias, Mem<float> out, Size width, unsigned flags) {           \
-        experts_down<Format, TILES>(Piece(pieces, blockIdx.x), down, ALL_ROWS(1), weights, bias, out, width, flags); \
-    }
-
 #define FORMAT_KERNELS(format, Format)                                                                              \
-    TILED_KERNELS(format, Format, 1)                                                                                \
-    TILED_KERNELS(format, Format, 4)                                                                                \
+    CROWDED_KERNEL(6, product_##format##_1, PRODUCT_PARAMETERS) { product<Format, 1>(TASK, BATCH); }                \
+    CROWDED_KERNEL(3, product_##format##_4, PRODUCT_PARAMETERS) { product<Format, 4>(TASK, BATCH); }                \
     KERNEL(rows_##format, Mem<const unsigned char> weights, Mem<const unsigned> ids, Mem<float> out, Size count,    \
            Size cols) {                                                                                             \
         rows<Format>(weights, ids, out, count, cols);                                                               \
     }
 
-FORMAT_KERNELS(f32, F32)
-FORMAT_KERNELS(f16, F16)
-FORMAT_KERNELS(bf16, Bf16)
-FORMAT_KERNELS(q8_0, Q8_0)
-FORMAT_KERNELS(q4_0, Q4_0)
-FORMAT_KERNELS(q4_k, Q4K)
-FORMAT_KERNELS(q6_k, Q6K)
-FORMAT_KERNELS(mxfp4, Mxfp4)
-FORMAT_KERNELS(q5_1, Q5_1)
-FORMAT_KERNELS(q5_k, Q5K)
-FORMAT_KERNELS(iq4_xs, Iq4Xs)
-FORMAT_KERNELS(q2_k, Q2K)
+OF_FORMATS(FORMAT_KERNELS)

@@ -11,6 +11,8 @@
 
 constexpr unsigned MAX_EXPERTS = 1024;
 constexpr unsigned MAX_PLACES = 64;
+// Places that one block sorts.
+constexpr unsigned FEW_PAIRS = 256;
 // What is no candidate, or no pair.
 constexpr Size NOBODY = ~0ull;
 constexpr unsigned NO_PAIR = ~0u;
@@ -300,12 +302,10 @@ DEVICE float finished_weight(const Formula &formula, Choice &choice, Size left) 
     return formula.flags & HAS_EXPERT_SCALE ? weight * formula.expert_scale[choice.ids[threadIdx.x]] : weight;
 }
 
-// Grid [tokens].
-KERNEL(route, Mem<const float> logits, Mem<const unsigned> words, Mem<const float> bias, Mem<const float> expert_scale,
-       Mem<const unsigned> mask, Mem<unsigned> places, Size tokens) {
-    __shared__ Choice choice;
-    const Formula formula(words, bias, expert_scale, mask);
-    const Size token = blockIdx.x, pairs = tokens * formula.top_k, place = token * formula.top_k + threadIdx.x;
+// Fills a token's places. All threads call it.
+DEVICE void route_token(const Formula &formula, Mem<const float> logits, Mem<unsigned> places, Size tokens, Size token,
+                        Choice &choice) {
+    const Size pairs = tokens * formula.top_k, place = token * formula.top_k + threadIdx.x;
     const bool is_place = threadIdx.x < formula.top_k;
     const bool has_answer = read_logits(formula, logits + token * formula.experts, choice);
     if (threadIdx.x == 0) {
@@ -334,6 +334,75 @@ KERNEL(route, Mem<const float> logits, Mem<const unsigned> words, Mem<const floa
         const bool is_taken = threadIdx.x < left;
         places[place] = is_taken ? choice.ids[threadIdx.x] : static_cast<unsigned>(formula.experts);
         places[pairs + place] = is_taken ? bits_of(finished_weight(formula, choice, left)) : 0;
+    }
+}
+
+// Grid [tokens].
+KERNEL(route, Mem<const float> logits, Mem<const unsigned> words, Mem<const float> bias, Mem<const float> expert_scale,
+       Mem<const unsigned> mask, Mem<unsigned> places, Size tokens) {
+    __shared__ Choice choice;
+    route_token(Formula(words, bias, expert_scale, mask), logits, places, tokens, blockIdx.x, choice);
+}
+
+// What `route` and `place_pairs` do, in one block, for so few tokens that an expert has one piece. Grid [1].
+KERNEL(route_few, Mem<const float> logits, Mem<const unsigned> words, Mem<const float> bias,
+       Mem<const float> expert_scale, Mem<const unsigned> mask, Mem<unsigned> places, Mem<unsigned> pieces,
+       Mem<unsigned> rows, Mem<unsigned> weights, Mem<unsigned> starts, Mem<unsigned> lists, Size tokens,
+       Size most_pieces) {
+    __shared__ Choice choice;
+    const Formula formula(words, bias, expert_scale, mask);
+    const Size pairs = tokens * formula.top_k;
+    for (Size token = 0; token < tokens; ++token) {
+        route_token(formula, logits, places, tokens, token, choice);
+        __syncthreads();
+    }
+    // Whether a place is the first one of its expert.
+    __shared__ Shared<unsigned, FEW_PAIRS> ids, firsts;
+    Size experts = 0;
+    for (unsigned place = threadIdx.x; place < pairs; place += THREADS) {
+        ids[place] = places[place];
+    }
+    __syncthreads();
+    for (unsigned place = threadIdx.x; place < pairs; place += THREADS) {
+        unsigned earlier = 0;
+        for (unsigned other = 0; other < place; ++other) {
+            earlier += ids[other] == ids[place] ? 1 : 0;
+        }
+        firsts[place] = earlier == 0 && ids[place] < formula.experts ? 1 : 0;
+        experts += firsts[place];
+    }
+    __syncthreads();
+    for (unsigned place = threadIdx.x; place < pairs; place += THREADS) {
+        const unsigned expert = ids[place];
+        if (expert >= formula.experts) {
+            lists[place] = NO_PAIR;
+            continue;
+        }
+        // Pairs and experts before this one, and how many pairs this one has.
+        unsigned before = 0, experts_before = 0, same = 0, same_before = 0;
+        for (unsigned other = 0; other < pairs; ++other) {
+            before += ids[other] < expert ? 1 : 0;
+            experts_before += ids[other] < expert ? firsts[other] : 0;
+            same += ids[other] == expert ? 1 : 0;
+            same_before += ids[other] == expert && other < place ? 1 : 0;
+        }
+        const unsigned pair = before + same_before;
+        rows[pair] = static_cast<unsigned>(place / formula.top_k);
+        weights[pair] = places[pairs + place];
+        lists[place] = pair;
+        if (same_before == 0) {
+            pieces[3 * experts_before] = expert;
+            pieces[3 * experts_before + 1] = before;
+            pieces[3 * experts_before + 2] = same;
+        }
+    }
+    for (Size piece = block_sum(experts) + threadIdx.x; piece < most_pieces; piece += THREADS) {
+        for (Size i = 0; i < 3; ++i) {
+            pieces[3 * piece + i] = 0;
+        }
+    }
+    for (Size token = threadIdx.x; token <= tokens; token += THREADS) {
+        starts[token] = static_cast<unsigned>(token * formula.top_k);
     }
 }
 

@@ -3,19 +3,34 @@
 // Shapes: [rows, width] unless said; a thread for each element, or a block for each row where a row is summed.
 
 #include "activation.cuh"
+#include "terms.cuh"
 
 // Columns of a run whose sum a minimum is multiplied with.
 constexpr unsigned RUN = 16;
 
-// The nearest bf16, ties to even; towards zero where that would be infinite. A NaN stays one.
-DEVICE unsigned nearest_bf16(float value) {
-    const unsigned bits = bits_of(value);
-    if ((bits & 0x7f800000u) == 0x7f800000u) {
-        return bits >> 16 | (bits & 0xffff ? 0x40 : 0);
+// Where a row's terms and sums go.
+struct Split {
+    Mem<unsigned short> terms;
+    Mem<float> sums;
+    Size rows, cols, padded;
+    unsigned term_count, wants_sums;
+
+    // Neighbouring lanes bring neighbouring columns, from a multiple of 32 on, and zeros beyond `cols`.
+    DEVICE void write(Size row, Size col, float value) const {
+        if (wants_sums) {
+            float sum = term_count == 1 ? float_of(nearest_bf16(value) << 16) : value;
+            for (unsigned mask = RUN / 2; mask > 0; mask /= 2) {
+                sum += from_lane_xor(sum, mask);
+            }
+            if (col % RUN == 0 && col < cols) {
+                sums[row * (cols / RUN) + col / RUN] = sum;
+            }
+        }
+        if (col < padded) {
+            write_terms(terms, row * padded + col, rows * padded, term_count, value);
+        }
     }
-    const unsigned upper = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return (upper & 0x7f80) == 0x7f80 ? bits >> 16 : upper;
-}
+};
 
 // x as a sum of three bf16, which is exact, of two, which is off by a part in 2^17 at most, or of one, which rounds: terms
 // [term_count, rows, padded], zero beyond `cols`. sums [rows, cols / 16] of what is multiplied, if wanted. Grid [rows,
@@ -23,25 +38,8 @@ DEVICE unsigned nearest_bf16(float value) {
 KERNEL(split_inputs, Mem<const float> x, Mem<unsigned short> terms, Mem<float> sums, Size rows, Size cols, Size padded,
        unsigned term_count, unsigned wants_sums) {
     const Size row = blockIdx.x, col = Size(blockIdx.y) * THREADS + threadIdx.x;
-    float rest = col < cols ? x[row * cols + col] : 0.0f;
-    if (wants_sums) {
-        float sum = term_count == 1 ? float_of(nearest_bf16(rest) << 16) : rest;
-        for (unsigned mask = RUN / 2; mask > 0; mask /= 2) {
-            sum += from_lane_xor(sum, mask);
-        }
-        if (col % RUN == 0 && col < cols) {
-            sums[row * (cols / RUN) + col / RUN] = sum;
-        }
-    }
-    if (col >= padded) {
-        return;
-    }
-    for (unsigned term = 0; term < term_count; ++term) {
-        const unsigned upper = nearest_bf16(rest);
-        const bool finite = (upper & 0x7f80) != 0x7f80;
-        terms[(term * rows + row) * padded + col] = static_cast<unsigned short>(upper);
-        rest = finite ? rest - float_of(upper << 16) : 0.0f;
-    }
+    const Split split = {terms, sums, rows, cols, padded, term_count, wants_sums};
+    split.write(row, col, col < cols ? x[row * cols + col] : 0.0f);
 }
 
 // out[token] = the sum of its pairs, which come in ascending expert; ~0 in a list is no pair. `starts` is [tokens + 1]. Grid
@@ -59,16 +57,37 @@ KERNEL(combine, Mem<const float> of_pairs, Mem<const unsigned> starts, Mem<const
     }
 }
 
-// Grid [rows].
-KERNEL(rms_norm, Mem<const float> x, Mem<const float> weight, Mem<float> out, Size width, float eps) {
-    const Mem<const float> row = x + blockIdx.x * width;
+// What a row is multiplied with before its weights. All threads call it.
+DEVICE float norm_factor(Mem<const float> row, Size width, float eps) {
     float squares = 0.0f;
     for (Size col = threadIdx.x; col < width; col += THREADS) {
         squares = fmaf(row[col], row[col], squares);
     }
-    const float factor = 1.0f / sqrtf(block_sum(squares) / float(width) + eps);
+    return 1.0f / sqrtf(block_sum(squares) / float(width) + eps);
+}
+
+// Grid [rows].
+KERNEL(rms_norm, Mem<const float> x, Mem<const float> weight, Mem<float> out, Size width, float eps) {
+    const Mem<const float> row = x + blockIdx.x * width;
+    const float factor = norm_factor(row, width, eps);
     for (Size col = threadIdx.x; col < width; col += THREADS) {
         out[blockIdx.x * width + col] = row[col] * factor * weight[col];
+    }
+}
+
+// The same, and at once what split_inputs makes of it for the products that follow. Grid [rows].
+KERNEL(rms_norm_split, Mem<const float> x, Mem<const float> weight, Mem<float> out, Mem<unsigned short> terms,
+       Mem<float> sums, Size rows, Size width, Size padded, unsigned term_count, unsigned wants_sums, float eps) {
+    const Mem<const float> row = x + blockIdx.x * width;
+    const float factor = norm_factor(row, width, eps);
+    const Split split = {terms, sums, rows, width, padded, term_count, wants_sums};
+    for (Size first = 0; first < padded; first += THREADS) {
+        const Size col = first + threadIdx.x;
+        const float value = col < width ? row[col] * factor * weight[col] : 0.0f;
+        if (col < width) {
+            out[blockIdx.x * width + col] = value;
+        }
+        split.write(blockIdx.x, col, value);
     }
 }
 

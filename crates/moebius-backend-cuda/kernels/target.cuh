@@ -3,7 +3,10 @@
 // Memory comes as `Mem<T>`, shared arrays are `Shared<T, N>`, a kernel is written `KERNEL(name, parameters) { ... }`. On
 // the device they are a pointer, an array and a __global__ function; in the emulator every access is checked.
 //
-// Invariants: 128 threads in a block; no atomics; multiply-adds are spelled (`fmaf`), since both compilers are told not
+// Kernels whose threads share more than a few numbers have a `Room`: shared memory of as many bytes as the launch says, which
+// is filled by copies that run while threads compute.
+//
+// Invariants: 128 threads in a block, 256 of a wide kernel; no atomics; multiply-adds are spelled (`fmaf`), since both compilers are told not
 // to make their own, so that device and emulator round alike.
 #pragma once
 
@@ -12,12 +15,18 @@ using Size = unsigned long long;
 constexpr unsigned WARP = 32;
 constexpr unsigned WARPS = 4;
 constexpr unsigned THREADS = WARP * WARPS;
+constexpr unsigned WIDE_THREADS = 256;
 
 #ifdef __CUDACC__
 
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define LOOP _Pragma("unroll 1")
 #define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(THREADS) name(__VA_ARGS__)
+// A kernel that takes no more registers than `blocks` of them on a multiprocessor have.
+#define CROWDED_KERNEL(blocks, name, ...)                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(__VA_ARGS__)
+#define WIDE_KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(WIDE_THREADS) name(__VA_ARGS__)
 #define INFINITE __int_as_float(0x7f800000)
 
 template <class T>
@@ -34,6 +43,47 @@ template <class V, class T>
 DEVICE V load(const T *memory, Size index) {
     return *reinterpret_cast<const V *>(memory + index);
 }
+
+using Room = unsigned char *;
+
+// The room of a block, which must be as large as this.
+DEVICE Room room_of(unsigned) {
+    extern __shared__ uint4 room[];
+    return reinterpret_cast<Room>(room);
+}
+
+DEVICE Mem<const unsigned char> readable(Room room) { return room; }
+
+template <class V>
+DEVICE void store(Room room, unsigned at, V value) {
+    *reinterpret_cast<V *>(room + at) = value;
+}
+
+// Asks for the line of memory that a byte is in, which is then near when it is read.
+DEVICE void fetch_line(const unsigned char *memory, Size at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(memory + at));
+}
+
+// Copies sixteen bytes into the room, or zeros unless they are `there`; nobody may look before `wait_for_copies`.
+template <class T>
+DEVICE void copy_later(Room room, unsigned at, const T *memory, Size index, bool there) {
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(room + at));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(memory + index), "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+// Four matrices of eight rows of eight numbers of two bytes, of which lane `8 matrix + row` brings a row: lane
+// `4 group + member` gets of each the numbers `group` of rows `2 member` and the next.
+DEVICE void load_transposed(Room room, unsigned at, unsigned (&words)[4]) {
+    const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(room + at));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+// Waits for this thread's copies; a barrier makes them everybody's.
+DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 DEVICE unsigned bits_of(float value) { return __float_as_uint(value); }
 DEVICE float float_of(unsigned bits) { return __uint_as_float(bits); }

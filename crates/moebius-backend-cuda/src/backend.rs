@@ -10,7 +10,7 @@ use moebius_expert_kernels::Pool;
 
 use crate::experts::CudaExperts;
 use crate::gpu::{Gpu, MAX_GRID};
-use crate::inputs::Activations;
+use crate::inputs::{Activations, LastSplit};
 use crate::journal::Journal;
 use crate::linear::{CudaHeads, CudaLinear};
 use crate::ops::CudaOps;
@@ -47,7 +47,9 @@ impl CudaBackend {
     #[cfg(feature = "emulated")]
     pub fn emulated(order: crate::Order, activations: Activations) -> Result<Self> {
         let detail = format!("emulated, {order:?}").to_lowercase();
-        Self::on(Gpu::Emulated(crate::gpu::emulated::Emulator { order }), (detail, None), activations)
+        let most_shared_bytes = crate::gpu::emulated::MOST_SHARED_BYTES;
+        let emulator = crate::gpu::emulated::Emulator { order, most_shared_bytes };
+        Self::on(Gpu::Emulated(emulator), (detail, None), activations)
     }
 
     fn on(
@@ -61,7 +63,8 @@ impl CudaBackend {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let pool = Pool::new(threads).map_err(|error| startup(error.to_string()))?;
         let info = BackendInfo { name: NAME, device: gpu.device(), detail, free_bytes };
-        let engine = Arc::new(Engine { gpu, pool, journal: Journal::default(), activations });
+        let (journal, last_split) = (Journal::default(), LastSplit::default());
+        let engine = Arc::new(Engine { gpu, pool, journal, activations, last_split });
         Ok(CudaBackend { info, ops: CudaOps { engine: engine.clone() }, engine })
     }
 }

@@ -1,4 +1,4 @@
-//! The experts of one layer: rows grouped by expert, each expert's weights read once for up to 32 of them.
+//! The experts of one layer: rows grouped by expert, each expert's weights read once for up to 128 of them.
 //!
 //! ```text
 //! h[pair] = act(gate x) (up x)      y[pair] = weight (down h[pair])      out[token] = Σ y[pair], ascending expert
@@ -9,29 +9,17 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
-use moebius_backend::{
-    Activation, Error, ExpertBank, ExpertSource, ExpertSpec, Linear, Projection, Result, Routed,
-};
+use moebius_backend::{Error, ExpertBank, ExpertSource, ExpertSpec, Linear, Projection, Result, Routed};
 use moebius_metering::Meter;
 use moebius_router::{Router, Routing, WeightTarget};
 
 use crate::gpu::{Arg, Buffer};
-use crate::inputs::Inputs;
-use crate::plan::{ExpertPlan, PlanShape};
+use crate::inputs::{Inputs, needs_terms_only};
+use crate::plan::ExpertPlan;
+use crate::product::{Bank, Pairs, Target, Task};
 use crate::routing::{DeviceRouter, Planned, has_room_for};
-use crate::slices::{Dense, blocks_for, computed, expect_dims};
+use crate::slices::{blocks_for, computed, expect_dims};
 use crate::weights::{Engine, Stack};
-
-/// What an expert has, as the kernels are told.
-const HAS_GATE: u32 = 1;
-const HAS_BIAS: u32 = 2;
-const WEIGHTS_INPUT: u32 = 4;
-
-/// One projection of all experts.
-struct Bank {
-    stack: Stack,
-    bias: Option<Buffer<f32>>,
-}
 
 pub(crate) struct CudaExperts {
     spec: ExpertSpec,
@@ -71,60 +59,39 @@ impl CudaExperts {
         Ok(self.device_router.get().expect("it was set"))
     }
 
+    /// Whether both halves may be computed by wide blocks.
+    fn has_room(&self) -> bool {
+        self.engine.has_room_for(&[self.spec.format, self.spec.down_format])
+    }
+
     /// What the experts of a plan give for its tokens, `[tokens, hidden]`.
-    fn run(&self, x: &Tensor, shape: &PlanShape, words: &Buffer<u32>, on_input: bool) -> Result<Tensor> {
-        let hidden = self.spec.hidden;
-        let of_pairs = Dense::new(&self.pairs(x, shape, words, on_input)?)?;
-        let [.., starts, lists] = shape.offsets();
-        let before = [of_pairs.arg()?, words.read_from(starts), words.read_from(lists)];
-        let grid = [shape.tokens, blocks_for(hidden)];
-        computed(&self.engine.gpu, &[shape.tokens, hidden], ("combine", grid), &before, &[hidden.into()])
+    fn run(&self, x: &Tensor, pairs: Pairs<'_>) -> Result<Tensor> {
+        let (hidden, tokens) = (self.spec.hidden, pairs.shape.tokens);
+        let of_pairs = self.pairs(x, pairs)?;
+        let [.., starts, lists] = pairs.shape.offsets();
+        let before = [of_pairs.read(), pairs.words.read_from(starts), pairs.words.read_from(lists)];
+        let grid = [tokens, blocks_for(hidden)];
+        computed(&self.engine.gpu, &[tokens, hidden], ("combine", grid), &before, &[hidden.into()])
     }
 
     /// What the pairs of a plan give, `[pairs, hidden]`.
-    fn pairs(&self, x: &Tensor, plan: &PlanShape, words: &Buffer<u32>, on_input: bool) -> Result<Tensor> {
-        let ExpertSpec { hidden, intermediate, format, down_format, .. } = self.spec;
-        let engine = &*self.engine;
-        let [rows, weights, ..] = plan.offsets();
-        let flags =
-            [(self.gate.is_some(), HAS_GATE), (self.spec.biases, HAS_BIAS), (on_input, WEIGHTS_INPUT)];
-        let flags: u32 = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
-        let (kind, limit) = activation_args(self.spec.activation);
-
+    fn pairs(&self, x: &Tensor, pairs: Pairs<'_>) -> Result<Buffer<f32>> {
+        let ExpertSpec { hidden, intermediate, format, down_format, activation, .. } = self.spec;
+        let (engine, count) = (&*self.engine, pairs.shape.pairs);
+        let up = Task::Up { gate: self.gate.as_ref(), up: &self.up, activation, pairs };
         let inputs = Inputs::new(engine, x, &[format])?;
-        let gate = self.gate.as_ref();
-        let before = [
-            &[
-                words.read(),
-                gate.map_or(Arg::NONE, |gate| gate.stack.words.read()),
-                self.up.stack.words.read(),
-            ],
-            &inputs.args()?[..],
-            &[words.read_from(rows), words.read_from(weights)],
-            &[gate.map_or(Arg::NONE, Bank::bias), self.up.bias()],
-        ];
-        let kernel = format!("experts_up_{format}_{}", plan.tiles);
-        let grid = [plan.pieces, self.up.stack.panels()];
-        let after = [intermediate.into(), flags.into(), kind, limit];
-        let shape = [plan.pairs, intermediate];
-        let inner = computed(&engine.gpu, &shape, (&kernel, grid), &before.concat(), &after)?;
-
-        let inputs = Inputs::new(engine, &inner, &[down_format])?;
-        let before = [
-            &[words.read(), self.down.stack.words.read()],
-            &inputs.args()?[..],
-            &[words.read_from(weights), self.down.bias()],
-        ];
-        let kernel = format!("experts_down_{down_format}_{}", plan.tiles);
-        let grid = [plan.pieces, self.down.stack.panels()];
-        let after = [hidden.into(), flags.into()];
-        computed(&engine.gpu, &[plan.pairs, hidden], (&kernel, grid), &before.concat(), &after)
-    }
-}
-
-impl Bank {
-    fn bias(&self) -> Arg<'_> {
-        self.bias.as_ref().map_or(Arg::NONE, Buffer::read)
+        let inner = if needs_terms_only(down_format) {
+            Inputs::of_terms(engine, (count, intermediate), |terms, term_count| {
+                up.launch(engine, &inputs, &Target { numbers: Arg::NONE, terms, term_count })
+            })?
+        } else {
+            let mut inner = engine.gpu.unwritten(count * intermediate)?;
+            up.launch(engine, &inputs, &Target::numbers(inner.write()))?;
+            Inputs::new(engine, &engine.gpu.tensor(inner, &[count, intermediate])?, &[down_format])?
+        };
+        let mut out = engine.gpu.unwritten(count * hidden)?;
+        Task::Down { down: &self.down, pairs }.launch(engine, &inner, &Target::numbers(out.write()))?;
+        Ok(out)
     }
 }
 
@@ -135,9 +102,10 @@ impl ExpertBank for CudaExperts {
 
     fn forward(&self, x: &Tensor, routing: &Routing, meter: &Meter) -> Result<Tensor> {
         let (tokens, _) = self.spec.check_call(x, routing)?;
-        let ExpertPlan { shape, words } = ExpertPlan::new(&routing.dispatch(), tokens)?;
+        let ExpertPlan { shape, words } = ExpertPlan::new(&routing.dispatch(), tokens, self.has_room())?;
         let words = self.engine.gpu.upload(&words)?;
-        let out = self.run(x, &shape, &words, routing.applies_to() == WeightTarget::Input)?;
+        let on_input = routing.applies_to() == WeightTarget::Input;
+        let out = self.run(x, Pairs { shape: &shape, words: &words, on_input })?;
         meter.experts(self.spec.work(routing));
         Ok(out)
     }
@@ -150,20 +118,10 @@ impl ExpertBank for CudaExperts {
     fn forward_routed(&self, x: &Tensor, logits: &Tensor) -> Result<Option<Routed>> {
         let Some(router) = &self.router else { return Ok(None) };
         expect_dims("expert input", &[logits.dim(0)?, self.spec.hidden], x.dims())?;
-        let Planned { shape, words, routing } = self.device_router(router)?.plan(&self.engine, logits)?;
-        let output = self.run(x, &shape, &words, router.config().applies_to == WeightTarget::Input)?;
+        let Planned { shape, words, routing } =
+            self.device_router(router)?.plan(&self.engine, logits, self.has_room())?;
+        let on_input = router.config().applies_to == WeightTarget::Input;
+        let output = self.run(x, Pairs { shape: &shape, words: &words, on_input })?;
         Ok(Some(Routed { output, routing }))
     }
-}
-
-/// Number and limit of an activation, as the kernels are told.
-pub(crate) fn activation_args(activation: Activation) -> (Arg<'static>, Arg<'static>) {
-    let (kind, limit): (u32, f32) = match activation {
-        Activation::Silu => (0, 0.0),
-        Activation::Gelu => (1, 0.0),
-        Activation::GeluTanh => (2, 0.0),
-        Activation::ReluSquared => (3, 0.0),
-        Activation::ClampedSwiglu { limit } => (4, limit),
-    };
-    (Arg::from(kind), Arg::from(limit))
 }

@@ -1,12 +1,15 @@
 //! The inputs of products: as they are for plain formats, split into bf16 terms for tensor cores.
 //!
 //! Shapes: x `[rows, cols]`, terms `[terms, rows, padded]`, sums `[rows, cols / 16]`.
+//! Invariants: a tensor is never changed in place once it was split, so its id stands for its terms.
 
-use candle_core::Tensor;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Tensor, TensorId};
 use moebius_backend::{Result, WeightFormat};
 
 use crate::gpu::{Arg, Buffer, Launch};
-use crate::slices::{Dense, blocks_for};
+use crate::slices::{Dense, blocks_for, computed, optional};
 use crate::weights::Engine;
 
 /// What products on tensor cores do to what is multiplied with weights.
@@ -37,12 +40,64 @@ const WITH_MINIMA: [WeightFormat; 4] =
 /// Columns of a run whose sum a minimum is multiplied with.
 const RUN: usize = 16;
 
-pub(crate) struct Inputs {
-    x: Dense,
+/// What some numbers are split into.
+struct Split {
     /// Two bf16 in a word.
     terms: Buffer<u32>,
     sums: Buffer<f32>,
-    /// How many there are.
+    has_sums: bool,
+}
+
+/// The split that was made last. What a layer hands to several projections is so split once, and what a norm gives is
+/// split by the norm.
+#[derive(Default)]
+pub(crate) struct LastSplit(Mutex<Option<(TensorId, Arc<Split>)>>);
+
+impl LastSplit {
+    fn of(&self, x: &Tensor, wants_sums: bool) -> Option<Arc<Split>> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (id, split) = last.as_ref()?;
+        (*id == x.id() && (split.has_sums || !wants_sums)).then(|| split.clone())
+    }
+
+    fn keep(&self, x: &Tensor, split: &Arc<Split>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((x.id(), split.clone()));
+    }
+}
+
+/// The sizes of a split, as kernels that make one are told.
+struct SplitSizes {
+    rows: usize,
+    cols: usize,
+    padded: usize,
+    term_count: u32,
+}
+
+impl SplitSizes {
+    fn new(engine: &Engine, rows: usize, cols: usize) -> Self {
+        let padded = cols.next_multiple_of(STEP);
+        SplitSizes { rows, cols, padded, term_count: engine.activations.terms() }
+    }
+
+    /// Memory for it.
+    fn unwritten(&self, engine: &Engine, has_sums: bool) -> Result<Split> {
+        let words = self.term_count as usize * self.rows * self.padded / 2;
+        let terms = engine.gpu.unwritten(words)?;
+        let sums = engine.gpu.unwritten(if has_sums { self.rows * (self.cols / RUN) } else { 0 })?;
+        Ok(Split { terms, sums, has_sums })
+    }
+
+    fn args(&self, has_sums: bool) -> [Arg<'static>; 5] {
+        [self.rows.into(), self.cols.into(), self.padded.into(), self.term_count.into(), has_sums.into()]
+    }
+}
+
+pub(crate) struct Inputs {
+    /// As they are, for plain formats.
+    x: Option<Dense>,
+    /// For tensor cores.
+    split: Option<Arc<Split>>,
+    /// How many terms there are.
     term_count: u32,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
@@ -52,44 +107,75 @@ impl Inputs {
     /// Prepares `x: [rows, cols]` for matrices of some formats.
     pub(crate) fn new(engine: &Engine, x: &Tensor, formats: &[WeightFormat]) -> Result<Self> {
         let (rows, cols) = x.dims2()?;
-        let plain = |format: &WeightFormat| matches!(format, WeightFormat::F32 | WeightFormat::F16);
-        let splits = !formats.iter().all(plain);
+        let splits = formats.iter().any(|&format| is_split(format));
         let wants_sums = formats.iter().any(|format| WITH_MINIMA.contains(format));
-        let padded = cols.next_multiple_of(STEP);
-        let term_count = engine.activations.terms();
-        let words = term_count as usize * rows * padded / 2;
-        let mut inputs = Inputs {
-            x: Dense::new(x)?,
-            terms: engine.gpu.unwritten(if splits { words } else { 0 })?,
-            sums: engine.gpu.unwritten(if wants_sums { rows * (cols / RUN) } else { 0 })?,
-            term_count,
-            rows,
-            cols,
+        let sizes = SplitSizes::new(engine, rows, cols);
+        let dense = Dense::new(x)?;
+        let split = match engine.last_split.of(x, wants_sums) {
+            _ if !splits => None,
+            Some(split) => Some(split),
+            None => {
+                let mut split = sizes.unwritten(engine, wants_sums)?;
+                let memory = [dense.arg()?, split.terms.write(), split.sums.write()];
+                let args = [&memory[..], &sizes.args(wants_sums)].concat();
+                let blocks = [rows, blocks_for(sizes.padded)].into();
+                engine.gpu.launch(&Launch { kernel: "split_inputs", blocks, args: &args })?;
+                let split = Arc::new(split);
+                engine.last_split.keep(x, &split);
+                Some(split)
+            }
         };
-        if splits {
-            let (x, terms, sums) = (inputs.x.arg()?, inputs.terms.write(), inputs.sums.write());
-            engine.gpu.launch(&Launch {
-                kernel: "split_inputs",
-                grid: [rows, blocks_for(padded)],
-                args: &[
-                    x,
-                    terms,
-                    sums,
-                    rows.into(),
-                    cols.into(),
-                    padded.into(),
-                    term_count.into(),
-                    wants_sums.into(),
-                ],
-            })?;
-        }
-        Ok(inputs)
+        Ok(Inputs { x: Some(dense), split, term_count: sizes.term_count, rows, cols })
+    }
+
+    /// What `write` launches the writing of as terms, for matrices that need nothing else; it is told how many terms.
+    pub(crate) fn of_terms(
+        engine: &Engine,
+        (rows, cols): (usize, usize),
+        write: impl FnOnce(Arg<'_>, u32) -> Result<()>,
+    ) -> Result<Self> {
+        let sizes = SplitSizes::new(engine, rows, cols);
+        let mut split = sizes.unwritten(engine, false)?;
+        write(split.terms.write(), sizes.term_count)?;
+        Ok(Inputs { x: None, split: Some(Arc::new(split)), term_count: sizes.term_count, rows, cols })
     }
 
     /// The parameters that products have in common.
     pub(crate) fn args(&self) -> Result<[Arg<'_>; 6]> {
-        let sizes = [self.rows.into(), self.cols.into(), self.term_count.into()];
-        let [rows, cols, terms] = sizes;
-        Ok([self.x.arg()?, self.terms.read(), self.sums.read(), rows, cols, terms])
+        let [rows, cols, terms] = [self.rows.into(), self.cols.into(), self.term_count.into()];
+        let split = self.split.as_ref();
+        Ok([
+            optional(self.x.as_ref())?,
+            split.map_or(Arg::NONE, |split| split.terms.read()),
+            split.map_or(Arg::NONE, |split| split.sums.read()),
+            rows,
+            cols,
+            terms,
+        ])
     }
+}
+
+/// Whether a format is multiplied on tensor cores.
+fn is_split(format: WeightFormat) -> bool {
+    format != WeightFormat::F32
+}
+
+/// Whether terms are all that products with a format need.
+pub(crate) fn needs_terms_only(format: WeightFormat) -> bool {
+    is_split(format) && !WITH_MINIMA.contains(&format)
+}
+
+/// Norms of `x: [rows, cols]`, split at once for the products that follow.
+pub(crate) fn split_norm(engine: &Engine, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let (rows, cols) = x.dims2()?;
+    let (values, weight) = (Dense::new(x)?, Dense::new(weight)?);
+    let sizes = SplitSizes::new(engine, rows, cols);
+    let has_sums = cols.is_multiple_of(RUN);
+    let mut split = sizes.unwritten(engine, has_sums)?;
+    let memory = [split.terms.write(), split.sums.write()];
+    let after = [&memory[..], &sizes.args(has_sums), &[eps.into()]].concat();
+    let before = [values.arg()?, weight.arg()?];
+    let normed = computed(&engine.gpu, x.dims(), ("rms_norm_split", [rows, 1]), &before, &after)?;
+    engine.last_split.keep(&normed, &Arc::new(split));
+    Ok(normed)
 }

@@ -24,6 +24,8 @@ mod ops;
 #[cfg(any(test, feature = "cuda", feature = "emulated"))]
 mod plan;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
+mod product;
+#[cfg(any(feature = "cuda", feature = "emulated"))]
 mod recurrence;
 #[cfg(any(feature = "cuda", feature = "emulated"))]
 mod routing;

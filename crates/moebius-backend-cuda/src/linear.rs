@@ -8,16 +8,15 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use moebius_backend::{Error, HeadLinear, Linear, LinearSpec, Result, WeightFormat, WeightView};
 
-use crate::gpu::{Arg, Buffer};
 use crate::inputs::Inputs;
 use crate::plan::{TILE, tiles_for};
+use crate::product::{Bank, Target, Task};
 use crate::slices::{blocks_for, computed, expect_dims};
 use crate::weights::{Engine, Stack};
 
 pub(crate) struct CudaLinear {
     spec: LinearSpec,
-    weight: Stack,
-    bias: Option<Buffer<f32>>,
+    bank: Bank,
     engine: Arc<Engine>,
 }
 
@@ -32,10 +31,10 @@ impl CudaLinear {
         let bias = bias.map(|bias| engine.gpu.upload(&bias)).transpose()?;
         let shape = (spec.outputs, spec.inputs);
         let view = std::cell::Cell::new(Some(weight));
-        let weight = Stack::load(engine, spec.format, shape, 1, |_| {
+        let stack = Stack::load(engine, spec.format, shape, 1, |_| {
             Ok(view.take().expect("one matrix is asked for once"))
         })?;
-        Ok(CudaLinear { spec: spec.clone(), weight, bias, engine: engine.clone() })
+        Ok(CudaLinear { spec: spec.clone(), bank: Bank { stack, bias }, engine: engine.clone() })
     }
 
     /// The projections as those of one engine, if all of them are.
@@ -63,32 +62,31 @@ impl CudaLinear {
     }
 
     fn multiply(&self, inputs: &Inputs) -> Result<Tensor> {
-        multiply(&self.engine, (&self.weight, self.bias.as_ref()), (&self.spec, 1), inputs)
+        multiply(&self.engine, &self.bank, (&self.spec, 1), inputs)
     }
 }
 
 /// Each head's rows of `inputs` with its own matrix: `[rows, outputs]`.
 fn multiply(
     engine: &Engine,
-    (weight, bias): (&Stack, Option<&Buffer<f32>>),
+    bank: &Bank,
     (spec, heads): (&LinearSpec, usize),
     inputs: &Inputs,
 ) -> Result<Tensor> {
     let tokens = inputs.rows / heads;
-    let tiles = tiles_for(tokens);
-    let kernel = format!("dense_{}_{tiles}", spec.format);
-    let grid = [heads * tokens.div_ceil(tiles * TILE), weight.panels()];
-    let values = bias.map_or(Arg::NONE, Buffer::read);
-    let before = [&[weight.words.read()], &inputs.args()?[..], &[values, bias.is_some().into()]];
-    let after = [spec.outputs.into(), heads.into()];
-    computed(&engine.gpu, &[inputs.rows, spec.outputs], (&kernel, grid), &before.concat(), &after)
+    let tiles = tiles_for(tokens, engine.has_room_for(&[spec.format]));
+    let lots = heads * tokens.div_ceil(tiles * TILE);
+    let mut out = engine.gpu.unwritten(inputs.rows * spec.outputs)?;
+    let task = Task::Dense { bank, heads, tiles, lots };
+    task.launch(engine, inputs, &Target::numbers(out.write()))?;
+    engine.gpu.tensor(out, &[inputs.rows, spec.outputs])
 }
 
 /// A projection of its own for every head, in one launch.
 pub(crate) struct CudaHeads {
     spec: LinearSpec,
     heads: usize,
-    weights: Stack,
+    bank: Bank,
     engine: Arc<Engine>,
 }
 
@@ -99,8 +97,8 @@ impl CudaHeads {
         heads: usize,
         source: impl Fn(usize) -> Result<WeightView<'a>>,
     ) -> Result<Self> {
-        let weights = Stack::load(engine, spec.format, (spec.outputs, spec.inputs), heads, source)?;
-        Ok(CudaHeads { spec: spec.clone(), heads, weights, engine: engine.clone() })
+        let stack = Stack::load(engine, spec.format, (spec.outputs, spec.inputs), heads, source)?;
+        Ok(CudaHeads { spec: spec.clone(), heads, bank: Bank { stack, bias: None }, engine: engine.clone() })
     }
 }
 
@@ -119,7 +117,7 @@ impl HeadLinear for CudaHeads {
         expect_dims(&what, &[tokens, self.heads, self.spec.inputs], &[tokens, heads, inputs])?;
         let rows = x.contiguous()?.reshape((tokens * heads, inputs))?;
         let inputs = Inputs::new(&self.engine, &rows, &[self.spec.format])?;
-        let y = multiply(&self.engine, (&self.weights, None), (&self.spec, heads), &inputs)?;
+        let y = multiply(&self.engine, &self.bank, (&self.spec, heads), &inputs)?;
         Ok(y.reshape((tokens, heads, self.spec.outputs))?)
     }
 }
@@ -146,7 +144,7 @@ impl Linear for CudaLinear {
         let (count, cols) = (ids.len(), self.spec.inputs);
         let numbers = gpu.upload(ids)?;
         let kernel = format!("rows_{}", self.spec.format);
-        let before = [self.weight.words.read(), numbers.read()];
+        let before = [self.bank.stack.words.read(), numbers.read()];
         let grid = [blocks_for(count * cols), 1];
         computed(gpu, &[count, cols], (&kernel, grid), &before, &[count.into(), cols.into()])
     }

@@ -8,15 +8,19 @@ use moebius_backend::{
     SelectiveScan,
 };
 
-use crate::experts::activation_args;
 use crate::gpu::{Buffer, Launch};
+use crate::inputs::split_norm;
 use crate::linear::CudaLinear;
+use crate::product::activation_args;
 use crate::recurrence;
 use crate::slices::{Dense, Rows, blocks_for, computed, expect_dims, optional};
 use crate::weights::Engine;
 
 /// The widest head of queries and of values: what a block has room for.
 const MAX_HEAD: usize = 1024;
+
+/// Up to so many rows a norm is split where it is computed.
+const FEW_ROWS: usize = 64;
 
 pub(crate) struct CudaOps {
     pub(crate) engine: Arc<Engine>,
@@ -34,6 +38,10 @@ impl Ops for CudaOps {
         let width = weight.dim(0)?;
         expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;
         let grid = [x.elem_count().checked_div(width).unwrap_or(0), 1];
+        // Rows of two dimensions are what projections are given, and while there are few, a launch is what takes time.
+        if x.rank() == 2 && grid[0] <= FEW_ROWS {
+            return split_norm(&self.engine, x, weight, eps);
+        }
         let (values, weight) = (Dense::new(x)?, Dense::new(weight)?);
         let before = [values.arg()?, weight.arg()?];
         computed(&self.engine.gpu, x.dims(), ("rms_norm", grid), &before, &[width.into(), eps.into()])
@@ -103,7 +111,8 @@ impl Ops for CudaOps {
             let memory = [q.arg()?, keys.arg()?, values.arg()?, optional(sinks.as_ref())?, out.write()];
             let args =
                 [&memory[..], &sizes.map(Into::into), &[spec.scale.into(), sinks.is_some().into()]].concat();
-            gpu.launch(&Launch { kernel: "attention", grid: [span.rows.len(), heads], args: &args })?;
+            let blocks = [span.rows.len(), heads].into();
+            gpu.launch(&Launch { kernel: "attention", blocks, args: &args })?;
         }
         gpu.tensor(out, &[tokens, heads * value_dim])
     }

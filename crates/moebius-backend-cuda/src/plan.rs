@@ -2,16 +2,74 @@
 //!
 //! Invariants: a plan decides who computes, never what: an output has the same bits under every plan.
 
-use moebius_backend::{Error, Result};
+use moebius_backend::{Error, Result, WeightFormat};
 use moebius_router::Dispatch;
 
 /// Inputs of a tile.
 pub(crate) const TILE: usize = 8;
 
-/// How many tiles a block takes: one for few inputs, so that more blocks read weights at once, else four, so that
-/// weights are read once for more of them.
-pub(crate) fn tiles_for(inputs: usize) -> usize {
-    if inputs <= TILE { 1 } else { 4 }
+/// Tiles of a wide block, which multiplies from shared memory.
+pub(crate) const WIDE: usize = 16;
+
+/// How many tiles a block takes: one for few inputs, so that more blocks read weights at once, four, so that weights are
+/// read once for more of them, or as many as a wide block takes, if one `has_room`.
+pub(crate) fn tiles_for(inputs: usize, has_room: bool) -> usize {
+    match inputs.div_ceil(TILE) {
+        0 | 1 => 1,
+        2..=4 => 4,
+        _ if has_room => WIDE,
+        _ => 4,
+    }
+}
+
+/// How a format shares the memory of a wide block; `Format` in `formats.cuh`.
+struct WideFormat {
+    /// Packed bytes of a stage of 64 columns in one panel.
+    packed: usize,
+    /// Runs of a stage that have a scale.
+    runs: usize,
+    has_minima: bool,
+    /// bf16 that an input is split into.
+    terms: usize,
+}
+
+/// None for a format that is not multiplied on tensor cores.
+fn wide_format(format: WeightFormat) -> Option<WideFormat> {
+    let (packed, runs, has_minima) = match format {
+        // Halves of an f16 are two steps of 16 columns.
+        WeightFormat::F16 => (2 * 512, 0, false),
+        // It is multiplied as it is packed.
+        WeightFormat::Bf16 => (0, 0, false),
+        WeightFormat::Q8_0 => (2 * 544, 2, false),
+        WeightFormat::Q4_0 => (2 * 288, 2, false),
+        WeightFormat::Mxfp4 => (2 * 272, 2, false),
+        WeightFormat::Q5_1 => (2 * 384, 2, true),
+        WeightFormat::Iq4Xs => (2 * (160 + 256), 2, false),
+        WeightFormat::Q4K => (320 + 512, 2, true),
+        WeightFormat::Q5K => (320 + 640, 2, true),
+        WeightFormat::Q6K => (288 + 768, 4, false),
+        WeightFormat::Q2K => (576 + 256, 4, true),
+        _ => return None,
+    };
+    Some(WideFormat { packed, runs, has_minima, terms: if runs == 0 { 3 } else { 2 } })
+}
+
+/// Bytes of shared memory of a wide block, if there is one for a format; `Floor` in `wide.cu`.
+pub(crate) fn wide_bytes(format: WeightFormat, rounded: bool) -> Option<usize> {
+    const PANELS: usize = 8;
+    let WideFormat { packed, runs, has_minima, terms } = wide_format(format)?;
+    let terms = if rounded { 1 } else { terms };
+    let inputs = WIDE * TILE;
+    let scales = runs * PANELS * 16 * 4;
+    let of_minima = if has_minima { scales + runs * inputs * 4 } else { 0 };
+    let stage = PANELS * 4 * 512 + terms * inputs * 128 + scales + of_minima;
+    let sums = inputs * (PANELS * 16 + 4) * 4;
+    Some(sums.max(2 * (PANELS * packed + stage)))
+}
+
+/// Whether a block with so much shared memory can be a wide one of all these formats.
+pub(crate) fn has_room_for(most_bytes: usize, formats: &[WeightFormat], rounded: bool) -> bool {
+    formats.iter().all(|&format| wide_bytes(format, rounded).is_some_and(|bytes| bytes <= most_bytes))
 }
 
 /// The sizes of a bank's work on a batch.
@@ -32,11 +90,11 @@ impl PlanShape {
     ///
     /// # Errors
     /// [`Error::Shape`] if pairs cannot be numbered in 32 bits.
-    pub(crate) fn largest(tokens: usize, (n_experts, top_k): (usize, usize)) -> Result<Self> {
+    pub(crate) fn largest(tokens: usize, (n_experts, top_k): (usize, usize), has_room: bool) -> Result<Self> {
         let pairs = tokens.saturating_mul(top_k);
         check_numbers(pairs.max(tokens))?;
         let active = pairs.min(n_experts);
-        let tiles = tiles_for(pairs.div_ceil(active.max(1)));
+        let tiles = tiles_for(pairs.div_ceil(active.max(1)), has_room);
         // An expert with `n` pairs has `(n - 1) / most + 1` pieces, so most of them come of many experts.
         let pieces = active + (pairs - active) / (tiles * TILE);
         Ok(PlanShape { tiles, pieces, pairs, tokens })
@@ -69,10 +127,10 @@ impl ExpertPlan {
     ///
     /// # Errors
     /// [`Error::Shape`] if pairs cannot be numbered in 32 bits.
-    pub(crate) fn new(dispatch: &Dispatch, tokens: usize) -> Result<Self> {
+    pub(crate) fn new(dispatch: &Dispatch, tokens: usize, has_room: bool) -> Result<Self> {
         let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
         check_numbers(rows.len().max(tokens))?;
-        let tiles = tiles_for(rows.len().div_ceil(dispatch.n_active().max(1)));
+        let tiles = tiles_for(rows.len().div_ceil(dispatch.n_active().max(1)), has_room);
         let mut words = pieces(offsets, tiles * TILE);
         let shape = PlanShape { tiles, pieces: words.len() / 3, pairs: rows.len(), tokens };
         words.extend(rows);
@@ -135,7 +193,7 @@ mod tests {
         let weights = (0..ids.len()).map(|pair| pair as f32).collect();
         let routing = Routing::from_parts(n_experts, top_k, ids.to_vec(), weights, WeightTarget::Output);
         let routing = routing.expect("a valid routing");
-        ExpertPlan::new(&routing.dispatch(), ids.len() / top_k).expect("it is small")
+        ExpertPlan::new(&routing.dispatch(), ids.len() / top_k, false).expect("it is small")
     }
 
     #[test]
@@ -161,6 +219,25 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_wide_where_there_are_many_inputs_and_enough_memory() {
+        assert_eq!([0, 1, 8, 9, 32, 33, 4000].map(|inputs| tiles_for(inputs, true)), [1, 1, 1, 4, 4, 16, 16]);
+        assert_eq!([32, 33, 4000].map(|inputs| tiles_for(inputs, false)), [4; 3]);
+        let formats: Vec<_> =
+            WeightFormat::ALL.into_iter().filter(|&format| format != WeightFormat::F32).collect();
+        // What a block has at the most on H100, on A100, and on L4, where only rounded inputs leave enough.
+        for (kib, exact) in [(227, true), (163, true), (99, false)] {
+            assert!(has_room_for(kib << 10, &formats, true), "{kib} KiB");
+            for &format in &formats {
+                assert_eq!(has_room_for(kib << 10, &[format], false), exact, "{format} in {kib} KiB");
+            }
+        }
+        assert!(!has_room_for(usize::MAX, &[WeightFormat::Bf16, WeightFormat::F32], false));
+        // As docs/gpu.md says.
+        let bytes = |rounded| formats.iter().filter_map(move |&format| wide_bytes(format, rounded));
+        assert_eq!((bytes(true).min(), bytes(false).max()), (Some(66 << 10), Some(144 << 10)));
+    }
+
+    #[test]
     fn all_tokens_on_one_expert_fill_its_pieces() {
         let plan = plan(5, &[2; 33], 1);
         assert_eq!(plan.shape, PlanShape { tiles: 4, pieces: 2, pairs: 33, tokens: 33 });
@@ -171,15 +248,18 @@ mod tests {
     fn no_tokens_are_no_pieces() {
         let plan = plan(5, &[], 1);
         assert_eq!((plan.shape.pieces, plan.words), (0, vec![0]));
-        assert_eq!(PlanShape::largest(0, (5, 2)).expect("it is small").words(), 1);
+        assert_eq!(PlanShape::largest(0, (5, 2), true).expect("it is small").words(), 1);
     }
 
     #[test]
     fn sizes_for_any_choice_are_never_too_small_and_exact_for_one_token() {
-        let one = PlanShape::largest(1, (128, 8)).expect("it is small");
+        let one = PlanShape::largest(1, (128, 8), true).expect("it is small");
         assert_eq!(one, PlanShape { tiles: 1, pieces: 8, pairs: 8, tokens: 1 });
-        for (tokens, experts, top_k) in [(2, 3, 2), (7, 128, 8), (33, 5, 5), (64, 4, 1), (100, 16, 4)] {
-            let largest = PlanShape::largest(tokens, (experts, top_k)).expect("it is small");
+        let cases = [(2, 3, 2), (7, 128, 8), (33, 5, 5), (64, 4, 1), (100, 16, 4), (600, 4, 2)];
+        for ((tokens, experts, top_k), has_room) in
+            cases.into_iter().flat_map(|case| [(case, false), (case, true)])
+        {
+            let largest = PlanShape::largest(tokens, (experts, top_k), has_room).expect("it is small");
             let most = largest.tiles * TILE;
             // All on the first experts, spread evenly, and one pair too many for a piece wherever that can be.
             let mut loads = vec![vec![tokens; top_k]];

@@ -58,6 +58,6 @@ fn replaced(
     let mut out: Buffer<f32> = gpu.unwritten(shape.iter().product())?;
     let mut next: Buffer<f32> = gpu.unwritten(state.elem_count())?;
     let args = [before, &[out.write(), next.write()], after].concat();
-    gpu.launch(&Launch { kernel, grid, args: &args })?;
+    gpu.launch(&Launch { kernel, blocks: grid.into(), args: &args })?;
     Ok((gpu.tensor(out, shape)?, gpu.tensor(next, state.dims())?))
 }

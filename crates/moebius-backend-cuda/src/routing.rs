@@ -18,6 +18,8 @@ use crate::weights::Engine;
 const MAX_EXPERTS: usize = 1024;
 const MAX_TOP_K: usize = 64;
 
+/// So few tokens are routed and sorted in one launch.
+const FEW_TOKENS: usize = 4;
 /// Up to so many pairs are counted where they are sorted.
 const FEW_PAIRS: usize = 256;
 
@@ -59,17 +61,20 @@ impl DeviceRouter {
         Ok(DeviceRouter { router, formula, selection_bias, expert_scale, mask })
     }
 
-    /// Launches what chooses experts for tokens and sorts them into a plan.
-    pub(crate) fn plan(&self, engine: &Engine, logits: &Tensor) -> Result<Planned> {
+    /// Launches what chooses experts for tokens and sorts them into a plan, for wide blocks if one `has_room`.
+    pub(crate) fn plan(&self, engine: &Engine, logits: &Tensor, has_room: bool) -> Result<Planned> {
         let RouterConfig { n_experts, top_k, applies_to, .. } = *self.router.config();
         let (tokens, width) = logits.dims2()?;
         expect_dims("router logits", &[tokens, n_experts], &[tokens, width])?;
-        let shape = PlanShape::largest(tokens, (n_experts, top_k))?;
+        let shape = PlanShape::largest(tokens, (n_experts, top_k), has_room)?;
         let gpu = &engine.gpu;
         let pairs = shape.pairs;
         let mut words: Buffer<u32> = gpu.unwritten(shape.words())?;
         let dense = Dense::new(logits)?;
         let entry = engine.journal.entry(gpu, 2 * pairs + tokens, |places, first| {
+            if tokens <= FEW_TOKENS && pairs <= FEW_PAIRS {
+                return self.route_few(gpu, &dense, places.write_from(first), (&shape, &mut words));
+            }
             self.route(gpu, &dense, (places.write_from(first), tokens))?;
             sort(gpu, places.read_from(first), (n_experts, top_k), &shape, &mut words)
         })?;
@@ -87,17 +92,35 @@ impl DeviceRouter {
         Ok(Planned { shape, words, routing })
     }
 
-    fn route(&self, gpu: &Gpu, logits: &Dense, (places, tokens): (Arg<'_>, usize)) -> Result<()> {
-        let args = [
+    /// Launches choosing and sorting at once.
+    fn route_few(
+        &self,
+        gpu: &Gpu,
+        logits: &Dense,
+        places: Arg<'_>,
+        (shape, words): (&PlanShape, &mut Buffer<u32>),
+    ) -> Result<()> {
+        let [rows, weights, starts, lists] = shape.offsets();
+        let written = words.write_parts([0, rows, weights, starts, lists]);
+        let sizes = [shape.tokens.into(), shape.pieces.into()];
+        let args = [&self.formula(logits)?[..], &[places], &written, &sizes].concat();
+        let blocks = [usize::from(shape.tokens > 0), 1].into();
+        gpu.launch(&Launch { kernel: "route_few", blocks, args: &args })
+    }
+
+    fn formula<'a>(&'a self, logits: &'a Dense) -> Result<[Arg<'a>; 5]> {
+        Ok([
             logits.arg()?,
             self.formula.read(),
             self.selection_bias.as_ref().map_or(Arg::NONE, Buffer::read),
             self.expert_scale.as_ref().map_or(Arg::NONE, Buffer::read),
             self.mask.as_ref().map_or(Arg::NONE, Buffer::read),
-            places,
-            tokens.into(),
-        ];
-        gpu.launch(&Launch { kernel: "route", grid: [tokens, 1], args: &args })
+        ])
+    }
+
+    fn route(&self, gpu: &Gpu, logits: &Dense, (places, tokens): (Arg<'_>, usize)) -> Result<()> {
+        let args = [&self.formula(logits)?[..], &[places, tokens.into()]].concat();
+        gpu.launch(&Launch { kernel: "route", blocks: [tokens, 1].into(), args: &args })
     }
 }
 
@@ -109,18 +132,18 @@ fn sort(
     shape: &PlanShape,
     words: &mut Buffer<u32>,
 ) -> Result<()> {
-    let grid = [n_experts, 1];
+    let blocks = [n_experts, 1].into();
     let has_counts = shape.pairs > FEW_PAIRS;
     let mut counts: Buffer<u32> = gpu.unwritten(if has_counts { n_experts } else { 0 })?;
     if has_counts {
         let args = [places, counts.write(), shape.pairs.into()];
-        gpu.launch(&Launch { kernel: "count_pairs", grid, args: &args })?;
+        gpu.launch(&Launch { kernel: "count_pairs", blocks, args: &args })?;
     }
     let [rows, weights, starts, lists] = shape.offsets();
     let written = words.write_parts([0, rows, weights, starts, lists]);
     let sizes = [shape.tokens, top_k, shape.tiles * TILE, shape.pieces].map(Into::into);
     let args = [&[places, counts.read(), has_counts.into()], &written[..], &sizes].concat();
-    gpu.launch(&Launch { kernel: "place_pairs", grid, args: &args })
+    gpu.launch(&Launch { kernel: "place_pairs", blocks, args: &args })
 }
 
 /// What the host's router says of logits that the device found no answer to.

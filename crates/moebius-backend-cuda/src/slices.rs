@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use moebius_backend::{Error, Result};
 
-use crate::gpu::{Arg, Buffer, Gpu, Launch, THREADS, tensor_arg};
+use crate::gpu::{Arg, Blocks, Buffer, Gpu, Launch, THREADS, tensor_arg};
 
 /// An f32 tensor of the device with its elements in row-major order, copied only where they are not.
 pub(crate) struct Dense(Tensor);
@@ -63,13 +63,13 @@ pub(crate) fn blocks_for(threads: usize) -> usize {
 pub(crate) fn computed(
     gpu: &Gpu,
     shape: &[usize],
-    (kernel, grid): (&str, [usize; 2]),
+    (kernel, blocks): (&str, impl Into<Blocks>),
     before: &[Arg<'_>],
     after: &[Arg<'_>],
 ) -> Result<Tensor> {
     let mut out: Buffer<f32> = gpu.unwritten(shape.iter().product())?;
     let args = [before, &[out.write()], after].concat();
-    gpu.launch(&Launch { kernel, grid, args: &args })?;
+    gpu.launch(&Launch { kernel, blocks: blocks.into(), args: &args })?;
     gpu.tensor(out, shape)
 }
 

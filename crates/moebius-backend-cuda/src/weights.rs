@@ -7,22 +7,36 @@ use moebius_backend::{Error, Result, WeightFormat, WeightView};
 use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Pool, SharedBytes};
 
 use crate::gpu::{Buffer, Gpu};
-use crate::inputs::Activations;
+use crate::inputs::{Activations, LastSplit};
 use crate::journal::Journal;
+use crate::plan::has_room_for;
 
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = 16;
 
 /// The device, the host's threads that pack for it, and what the device has to tell.
+///
+/// The device comes last, so that all memory is freed by the time that it is closed; whoever holds weights holds its engine
+/// behind them for the same reason.
 pub(crate) struct Engine {
-    pub(crate) gpu: Gpu,
     pub(crate) pool: Pool,
     pub(crate) journal: Journal,
     pub(crate) activations: Activations,
+    pub(crate) last_split: LastSplit,
+    pub(crate) gpu: Gpu,
+}
+
+impl Engine {
+    /// Whether products with all these formats may be made by wide blocks.
+    pub(crate) fn has_room_for(&self, formats: &[WeightFormat]) -> bool {
+        has_room_for(self.gpu.most_shared_bytes(), formats, self.activations == Activations::Bf16)
+    }
 }
 
 pub(crate) struct Stack {
+    /// Of one matrix.
     pub(crate) rows: usize,
+    pub(crate) format: WeightFormat,
     /// The packed bytes, four at a time.
     pub(crate) words: Buffer<u32>,
 }
@@ -51,12 +65,7 @@ impl Stack {
                 bytes_of_copy.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
             words.write_at(copy * words_of_one, &of_copy)?;
         }
-        Ok(Stack { rows, words })
-    }
-
-    /// Blocks for the rows of one matrix.
-    pub(crate) fn panels(&self) -> usize {
-        self.rows.div_ceil(PANEL)
+        Ok(Stack { rows, format: held, words })
     }
 }
 

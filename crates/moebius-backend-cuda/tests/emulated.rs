@@ -18,7 +18,7 @@ accept!(emulated, || vec![opened(Order::Ascending), opened(Order::Descending)]);
 fn refusal(kernel: &str, read: usize, written: usize, threads: usize) -> Option<String> {
     let (mut x, mut out) = (vec![1.0; read], vec![0.0; written]);
     let mut args = [KernelArg::Floats(&mut x), KernelArg::Floats(&mut out), KernelArg::Size(threads)];
-    match run_kernel(Order::Ascending, kernel, [1, 1], &mut args) {
+    match run_kernel(Order::Ascending, kernel, ([1, 1], 0), &mut args) {
         Ok(()) => None,
         Err(Error::Kernel(error)) => Some(error.to_string()),
         Err(other) => panic!("{other}"),
@@ -61,7 +61,7 @@ fn a_race_shows_in_the_order_of_threads() {
     let last_writer = |order| {
         let (mut x, mut out) = (vec![0.0], vec![0.0]);
         let mut args = [KernelArg::Floats(&mut x), KernelArg::Floats(&mut out), KernelArg::Size(128)];
-        run_kernel(order, "emulator_test_race", [1, 1], &mut args).expect("it runs");
+        run_kernel(order, "emulator_test_race", ([1, 1], 0), &mut args).expect("it runs");
         out[0]
     };
     assert_eq!((last_writer(Order::Ascending), last_writer(Order::Descending)), (127.0, 0.0));
@@ -89,5 +89,32 @@ fn rounded_activations_give_the_products_of_rounded_inputs() {
         let got = product(Activations::Bf16, &x);
         assert_eq!(got, product(Activations::F32, &rounded), "{format}");
         assert_ne!(got, product(Activations::F32, &x), "{format}");
+    }
+}
+
+#[test]
+fn what_a_norm_gives_is_multiplied_as_if_it_came_from_elsewhere() {
+    const SHAPE: (usize, usize) = (24, 256);
+    let numbers = |count: usize| (0..count).map(|i| (i as f32 * 0.71).sin()).collect::<Vec<f32>>();
+    let weights: Vec<u8> = numbers(SHAPE.0 * SHAPE.1).into_iter().flat_map(f32::to_le_bytes).collect();
+    for activations in [Activations::F32, Activations::Bf16] {
+        let backend = CudaBackend::emulated(Order::Descending, activations).expect("it starts");
+        let x = Tensor::from_vec(numbers(3 * SHAPE.1), (3, SHAPE.1), &Device::Cpu).expect("three rows");
+        let scale = Tensor::from_vec(numbers(SHAPE.1), SHAPE.1, &Device::Cpu).expect("one row");
+        let normed = backend.ops().rms_norm(&x, &scale, 1e-5).expect("it runs");
+        for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q2K] {
+            let spec = LinearSpec { name: "w".into(), inputs: SHAPE.1, outputs: SHAPE.0, format };
+            let view = WeightView::new("w", WeightFormat::F32, SHAPE, &weights[..]);
+            let linear = backend.load_linear(&spec, view, None).expect("it loads");
+            let product = |x: &Tensor| -> Vec<u32> {
+                let y = linear.forward(x).and_then(|y| Ok(y.flatten_all()?.to_vec1::<f32>()?));
+                y.expect("it runs").into_iter().map(f32::to_bits).collect()
+            };
+            let elsewhere = normed.copy().expect("there is memory");
+            let of_norm = product(&normed);
+            assert_eq!(of_norm, product(&elsewhere), "{format}");
+            // And once more, when another input was split in between.
+            assert_eq!(of_norm, product(&normed), "{format}");
+        }
     }
 }

@@ -5,11 +5,12 @@
 //! It stands still until [`Meter::time_stages`] starts it; then a lap costs a reading of the clock.
 //!
 //! Invariants: a lap never fails; times only grow. On a device that computes while the caller goes on, a lap is the
-//! time to hand the work over.
+//! time to hand the work over, unless the stopwatch was told how to wait for the device ([`Meter::wait_before_laps`]).
 
+use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::meter::Meter;
@@ -139,6 +140,17 @@ impl Sub for StageTimes {
 pub(crate) struct Stopwatch {
     running: AtomicBool,
     laps: Mutex<Laps>,
+    wait: Wait,
+}
+
+/// What waits for a device, if there is one to wait for.
+#[derive(Default)]
+struct Wait(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wait").field(&self.0.get().is_some()).finish()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -160,9 +172,25 @@ impl Meter {
         self.stopwatch.running.store(on, Relaxed);
     }
 
+    /// Calls `wait` before the clock is read, from now on, whenever stages are timed: it returns when a device has done
+    /// what it was given. A lap is then the time of its stage's work, and the device is idle between stages. The first call
+    /// counts.
+    pub fn wait_before_laps(&self, wait: impl Fn() + Send + Sync + 'static) {
+        // A meter times one device.
+        let _ = self.stopwatch.wait.0.set(Box::new(wait));
+    }
+
+    /// Waits for the device, if there is one.
+    fn wait(&self) {
+        if let Some(wait) = self.stopwatch.wait.0.get() {
+            wait();
+        }
+    }
+
     /// Begins a step: the time since the last lap belongs to nobody.
     pub fn begin_laps(&self) {
         if self.stopwatch.running.load(Relaxed) {
+            self.wait();
             self.stopwatch.laps().last = Some(Instant::now());
         }
     }
@@ -172,6 +200,7 @@ impl Meter {
         if !self.stopwatch.running.load(Relaxed) {
             return;
         }
+        self.wait();
         let mut laps = self.stopwatch.laps();
         let now = Instant::now();
         if let Some(last) = laps.last.replace(now) {
@@ -196,6 +225,23 @@ mod tests {
         }
         let names: std::collections::BTreeSet<_> = Stage::ALL.map(Stage::name).into_iter().collect();
         assert_eq!(names.len(), Stage::ALL.len());
+    }
+
+    #[test]
+    fn a_device_is_waited_for_before_each_reading_while_stages_are_timed() {
+        let meter = Meter::new();
+        let waits = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = waits.clone();
+        meter.wait_before_laps(move || {
+            counted.fetch_add(1, Relaxed);
+        });
+        meter.begin_laps();
+        meter.lap(Stage::Experts);
+        assert_eq!(waits.load(Relaxed), 0);
+        meter.time_stages(true);
+        meter.begin_laps();
+        meter.lap(Stage::Experts);
+        assert_eq!(waits.load(Relaxed), 2);
     }
 
     #[test]

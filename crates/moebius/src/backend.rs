@@ -5,6 +5,7 @@ use std::sync::Arc;
 use moebius_backend::Backend;
 use moebius_backend_constrained::{ConstrainedBackend, Processor};
 use moebius_backend_cpu::{CpuBackend, CpuOptions, Isa};
+use moebius_metering::Meter;
 
 use crate::budget::Constraint;
 use crate::declared::Declared;
@@ -124,6 +125,15 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
     let Some(machine) = profile else { return Ok(Opened { backend, constrained, hybrid, declared: None }) };
     let (backend, declared) = Declared::new(machine, backend)?;
     Ok(Opened { backend, constrained, hybrid, declared: Some(declared) })
+}
+
+/// Lets laps of a device that computes while the host goes on be the times of its work, not of handing it over.
+pub(crate) fn wait_before_laps(meter: &Meter, backend: &dyn Backend) {
+    let device = backend.info().device.clone();
+    if !device.is_cpu() {
+        // Where waiting fails, so does the step that was waited for, and says it.
+        meter.wait_before_laps(move || drop(device.synchronize()));
+    }
 }
 
 #[cfg(any(feature = "cuda", feature = "emulated"))]

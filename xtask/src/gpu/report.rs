@@ -49,7 +49,7 @@ impl Report {
         match &self.device {
             None => {
                 text += "**Not run on a GPU yet.** The kernels were compiled and nothing was launched on a device: no \
-                         conformance, no goldens, no\ncompute-sanitizer, no benchmarks, no comparison with transformers.\n"
+                         conformance, no goldens, no\ncompute-sanitizer, no benchmarks, no comparison with transformers or candle.\n"
             }
             Some(Device { name, driver, date }) => {
                 text += &format!("Run on {date} on one {name}, driver {driver}.\n");
@@ -64,7 +64,8 @@ impl Report {
         }
         text += &format!(
             "\n## Kernels as compiled\n\nWith {}: registers of a thread, bytes of a thread that did not fit into \
-             them, bytes of shared memory of a block.\n\n| kernel |",
+             them, bytes of shared memory of a block.\nBlocks of wide kernels get theirs with the launch, 66 to 144 KiB, \
+             which is not counted here.\n\n| kernel |",
             self.toolkit
         );
         let mut architectures: Vec<&str> = Vec::new();

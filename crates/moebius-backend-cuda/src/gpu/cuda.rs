@@ -2,27 +2,34 @@
 //!
 //! Invariants: kernels were compiled with this crate; a module is loaded when the first of its kernels is launched.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaSlice, DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg, result, sys,
+    CudaContext, CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg,
+    result, sys,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{Device, Storage, Tensor};
 use moebius_backend::{Error, Result};
 
-use super::{Element, Launch, THREADS, late};
+use super::{Element, Launch, late};
 
-/// The modules, and what each was compiled to.
-const MODULES: [(&str, &str); 5] = [
-    ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
-    ("products", include_str!(concat!(env!("OUT_DIR"), "/products.ptx"))),
-    ("recurrence", include_str!(concat!(env!("OUT_DIR"), "/recurrence.ptx"))),
-    ("routing", include_str!(concat!(env!("OUT_DIR"), "/routing.ptx"))),
-    ("small", include_str!(concat!(env!("OUT_DIR"), "/small.ptx"))),
-];
+/// Modules by name, and what each was compiled to.
+macro_rules! modules {
+    ($($name:literal)*) => {
+        [$(($name, include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx")))),*]
+    };
+}
+
+/// The modules: those of formats are named after them.
+const MODULES: [(&str, &str); 16] = modules! {
+    "attention" "recurrence" "routing" "small"
+    "f32" "f16" "bf16" "q8_0" "q4_0" "q4_k" "q5_k" "q6_k" "q5_1" "mxfp4" "iq4_xs" "q2_k"
+};
 
 /// A GPU's name and memory.
 #[derive(Clone, Debug)]
@@ -65,6 +72,12 @@ impl DeviceMemory {
 
 pub(crate) struct CudaGpu {
     device: CudaDevice,
+    pub(crate) most_shared_bytes: usize,
+    /// Kernels that were launched before, with the shared memory that they may have: asking the driver for one takes as
+    /// long as launching it.
+    functions: Mutex<HashMap<String, (CudaFunction, usize)>>,
+    /// The pool that keeps what is freed, and gets rid of it with this device.
+    pool: Option<MemoryPool>,
 }
 
 /// Numbers of four bytes; the device does not care which.
@@ -79,10 +92,12 @@ impl CudaGpu {
         late::load()?;
         let device = Device::new_cuda_with_stream(index).map_err(|error| error.to_string())?;
         let Device::Cuda(device) = device else { return Err("candle gave another device".into()) };
-        if device.cuda_stream().context().has_async_alloc() {
-            keep_freed_memory(index).map_err(|error| error.to_string())?;
-        }
-        Ok(CudaGpu { device })
+        let pools = device.cuda_stream().context().has_async_alloc();
+        let pool = pools.then(|| MemoryPool::kept(index)).transpose().map_err(|error| error.to_string())?;
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = device.cuda_stream().context().attribute(attribute).map_err(|error| error.to_string())?;
+        let (most_shared_bytes, functions) = (usize::try_from(most).unwrap_or(0), Mutex::default());
+        Ok(CudaGpu { device, most_shared_bytes, functions, pool })
     }
 
     pub(crate) fn memory(&self) -> Result<DeviceMemory, String> {
@@ -100,36 +115,87 @@ impl CudaGpu {
         Ok(CudaBuffer { slice, device: self.device.clone(), kind: PhantomData })
     }
 
-    pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+    /// A kernel that may have the shared memory that its launch asks for.
+    fn function(&self, launch: &Launch<'_>) -> Result<CudaFunction> {
+        let bytes = launch.blocks.shared_bytes;
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((function, most)) = functions.get(launch.kernel)
+            && bytes <= *most
+        {
+            return Ok(function.clone());
+        }
         let module = module_of(launch.kernel);
         let (_, ptx) = MODULES.iter().find(|(name, _)| *name == module).expect("every kernel is in a module");
-        let function = self.device.get_or_load_custom_func(launch.kernel, module, ptx)?;
-        let [x, y] = launch.grid.map(|blocks| blocks as u32);
-        let config =
-            LaunchConfig { grid_dim: (x, y, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
-        let mut builder = function.builder();
+        let function = self.device.get_or_load_custom_func(launch.kernel, module, ptx)?.into_cuda_function();
+        if bytes > 0 {
+            // A block has no more than 48 KiB unless it is asked for.
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let failed = |error| Error::Kernel(format!("kernel `{}`: {error}", launch.kernel).into());
+            function.set_attribute(attribute, bytes as i32).map_err(failed)?;
+        }
+        functions.insert(launch.kernel.into(), (function.clone(), bytes));
+        Ok(function)
+    }
+
+    pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let function = self.function(launch)?;
+        let failed =
+            |error: DriverError| Error::Kernel(format!("kernel `{}`: {error}", launch.kernel).into());
+        let [x, y] = launch.blocks.grid.map(|blocks| blocks as u32);
+        let config = LaunchConfig {
+            grid_dim: (x, y, 1),
+            block_dim: (launch.blocks.threads() as u32, 1, 1),
+            shared_mem_bytes: launch.blocks.shared_bytes as u32,
+        };
+        let stream = self.device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
         for arg in launch.args {
             // A kernel takes as many of the low bytes as its parameter has.
             builder.arg(&arg.value);
         }
         // SAFETY: arguments are those of the kernel's parameters, which the emulator checks for the same launches; they
         // point to memory that they borrow and that is freed in the order of the same stream.
-        unsafe { builder.launch(config) }
-            .map_err(|error| Error::Kernel(format!("kernel `{}`: {error}", launch.kernel).into()))?;
+        unsafe { builder.launch(config) }.map_err(failed)?;
         Ok(())
     }
 }
 
-/// Memory that is freed stays with the program: every pass takes what the last one freed, and the driver would give it back
-/// to the system whenever the host waits.
-fn keep_freed_memory(index: usize) -> Result<(), DriverError> {
-    let mut most = u64::MAX;
-    let index = i32::try_from(index).unwrap_or(i32::MAX);
-    // SAFETY: the device and its pool are there, since a context of it is open; the threshold is a number of 64 bits.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(result::device::get(index)?)?;
-        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, threshold, (&raw mut most).cast())
+/// A device's memory that was freed and stays with the program: every pass takes what the last one freed, and the driver
+/// would give it back to the system whenever the host waits.
+struct MemoryPool(sys::CUmemoryPool);
+
+// SAFETY: the driver's functions may be called with a pool by any thread, and it lasts as long as the program.
+unsafe impl Send for MemoryPool {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryPool {}
+
+impl MemoryPool {
+    fn kept(index: usize) -> Result<Self, DriverError> {
+        let mut most = u64::MAX;
+        let index = i32::try_from(index).unwrap_or(i32::MAX);
+        // SAFETY: the device and its pool are there, since a context of it is open; the threshold is a number of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(result::device::get(index)?)?;
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut most).cast())?;
+            Ok(MemoryPool(pool))
+        }
+    }
+
+    /// Gives back to the system what is free.
+    fn trim(&self) -> Result<(), DriverError> {
+        // SAFETY: the pool is the device's own, which lasts as long as the program.
+        unsafe { result::mem_pool::trim_to(self.0, 0) }
+    }
+}
+
+/// The weights of a model are gone by now, and others may want their memory. Where that fails, the program's end does it.
+impl Drop for CudaGpu {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            // What was freed in the order of the stream is free when the stream got there.
+            let _ = self.device.cuda_stream().synchronize().and_then(|()| pool.trim());
+        }
     }
 }
 
@@ -179,14 +245,15 @@ pub(crate) fn address_of(storage: &CudaStorage) -> Result<(u64, usize)> {
 }
 
 /// The module that a kernel was compiled into.
-fn module_of(kernel: &str) -> &'static str {
+fn module_of(kernel: &str) -> &str {
     match kernel {
         "attention" => "attention",
         "causal_conv" | "delta_rule" | "selective_scan" => "recurrence",
-        "count_pairs" | "place_pairs" | "route" => "routing",
-        kernel if ["dense_", "experts_", "rows_"].iter().any(|prefix| kernel.starts_with(prefix)) => {
-            "products"
-        }
-        _ => "small",
+        "count_pairs" | "place_pairs" | "route" | "route_few" => "routing",
+        _ => match kernel.strip_prefix("product_").map(|rest| rest.rsplit_once('_')) {
+            // Behind the format there is a number of tiles, or words.
+            Some(Some((format, _))) => format.strip_suffix("_wide").unwrap_or(format),
+            _ => kernel.strip_prefix("rows_").unwrap_or("small"),
+        },
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint};
 use candle_core::Device;
 use moebius_backend::{Error, Result};
 
-use super::{Arg, Launch};
+use super::{Arg, Blocks, Launch};
 
 /// In which order blocks and the threads of a block take their turns. A kernel whose threads race gives other results
 /// in the other order.
@@ -21,7 +21,11 @@ pub enum Order {
 
 pub(crate) struct Emulator {
     pub(crate) order: Order,
+    pub(crate) most_shared_bytes: usize,
 }
+
+/// Bytes of shared memory that a block has at the most, as on an H100.
+pub(crate) const MOST_SHARED_BYTES: usize = 227 << 10;
 
 /// What the emulator is asked for; `Request` in `emulator.cpp`.
 #[repr(C)]
@@ -34,6 +38,8 @@ struct Request<'a> {
     error: *mut c_char,
     error_bytes: u64,
     grid: [c_uint; 2],
+    threads: c_uint,
+    shared_bytes: c_uint,
     descending: c_int,
 }
 
@@ -60,7 +66,9 @@ impl Emulator {
             arg_count: launch.args.len() as u64,
             error: error.as_mut_ptr().cast(),
             error_bytes: error.len() as u64,
-            grid: launch.grid.map(|blocks| blocks as c_uint),
+            grid: launch.blocks.grid.map(|blocks| blocks as c_uint),
+            threads: launch.blocks.threads() as c_uint,
+            shared_bytes: launch.blocks.shared_bytes as c_uint,
             descending: c_int::from(self.order == Order::Descending),
         };
         // SAFETY: pointers and lengths are those of the values above; arguments point to memory that they borrow, and
@@ -83,12 +91,17 @@ pub enum KernelArg<'a> {
     Size(usize),
 }
 
-/// Runs one kernel by its name, for tests of kernels and of the emulator itself.
+/// Runs one kernel by its name, for tests of kernels and of the emulator itself; `shared_bytes` is 0 unless it is wide.
 ///
 /// # Errors
 /// [`Error::Kernel`] when there is no such kernel, it has other parameters, leaves its memory, or its threads wait for
 /// each other in vain.
-pub fn run_kernel(order: Order, kernel: &str, grid: [usize; 2], args: &mut [KernelArg<'_>]) -> Result<()> {
+pub fn run_kernel(
+    order: Order,
+    kernel: &str,
+    (grid, shared_bytes): ([usize; 2], usize),
+    args: &mut [KernelArg<'_>],
+) -> Result<()> {
     let args: Vec<Arg<'_>> = (args.iter_mut())
         .map(|arg| match arg {
             KernelArg::Floats(values) => {
@@ -98,5 +111,7 @@ pub fn run_kernel(order: Order, kernel: &str, grid: [usize; 2], args: &mut [Kern
             KernelArg::Size(size) => (*size).into(),
         })
         .collect();
-    super::Gpu::Emulated(Emulator { order }).launch(&Launch { kernel, grid, args: &args })
+    let emulator = Emulator { order, most_shared_bytes: MOST_SHARED_BYTES };
+    let blocks = Blocks { grid, shared_bytes };
+    super::Gpu::Emulated(emulator).launch(&Launch { kernel, blocks, args: &args })
 }

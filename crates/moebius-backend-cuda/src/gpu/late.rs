@@ -76,7 +76,7 @@ functions! { driver, no_driver:
     cuEventCreate cuEventDestroy_v2 cuEventElapsedTime_v2 cuEventRecord cuEventSynchronize
     cuFuncGetAttribute cuFuncSetAttribute cuGetErrorName cuGetErrorString cuInit cuLaunchKernel
     cuMemAllocAsync cuMemAllocHost_v2 cuMemAlloc_v2 cuMemFreeAsync cuMemFreeHost cuMemFree_v2
-    cuMemGetInfo_v2 cuMemHostAlloc cuMemPoolSetAttribute cuMemcpyDtoDAsync_v2 cuMemcpyDtoHAsync_v2
+    cuMemGetInfo_v2 cuMemHostAlloc cuMemPoolSetAttribute cuMemPoolTrimTo cuMemcpyDtoDAsync_v2 cuMemcpyDtoHAsync_v2
     cuMemcpyHtoDAsync_v2 cuMemcpyPeerAsync cuMemsetD8Async cuModuleGetFunction cuModuleLoad cuModuleLoadData cuModuleUnload cuStreamCreate
     cuStreamDestroy_v2 cuStreamIsCapturing cuStreamSynchronize cuStreamWaitEvent
 }

@@ -22,8 +22,10 @@ use std::marker::PhantomData;
 use candle_core::{DType, Device, Storage, Tensor};
 use moebius_backend::{Error, Result};
 
-/// Threads of a block, in every kernel.
+/// Threads of a block, in every kernel that is not wide.
 pub(crate) const THREADS: usize = 128;
+/// Threads of a block of a wide kernel.
+const WIDE_THREADS: usize = 256;
 
 /// The most blocks of a grid in its first and second dimension.
 pub(crate) const MAX_GRID: [usize; 2] = [i32::MAX as usize, u16::MAX as usize];
@@ -98,11 +100,31 @@ impl From<f32> for Arg<'_> {
     }
 }
 
+/// The blocks of a launch.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    /// How many in both dimensions.
+    pub(crate) grid: [usize; 2],
+    /// The room that a wide kernel's blocks have; 0 for kernels that are not wide.
+    pub(crate) shared_bytes: usize,
+}
+
+impl From<[usize; 2]> for Blocks {
+    fn from(grid: [usize; 2]) -> Self {
+        Blocks { grid, shared_bytes: 0 }
+    }
+}
+
+impl Blocks {
+    fn threads(&self) -> usize {
+        if self.shared_bytes > 0 { WIDE_THREADS } else { THREADS }
+    }
+}
+
 /// A kernel on a grid of blocks.
 pub(crate) struct Launch<'a> {
     pub(crate) kernel: &'a str,
-    /// Blocks in both dimensions.
-    pub(crate) grid: [usize; 2],
+    pub(crate) blocks: Blocks,
     /// As the kernel's parameters.
     pub(crate) args: &'a [Arg<'a>],
 }
@@ -123,6 +145,11 @@ impl Gpu {
     /// Where candle's tensors are.
     pub(crate) fn device(&self) -> Device {
         on!(Gpu, self, gpu => gpu.device())
+    }
+
+    /// Bytes of shared memory that a block can have at the most.
+    pub(crate) fn most_shared_bytes(&self) -> usize {
+        on!(Gpu, self, gpu => gpu.most_shared_bytes)
     }
 
     /// Memory that was not written to.
@@ -154,14 +181,15 @@ impl Gpu {
 
     /// Runs a kernel after all that were launched before. A grid without blocks is none.
     pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        if launch.grid.contains(&0) {
+        let grid = launch.blocks.grid;
+        if grid.contains(&0) {
             return Ok(());
         }
-        if launch.grid.iter().zip(MAX_GRID).any(|(&blocks, most)| blocks > most) {
+        if grid.iter().zip(MAX_GRID).any(|(&blocks, most)| blocks > most) {
             return Err(Error::Shape {
                 what: format!("grid of `{}`", launch.kernel),
                 expected: format!("at most {MAX_GRID:?}"),
-                got: format!("{:?}", launch.grid),
+                got: format!("{grid:?}"),
             });
         }
         on!(Gpu, self, gpu => gpu.launch(launch))

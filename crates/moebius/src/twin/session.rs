@@ -75,6 +75,7 @@ impl TwinSession {
         let shared = Opened { backend: backend.clone(), constrained, hybrid, declared };
         let Loaded { engine, info, .. } = load(&mut files, &shared, options, (dense, progress))?;
         engine.meter().time_stages(true);
+        backend::wait_before_laps(engine.meter(), backend.as_ref());
         Ok(TwinSession { engine, info, backend, switch, chunk: options.chunk() })
     }
 

@@ -98,7 +98,7 @@ fn matrices_of_every_type_that_llama_cpp_wrote_have_its_values() {
     for (format, tolerance) in BY_FORMAT {
         let mut model = open_in(&gguf::file("all_types.gguf"), format);
         assert_eq!(model.info().unknown_tensors, [] as [&str; 0]);
-        let dump = dump(&mut model, &[ids.clone()]);
+        let dump = dump(&mut model, std::slice::from_ref(&ids));
         let logits = SafeTensors::deserialize(&dump).unwrap();
         let logits = gguf::floats(logits.tensor("p0.logits").unwrap().data(), Dtype::F32);
         let far = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest;

@@ -33,7 +33,7 @@ impl Parts {
     /// What is wrong with the model, seen from a part.
     #[track_caller]
     fn refusal(&self, number: usize) -> String {
-        let error = Model::open(&self.path(number), &OpenOptions::default()).err().expect("it is broken");
+        let error = Model::open(self.path(number), &OpenOptions::default()).err().expect("it is broken");
         explained(error)
     }
 }

@@ -188,8 +188,7 @@ fn byte_level(file: &Value) -> std::result::Result<Pairs, String> {
 /// Pieces that are merged as Gemma's are: in spaces written as `▁` and nothing in front.
 fn merged_pieces(file: &Value) -> std::result::Result<Option<Pairs>, String> {
     let replaces = |step: &Value| step["type"] == "Replace" && step["content"] == "▁";
-    let normalizes =
-        steps(&file["normalizer"], "normalizers").all(|step| replaces(step)) && !file["normalizer"].is_null();
+    let normalizes = steps(&file["normalizer"], "normalizers").all(replaces) && !file["normalizer"].is_null();
     let splits_spaces = |step: &Value| step["type"] == "Split" && step["pattern"]["String"] == " ";
     let splits = steps(&file["pre_tokenizer"], "pretokenizers").all(splits_spaces);
     if !normalizes || !splits {

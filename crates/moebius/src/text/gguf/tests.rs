@@ -80,7 +80,7 @@ impl File {
 
     /// The error of its tokenizer.
     fn refusal(&self) -> TextError {
-        Tokenizer::from_gguf(&self.read()).err().expect("it is broken")
+        Tokenizer::from_gguf(&self.read()).expect_err("it is broken")
     }
 }
 

@@ -1,6 +1,7 @@
 //! Copies of the goldens, to be broken.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod gguf;
 pub(crate) mod golden;
 
 use std::error::Error as _;
@@ -50,16 +51,21 @@ pub(crate) fn golden_prompts(name: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
 /// Fails unless the model continues the prompts of a golden set as the reference does.
 pub(crate) fn check_greedy_text(model: &mut Model, name: &str) {
     for (prompt, expected) in golden_prompts(name) {
-        let options = GenerateOptions {
-            max_tokens: Some(expected.len()),
-            sampling: Some(SamplingParams::default()),
-            ignore_eos: true,
-            ..GenerateOptions::default()
-        };
-        let mut generation = model.generate(Prompt::Ids(&prompt), &options).unwrap();
-        generation.by_ref().for_each(|piece| drop(piece.unwrap()));
-        assert_eq!(generation.finish().tokens, expected, "{name}");
+        assert_eq!(greedy_text(model, &prompt, expected.len()), expected, "{name}");
     }
+}
+
+/// The `count` likeliest tokens after a prompt, one after another.
+pub(crate) fn greedy_text(model: &mut Model, prompt: &[u32], count: usize) -> Vec<u32> {
+    let options = GenerateOptions {
+        max_tokens: Some(count),
+        sampling: Some(SamplingParams::default()),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let mut generation = model.generate(Prompt::Ids(prompt), &options).unwrap();
+    generation.by_ref().for_each(|piece| drop(piece.unwrap()));
+    generation.finish().tokens
 }
 
 /// A directory of its own with the files of a golden model.

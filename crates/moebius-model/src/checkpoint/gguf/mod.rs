@@ -69,7 +69,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf> {
         let file = Arc::new(MappedFile::open(path)?);
         let invalid = |reason| Error::InvalidFile { path: path.clone(), reason };
         let header = header::read(file.clone(), path).map_err(invalid)?;
-        parts.check(number, &header.metadata)?;
+        parts.check(number, &header.metadata, metadata.as_ref())?;
         for (name, tensor) in header.tensors {
             if tensors.contains_key(&name) {
                 return Err(invalid(format!("tensor `{name}` is in two parts of the file")));

@@ -7,6 +7,8 @@ use crate::{Error, Result};
 
 /// More parts than any model has.
 const MAX_PARTS: usize = 4096;
+/// The key that says how many tensors all parts have together.
+const TENSORS: &str = "split.tensors.count";
 
 /// The parts of a file, in their order.
 pub(super) struct Parts {
@@ -42,8 +44,14 @@ fn numbered(name: &str) -> Option<(&str, usize, usize)> {
 }
 
 impl Parts {
-    /// Fails unless a part says that it is number `number` of as many as there are.
-    pub(super) fn check(&self, number: usize, metadata: &GgufMetadata) -> Result<()> {
+    /// Fails unless a part says that it is number `number` of as many as there are, and holds as many tensors together with
+    /// the others as the first one says.
+    pub(super) fn check(
+        &self,
+        number: usize,
+        metadata: &GgufMetadata,
+        first: Option<&GgufMetadata>,
+    ) -> Result<()> {
         let expected = [("split.no", number), ("split.count", self.paths.len())];
         for (key, expected) in expected {
             match metadata.count(key)? {
@@ -56,14 +64,20 @@ impl Parts {
                 }
             }
         }
-        Ok(())
+        let all = first.map(|first| first.count(TENSORS)).transpose()?.flatten();
+        match (all, metadata.count(TENSORS)?) {
+            (Some(expected), Some(got)) if expected != got => Err(metadata.invalid(format!(
+                "metadata `{TENSORS}`: expected {expected} as in the first part, got {got}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Fails unless all parts together have as many tensors as the first one says.
     pub(super) fn check_tensors(&self, first: &GgufMetadata, got: usize) -> Result<()> {
-        match first.count("split.tensors.count")? {
-            Some(expected) if expected != got as u64 => {
-                Err(first.invalid(format!("metadata `split.tensors.count`: expected {got}, got {expected}")))
+        match first.count(TENSORS)? {
+            Some(said) if said != got as u64 => {
+                Err(first.invalid(format!("metadata `{TENSORS}`: expected {got}, got {said}")))
             }
             _ => Ok(()),
         }

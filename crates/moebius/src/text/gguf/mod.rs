@@ -1,12 +1,17 @@
 //! The tokenizer and the chat templates that a GGUF file has in its metadata.
 //!
 //! `tokenizer.ggml.model` says how text is cut up: `gpt2` is byte-level BPE, whose pattern `tokenizer.ggml.pre` names;
-//! `llama` is a SentencePiece model with scores. Either becomes a `tokenizer.json`, as other vocabularies do.
+//! `llama` is a SentencePiece model with scores, and `gemma4` has its pieces but merges. Each becomes a `tokenizer.json`, as
+//! other vocabularies do.
 //!
 //! Shapes: metadata -> [`TokenizerFile`] and [`TextConfig`].
 //! Invariants: an id is the position of its token; control tokens are special, user-defined ones are not.
 
 mod pairs;
+mod pre;
+mod stops;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -20,25 +25,16 @@ use crate::text::tokenizer_file::{Problem, TokenizerFile, Vocabulary, added_toke
 use crate::text::{Result, TextError};
 
 pub(crate) use pairs::{copied, pairs};
+use pre::Pre;
+pub(crate) use stops::stop_tokens;
 
-/// How words are cut where no pattern is given.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// How contractions begin words in patterns.
-const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 /// Types of tokens, as numbered in a file.
 const KINDS: [Kind; 7] =
     [Kind::Normal, Kind::Normal, Kind::Unknown, Kind::Control, Kind::UserDefined, Kind::Unused, Kind::Byte];
-/// Texts of tokens that end a turn, where a file does not name one.
-const END_OF_TURN: [&str; 8] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<turn|>",
-    "<|endoftext|>",
-    "<|return|>",
-    "<|call|>",
-];
+/// The number of control tokens among them.
+const CONTROL: f64 = 3.0;
+/// The vocabulary that is merged as bytes are, but of pieces.
+const GEMMA: &str = "gemma4";
 
 /// What a file says about text beside its vocabulary: named tokens, flags and templates.
 pub(super) fn config(metadata: &GgufMetadata) -> Result<TextConfig> {
@@ -47,8 +43,7 @@ pub(super) fn config(metadata: &GgufMetadata) -> Result<TextConfig> {
     for (key, name) in
         [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")]
     {
-        let id = read(metadata, metadata.count(&format!("tokenizer.ggml.{key}_token_id")))?;
-        if let Some(token) = id.and_then(|id| tokens.get(usize::try_from(id).ok()?)) {
+        if let Some(token) = token_id(metadata, key)?.and_then(|id| tokens.get(id as usize)) {
             config.named.insert(name.into(), AddedToken::from(*token, true));
         }
     }
@@ -69,21 +64,17 @@ pub(super) fn config(metadata: &GgufMetadata) -> Result<TextConfig> {
     Ok(config)
 }
 
-/// Ids that end a reply: what the file names, and tokens that are known to end a turn.
-pub(crate) fn stop_tokens(metadata: &GgufMetadata) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    for key in ["eos", "eot", "eom"] {
-        let id = read(metadata, metadata.count(&format!("tokenizer.ggml.{key}_token_id")))?;
-        ids.extend(id.and_then(|id| u32::try_from(id).ok()));
-    }
-    let tokens = read(metadata, metadata.texts("tokenizer.ggml.tokens"))?.unwrap_or_default();
-    let kinds = read(metadata, metadata.numbers("tokenizer.ggml.token_type"))?.unwrap_or_default();
-    let special = |id: usize| kinds.get(id).is_some_and(|&kind| kind == 3.0);
-    let known = (0..).zip(&tokens).filter(|(id, token)| special(*id) && END_OF_TURN.contains(token));
-    ids.extend(known.map(|(id, _)| id as u32));
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+/// The id of a named token: the one that the file says, or else where SentencePiece puts it. An id beyond the vocabulary
+/// counts as none.
+fn token_id(metadata: &GgufMetadata, name: &str) -> Result<Option<u32>> {
+    const BY_DEFAULT: [(&str, u32); 3] = [("unknown", 0), ("bos", 1), ("eos", 2)];
+    let said = read(metadata, metadata.count(&format!("tokenizer.ggml.{name}_token_id")))?;
+    let count = read(metadata, metadata.texts("tokenizer.ggml.tokens"))?.map(|tokens| tokens.len());
+    let inside = |id: &u32| count.is_none_or(|count| (*id as usize) < count);
+    let said = said.and_then(|id| u32::try_from(id).ok()).filter(inside);
+    let pieces = read(metadata, metadata.text("tokenizer.ggml.model"))? == Some("llama");
+    let usual = || BY_DEFAULT.iter().find(|(known, _)| pieces && *known == name).map(|&(_, id)| id);
+    Ok(said.or_else(|| usual().filter(inside)))
 }
 
 /// The bytes of the `tokenizer.json` that a file stands for.
@@ -101,8 +92,9 @@ pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Resul
     let file = match kind {
         "gpt2" => byte_level(metadata, pieces, config),
         "llama" => sentencepiece::of_pieces(pieces, config),
+        GEMMA => merged_pieces(metadata, pieces, config),
         other => Err(Problem::Unsupported(format!(
-            "`tokenizer.ggml.model`: expected gpt2 or llama, got `{other}`"
+            "`tokenizer.ggml.model`: expected gpt2, llama or {GEMMA}, got `{other}`"
         ))),
     };
     match file {
@@ -175,23 +167,7 @@ fn byte_level(
     let name = metadata.text("tokenizer.ggml.pre").map_err(wrong)?.unwrap_or("default");
     let unknown = || Problem::Unsupported(format!("`tokenizer.ggml.pre`: `{name}` is not known here"));
     let Pre { patterns, bos, ignore_merges, nfc } = Pre::named(name).ok_or_else(unknown)?;
-    let listed = metadata.texts("tokenizer.ggml.merges").map_err(wrong)?.unwrap_or_default();
-    let mut merges = Vec::with_capacity(listed.len());
-    for pair in listed {
-        // The first half may begin with a space, but is not empty.
-        let at = pair.char_indices().skip(1).find(|(_, letter)| *letter == ' ').map(|(at, _)| at);
-        let at = at.ok_or_else(|| format!("`tokenizer.ggml.merges`: expected two tokens, got `{pair}`"))?;
-        merges.push((pair[..at].to_owned(), pair[at + 1..].to_owned()));
-    }
-    let special = |kind| matches!(kind, Kind::Control | Kind::Unknown);
-    let added =
-        (0..).zip(&pieces).filter(|(_, piece)| special(piece.kind) || piece.kind == Kind::UserDefined);
-    let added_tokens = added
-        .map(|(id, piece)| {
-            let token = AddedToken::from(piece.text.clone(), special(piece.kind)).normalized(false);
-            added_token(id, &token)
-        })
-        .collect();
+    let (merges, added_tokens) = (merges(metadata)?, added_tokens(&pieces));
     let vocab: BTreeMap<String, u32> = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
     let post_processor = around(config, bos, |content| vocab.get(content).copied());
     let split = |pattern: &String| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
@@ -215,68 +191,62 @@ fn byte_level(
     })
 }
 
-/// How text is cut before pairs are merged.
-struct Pre {
-    /// One after another.
-    patterns: Vec<String>,
-    /// Whether the first token stands in front unless the file says otherwise.
-    bos: bool,
-    /// Whether a word that is a token is taken whole.
-    ignore_merges: bool,
-    /// Whether text is composed (Unicode NFC), as the models' own tokenizers do.
-    nfc: bool,
+/// Byte-level BPE without letters for bytes: of pieces, and of bytes where there is none. Texts begin with the first token
+/// even where the file says otherwise, as the first ones did by mistake.
+fn merged_pieces(
+    metadata: &GgufMetadata,
+    pieces: Vec<Piece>,
+    config: &mut TextConfig,
+) -> std::result::Result<TokenizerFile, Problem> {
+    const SPACE: &str = "▁";
+    let (merges, added_tokens) = (merges(metadata)?, added_tokens(&pieces));
+    let unknown = pieces.iter().find(|piece| piece.kind == Kind::Unknown).map(|piece| piece.text.clone());
+    let byte_fallback = pieces.iter().any(|piece| piece.kind == Kind::Byte);
+    let vocab: BTreeMap<String, u32> = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
+    config.flags.add_bos = Some(true);
+    let post_processor = around(config, true, |content| vocab.get(content).copied());
+    let replace =
+        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let decoders = json!([replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]);
+    Ok(TokenizerFile {
+        added_tokens,
+        normalizer: replace(" ", SPACE),
+        pre_tokenizer: Value::Null,
+        post_processor,
+        decoder: json!({"type": "Sequence", "decoders": decoders}),
+        model: Vocabulary::Bpe {
+            vocab,
+            merges,
+            fuse_unk: unknown.is_some(),
+            unk_token: unknown,
+            byte_fallback,
+            ignore_merges: false,
+        },
+    })
 }
 
-impl Pre {
-    /// The one with this name.
-    fn named(name: &str) -> Option<Self> {
-        let words = |digits: &str| {
-            format!(
-                r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-            )
-        };
-        let cased = || {
-            let (upper, lower) = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]");
-            let before = r"[^\r\n\p{L}\p{N}]?";
-            format!(
-                r"{before}{upper}*{lower}+{CONTRACTIONS}?|{before}{upper}+{lower}*{CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-            )
-        };
-        let plain = |patterns: Vec<String>| Pre { patterns, bos: false, ignore_merges: false, nfc: false };
-        Some(match name {
-            "gpt-2" | "olmo" | "mpt" | "phi-2" | "gigachat" | "trillion" | "exaone4" => {
-                plain(vec![GPT2.into()])
-            }
-            "refact" | "starcoder" | "command-r" | "smollm" | "codeshell" | "exaone" | "mellum2" => {
-                plain(vec![r"\p{N}".into(), GPT2.into()])
-            }
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "lfm2" | "pixtral" => Pre {
-                bos: true,
-                ignore_merges: true,
-                ..plain(vec![words(r"\p{N}{1,3}")])
-            },
-            "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" | "glm5" => plain(vec![words(r"\p{N}{1,3}")]),
-            "qwen2" | "deepseek-r1-qwen" | "megrez" => Pre { nfc: true, ..plain(vec![words(r"\p{N}")]) },
-            "stablelm2" | "hunyuan" | "solar-open" | "grok-2" => plain(vec![words(r"\p{N}")]),
-            "qwen35" => {
-                let pattern = format!(
-                    r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-                );
-                Pre { nfc: true, ..plain(vec![pattern]) }
-            }
-            "bailingmoe" | "bailingmoe2" | "llada-moe" => plain(vec![format!(
-                r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-            )]),
-            "gpt-4o" | "llama4" | "minimax-m2" => plain(vec![cased()]),
-            "deepseek-v3" | "hunyuan-dense" => plain(vec![
-                r"\p{N}{1,3}".into(),
-                "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+".into(),
-                r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##
-                    .into(),
-            ]),
-            _ => return None,
-        })
-    }
+/// Pairs, in the order in which they are merged.
+fn merges(metadata: &GgufMetadata) -> std::result::Result<Vec<(String, String)>, Problem> {
+    const KEY: &str = "tokenizer.ggml.merges";
+    let listed = metadata.texts(KEY).map_err(|error| Problem::Broken(error.to_string()))?;
+    let halves = |pair: &str| {
+        // The first half may begin with a space, but is not empty.
+        let at = pair.char_indices().skip(1).find(|(_, letter)| *letter == ' ').map(|(at, _)| at);
+        let at = at.ok_or_else(|| format!("`{KEY}`: expected two tokens, got `{pair}`"))?;
+        Ok((pair[..at].to_owned(), pair[at + 1..].to_owned()))
+    };
+    listed.unwrap_or_default().into_iter().map(halves).collect()
+}
+
+/// Tokens that are found in a text before anything else happens to it.
+fn added_tokens(pieces: &[Piece]) -> Vec<Value> {
+    let special = |kind| matches!(kind, Kind::Control | Kind::Unknown);
+    let added = |piece: &Piece| special(piece.kind) || piece.kind == Kind::UserDefined;
+    let token = |(id, piece): (u32, &Piece)| {
+        let token = AddedToken::from(piece.text.clone(), special(piece.kind)).normalized(false);
+        added_token(id, &token)
+    };
+    (0..).zip(pieces).filter(|(_, piece)| added(piece)).map(token).collect()
 }
 
 /// What metadata says, or that the file is broken.

@@ -5,13 +5,14 @@
 //!
 //! Invariants: an id is the position of its token; there is a token for every row of the model's table.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use moebius_model::{GgufMetadata, GgufValue};
 use serde_json::Value;
 
-use super::Pre;
+use super::GEMMA;
+use super::pre::{GPT2, Pre};
 use crate::text::config::{DEFAULT_TEMPLATE, TextConfig};
 use crate::text::{Result, TextError, Tokenizer};
 
@@ -27,7 +28,7 @@ const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 /// Names of patterns that files may say, more common ones first.
-const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 16] = [
     "gpt-2",
     "qwen2",
     "llama-bpe",
@@ -36,9 +37,13 @@ const NAMES: [&str; 12] = [
     "gpt-4o",
     "qwen35",
     "dbrx",
+    "glm4",
     "bailingmoe",
     "starcoder",
     "stablelm2",
+    "tekken",
+    "kimi-k2",
+    "deepseek-coder",
     "afmoe",
 ];
 
@@ -108,7 +113,7 @@ fn templates(config: &TextConfig) -> Pairs {
 }
 
 /// Tokens, their types and how they are merged; or why GGUF cannot say it.
-fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> std::result::Result<Pairs, String> {
+pub(super) fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> std::result::Result<Pairs, String> {
     let file = tokenizer.to_json();
     let limit = tokenizer.id_limit();
     if limit > rows {
@@ -121,7 +126,6 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> std::result::Result<Pairs, 
     }
     let is_bytes = steps(&file["pre_tokenizer"], "pretokenizers").any(|step| step["type"] == "ByteLevel");
     let (tokens, kinds) = tokens(tokenizer, &file, rows, is_bytes);
-    let mut pairs = if is_bytes { byte_level(&file)? } else { pieces(&file, &tokens)? };
     let (mut bos, mut eos) = (false, false);
     if let Ok(around) = tokenizer.encode("", true) {
         bos = tokenizer.bos_id().is_some_and(|id| around.first() == Some(&id));
@@ -129,6 +133,14 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> std::result::Result<Pairs, 
             .eos_id()
             .is_some_and(|id| around.len() > usize::from(bos) && around.last() == Some(&id));
     }
+    let mut pairs = match is_bytes {
+        true => byte_level(&file)?,
+        // Readers put the first token in front of all texts of such a vocabulary.
+        false => match merged_pieces(&file)?.filter(|_| bos) {
+            Some(pairs) => pairs,
+            None => pieces(&file, &tokens)?,
+        },
+    };
     pairs.push(say("tokens", GgufValue::Texts(tokens)));
     pairs.push(say("token_type", GgufValue::Integers(kinds)));
     pairs.push(say("add_bos_token", GgufValue::Flag(bos)));
@@ -171,6 +183,19 @@ fn byte_level(file: &Value) -> std::result::Result<Pairs, String> {
         say("pre", GgufValue::Text(name.into())),
         say("merges", GgufValue::Texts(merges)),
     ])
+}
+
+/// Pieces that are merged as Gemma's are: in spaces written as `▁` and nothing in front.
+fn merged_pieces(file: &Value) -> std::result::Result<Option<Pairs>, String> {
+    let replaces = |step: &Value| step["type"] == "Replace" && step["content"] == "▁";
+    let normalizes = steps(&file["normalizer"], "normalizers").all(replaces) && !file["normalizer"].is_null();
+    let splits_spaces = |step: &Value| step["type"] == "Split" && step["pattern"]["String"] == " ";
+    let splits = steps(&file["pre_tokenizer"], "pretokenizers").all(splits_spaces);
+    if !normalizes || !splits {
+        return Ok(None);
+    }
+    let merges = merges(file)?.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
+    Ok(Some(vec![say("model", GgufValue::Text(GEMMA.into())), say("merges", GgufValue::Texts(merges))]))
 }
 
 /// Pieces with scores, by which they are merged: the earlier a pair is merged, the higher.
@@ -216,21 +241,39 @@ fn pattern_name(file: &Value) -> std::result::Result<&'static str, String> {
         match step["type"].as_str() {
             Some("Split") => patterns.extend(step["pattern"]["Regex"].as_str().map(str::to_owned)),
             Some("Digits") if step["individual_digits"] == true => patterns.push(r"\p{N}".into()),
-            Some("ByteLevel") if step["use_regex"] == true => patterns.push(super::GPT2.into()),
+            Some("ByteLevel") if step["use_regex"] == true => patterns.push(GPT2.into()),
             Some("ByteLevel") => {}
             other => return Err(format!("GGUF has no name for the step `{}`", other.unwrap_or("nothing"))),
         }
     }
     let whole = file["model"]["ignore_merges"] == true;
     let nfc = steps(&file["normalizer"], "normalizers").any(|step| step["type"] == "NFC");
-    let fits = |exact: bool| {
-        move |name: &&&str| {
-            let Some(pre) = Pre::named(name) else { return false };
-            pre.patterns == patterns && pre.ignore_merges == whole && (!exact || pre.nfc == nfc)
-        }
+    let known = |fits: &dyn Fn(&Pre) -> bool| {
+        let cuts_so =
+            |name: &&str| Pre::named(name).is_some_and(|pre| pre.patterns == patterns && fits(&pre));
+        NAMES.iter().copied().find(cuts_so)
     };
-    let found = NAMES.iter().find(fits.clone()(true)).or_else(|| NAMES.iter().find(fits(false)));
-    found.copied().ok_or_else(|| "GGUF has no name for the pattern that cuts its words".into())
+    known(&|pre| pre.ignore_merges == whole && pre.nfc == nfc)
+        .or_else(|| known(&|pre| pre.ignore_merges == whole))
+        .or_else(|| known(&|_| true).filter(|_| all_are_merged(file)))
+        .ok_or_else(|| "GGUF has no name for the pattern that cuts its words".into())
+}
+
+/// Whether every token is a letter or made by a merge, so that it does not matter whether words that are tokens are taken
+/// whole.
+fn all_are_merged(file: &Value) -> bool {
+    let Ok(merges) = merges(file) else { return false };
+    let made: HashSet<String> = merges.into_iter().map(|(left, right)| left + &right).collect();
+    let added: HashSet<&str> = file["added_tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|token| token["content"].as_str())
+        .collect();
+    let tokens = file["model"]["vocab"].as_object().into_iter().flatten();
+    tokens.into_iter().all(|(token, _)| {
+        token.chars().nth(1).is_none() || made.contains(token) || added.contains(token.as_str())
+    })
 }
 
 /// The steps of a part: those of a sequence, or the only one.

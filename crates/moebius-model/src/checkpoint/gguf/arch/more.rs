@@ -165,7 +165,9 @@ pub(super) fn latent(source: &Source<'_>, keys: &mut Keys) -> Result<()> {
         keys.insert("num_key_value_heads".into(), heads);
     }
     keys.entry("q_lora_rank").or_insert(Value::Null);
-    let sigmoid = source.count("expert_gating_func")? == Some(SIGMOID);
+    // Files that do not say it are of the softmax models that came first, or of GLM-4.7-Flash, which corrects its choice.
+    let corrects = kinds::has(source, "exp_probs_b.bias", keys);
+    let sigmoid = source.count("expert_gating_func")?.map_or(corrects, |function| function == SIGMOID);
     let groups = keys.get("n_group").and_then(Value::as_u64).unwrap_or(1);
     let method = match (sigmoid, groups) {
         (true, _) => "noaux_tc",

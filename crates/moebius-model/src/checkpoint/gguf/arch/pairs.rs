@@ -111,7 +111,7 @@ pub(in crate::checkpoint::gguf) fn pairs(
     // Layers that predict further tokens are not written.
     pairs.unsay("nextn_predict_layers");
     say_base(&mut pairs, facts);
-    say_experts(&mut pairs, arch, facts);
+    say_experts(&mut pairs, arch, facts)?;
     say_scaling(&mut pairs, facts)?;
     (arch.write)(facts, &mut pairs)?;
     Ok(pairs.list)
@@ -157,18 +157,12 @@ fn say_base(pairs: &mut Pairs, facts: &Facts<'_>) {
     }
 }
 
-/// Routers and experts.
-fn say_experts(pairs: &mut Pairs, arch: &Arch, facts: &Facts<'_>) {
-    let (Some(router), Some(bank)) = (facts.routers.first(), facts.banks.first()) else { return };
+/// Routers and experts, which are alike in all layers that have them.
+fn say_experts(pairs: &mut Pairs, arch: &Arch, facts: &Facts<'_>) -> Result<()> {
+    let (Some(router), Some(bank)) = (facts.routers.first(), facts.banks.first()) else { return Ok(()) };
     let config = &router.config;
     let says = |key: &str| arch.keys.iter().any(|(theirs, _)| *theirs == key);
-    pairs.count("expert_count", bank.n_experts);
-    let used: Vec<u32> = facts.routers.iter().map(|router| router.config.top_k as u32).collect();
-    match used.iter().all(|&k| k == used[0]) {
-        true => pairs.count("expert_used_count", config.top_k),
-        false => pairs.set("expert_used_count", GgufValue::Counts(used)),
-    }
-    pairs.count("expert_feed_forward_length", bank.intermediate);
+    say_sizes(pairs, facts)?;
     match config.score {
         Score::Softmax => pairs.count("expert_gating_func", 1),
         Score::Sigmoid => pairs.count("expert_gating_func", 2),
@@ -196,6 +190,27 @@ fn say_experts(pairs: &mut Pairs, arch: &Arch, facts: &Facts<'_>) {
             pairs.count("expert_shared_count", (width / bank.intermediate).max(1));
         }
     }
+    Ok(())
+}
+
+/// How many experts there are, how many of them a token has, and how wide they are.
+fn say_sizes(pairs: &mut Pairs, facts: &Facts<'_>) -> Result<()> {
+    let of_banks = |size: fn(&ExpertSpec) -> usize| facts.banks.iter().map(size).collect::<Vec<_>>();
+    let used = facts.routers.iter().map(|router| router.config.top_k).collect();
+    for (what, key, sizes) in [
+        ("experts", "expert_count", of_banks(|bank| bank.n_experts)),
+        ("experts per token", "expert_used_count", used),
+        ("rows of an expert", "expert_feed_forward_length", of_banks(|bank| bank.intermediate)),
+    ] {
+        if let Some(other) = sizes.iter().find(|size| **size != sizes[0]) {
+            return Err(Error::NotInGguf {
+                what: format!("layers with other numbers of {what} (here {} and {other})", sizes[0]),
+                reason: format!("files have one `{key}` for all layers"),
+            });
+        }
+        pairs.count(key, sizes[0]);
+    }
+    Ok(())
 }
 
 /// How positions are scaled, where numbers say it. Tables of factors are tensors.

@@ -7,9 +7,7 @@ use crate::checkpoint::gguf::value::GgufValue;
 use crate::layers::RopeScaling;
 use crate::{Error, Result};
 
-pub(super) use kinds::{
-    delta_net, gemma4, granite_hybrid, jamba, llama4, nemotron, sliding, tiled_delta_net,
-};
+pub(super) use kinds::{afmoe, delta_net, gemma4, granite_hybrid, jamba, llama4, nemotron, tiled_delta_net};
 
 /// The tables are all.
 pub(super) fn nothing_else(_: &Facts<'_>, _: &mut Pairs) -> Result<()> {

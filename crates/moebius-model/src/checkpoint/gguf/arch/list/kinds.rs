@@ -104,7 +104,7 @@ pub(super) const OWN: &[Arch] = &[
             ("exp_probs_b.bias", "mlp.expert_bias"),
         ],
         read: more::afmoe,
-        write: said::sliding,
+        write: said::afmoe,
         ..USUAL
     },
     Arch {

@@ -67,7 +67,7 @@ pub(in super::super) fn afmoe(source: &Source<'_>, keys: &mut Keys) -> Result<()
 }
 
 /// Whether any layer has a tensor.
-fn has(source: &Source<'_>, rest: &str, keys: &Keys) -> bool {
+pub(super) fn has(source: &Source<'_>, rest: &str, keys: &Keys) -> bool {
     (0..n_layers(keys)).any(|layer| (source.shape)(&format!("blk.{layer}.{rest}")).is_some())
 }
 

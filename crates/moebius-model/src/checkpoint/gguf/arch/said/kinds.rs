@@ -2,9 +2,9 @@
 
 use super::super::{Facts, Pairs};
 use super::granite;
-use crate::Result;
 use crate::checkpoint::gguf::value::GgufValue;
 use crate::layers::RopeConfig;
+use crate::{Error, Result};
 
 /// Whether a layer of the file has a tensor.
 fn has(facts: &Facts<'_>, layer: usize, rest: &str) -> bool {
@@ -18,23 +18,36 @@ fn say_key_heads(facts: &Facts<'_>, pairs: &mut Pairs) {
     pairs.set("attention.head_count_kv", GgufValue::Counts((0..facts.base.n_layers).map(heads).collect()));
 }
 
-/// Which layers slide.
-fn say_pattern(facts: &Facts<'_>, pairs: &mut Pairs, usual: usize, sliding: &str) {
-    let named = facts.keys.get("layer_types").and_then(|kinds| kinds.as_array());
-    let by_number = |layer: usize| !(layer + 1).is_multiple_of(usual);
-    let slides = |layer: usize| match named.and_then(|kinds| kinds.get(layer)) {
-        Some(kind) => kind.as_str() == Some(sliding),
-        None => by_number(layer),
-    };
-    let pattern = (0..facts.base.n_layers).map(slides).collect();
-    pairs.set("attention.sliding_window_pattern", GgufValue::Flags(pattern));
+/// Whether a layer slides where one in every `usual` does not.
+fn slides_by_number(layer: usize, usual: usize) -> bool {
+    !(layer + 1).is_multiple_of(usual)
 }
 
-pub(in super::super) fn sliding(facts: &Facts<'_>, pairs: &mut Pairs) -> Result<()> {
-    let every = facts.count("global_attn_every_n_layers").unwrap_or(4).max(1);
+/// Which layers slide.
+fn say_pattern(facts: &Facts<'_>, pairs: &mut Pairs, usual: usize, sliding: &str) -> Vec<bool> {
+    let named = facts.keys.get("layer_types").and_then(|kinds| kinds.as_array());
+    let slides = |layer: usize| match named.and_then(|kinds| kinds.get(layer)) {
+        Some(kind) => kind.as_str() == Some(sliding),
+        None => slides_by_number(layer, usual),
+    };
+    let pattern: Vec<bool> = (0..facts.base.n_layers).map(slides).collect();
+    pairs.set("attention.sliding_window_pattern", GgufValue::Flags(pattern.clone()));
+    pattern
+}
+
+pub(in super::super) fn afmoe(facts: &Facts<'_>, pairs: &mut Pairs) -> Result<()> {
+    /// One layer in so many has no window, and knows no positions.
+    const USUAL: usize = 4;
+    let every = facts.count("global_attn_every_n_layers").unwrap_or(USUAL).max(1);
     pairs.count("attention.sliding_window", facts.count("sliding_window").unwrap_or(1024));
-    say_pattern(facts, pairs, every, "sliding_attention");
-    Ok(())
+    let pattern = say_pattern(facts, pairs, every, "sliding_attention");
+    match (0..).zip(pattern).find(|&(layer, slides)| slides != slides_by_number(layer, USUAL)) {
+        None => Ok(()),
+        Some((layer, _)) => Err(Error::NotInGguf {
+            what: format!("another layer without positions than every fourth (here layer {layer} differs)"),
+            reason: "no key says which they are".into(),
+        }),
+    }
 }
 
 pub(in super::super) fn llama4(facts: &Facts<'_>, pairs: &mut Pairs) -> Result<()> {

@@ -8,7 +8,7 @@
 
 mod pairs;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use moebius_model::GgufMetadata;
 use serde_json::{Map, Value, json};
@@ -86,11 +86,32 @@ pub(crate) fn stop_tokens(metadata: &GgufMetadata) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The bytes of the `tokenizer.json` that a file stands for.
+/// How many tokens there are in the vocabulary that a file names.
+///
+/// # Errors
+/// Those of [`convert`] that its kind, its pattern and its tokens have.
+pub(super) fn size(metadata: &GgufMetadata) -> Result<usize> {
+    let missing = || TextError::NoTokenizer { dir: metadata.path().to_owned() };
+    let (kind, pre) = (
+        read(metadata, metadata.text("tokenizer.ggml.model"))?.ok_or_else(missing)?,
+        read(metadata, metadata.text("tokenizer.ggml.pre"))?.unwrap_or("default"),
+    );
+    match kind {
+        "none" | "no_vocab" => return Err(missing()),
+        "gpt2" if Pre::named(pre).is_some() => {}
+        "llama" => {}
+        // What is refused is refused with its reason.
+        _ => drop(convert(metadata, &mut TextConfig::default())?),
+    }
+    let tokens = read(metadata, metadata.texts("tokenizer.ggml.tokens"))?.ok_or_else(missing)?;
+    Ok(tokens.into_iter().collect::<HashSet<_>>().len())
+}
+
+/// The `tokenizer.json` that a file stands for.
 ///
 /// # Errors
 /// [`TextError::NoTokenizer`], [`TextError::UnsupportedTokenizer`] or [`TextError::BrokenFile`].
-pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Result<Vec<u8>> {
+pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Result<TokenizerFile> {
     let path = || metadata.path().to_owned();
     let missing = || TextError::NoTokenizer { dir: path() };
     let kind = read(metadata, metadata.text("tokenizer.ggml.model"))?.ok_or_else(missing)?;
@@ -106,7 +127,7 @@ pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Resul
         ))),
     };
     match file {
-        Ok(file) => Ok(file.to_json()),
+        Ok(file) => Ok(file),
         Err(Problem::Broken(reason)) => Err(TextError::BrokenFile { path: path(), reason }),
         Err(Problem::Unsupported(reason)) => Err(TextError::UnsupportedTokenizer { path: path(), reason }),
     }
@@ -120,7 +141,7 @@ pub(crate) fn files(metadata: &GgufMetadata) -> Result<Vec<(&'static str, Vec<u8
     let mut config = config(metadata)?;
     let mut files = Vec::new();
     match convert(metadata, &mut config) {
-        Ok(bytes) => files.push(("tokenizer.json", bytes)),
+        Ok(file) => files.push(("tokenizer.json", file.to_json())),
         Err(TextError::NoTokenizer { .. } | TextError::UnsupportedTokenizer { .. }) => {}
         Err(error) => return Err(error),
     }
@@ -192,8 +213,11 @@ fn byte_level(
             added_token(id, &token)
         })
         .collect();
-    let vocab: BTreeMap<String, u32> = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
-    let post_processor = around(config, bos, |content| vocab.get(content).copied());
+    let id_of = |content: &str| {
+        (0..).zip(&pieces).filter(|(_, piece)| piece.text == content).last().map(|(id, _)| id)
+    };
+    let post_processor = around(config, bos, id_of);
+    let vocab = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
     let split = |pattern: &String| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});

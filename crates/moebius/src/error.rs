@@ -119,6 +119,15 @@ pub enum Error {
         /// The fewest devices that would be enough, if any number is.
         devices: Option<u64>,
     },
+    /// A format that checkpoints for other programs are not written in.
+    #[error("unpacked weights: expected bf16, f16 or f32, got {got}")]
+    PlainFormat {
+        /// What was asked for.
+        got: String,
+    },
+    /// A GGUF file is no directory for other programs.
+    #[error("`{}` would be a GGUF file, which is not unpacked", _0.display())]
+    UnpackedGguf(PathBuf),
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -285,6 +294,8 @@ impl Error {
             | Error::Baseline(_)
             | Error::Hardware { .. }
             | Error::Undeclared { .. }
+            | Error::PlainFormat { .. }
+            | Error::UnpackedGguf(_)
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
             | Error::Trace { .. }
@@ -363,6 +374,8 @@ impl Error {
             Error::TraceTarget(_) => "name a new file, or remove this one first",
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",
+            Error::PlainFormat { .. } => "say --format bf16, --format f16 or --format f32 beside --unpacked",
+            Error::UnpackedGguf(_) => "name a directory, or leave out --unpacked",
             Error::Write { .. } => "check that the directory exists and has room",
             Error::DiskSpace { .. } => "make room, or use another disk, for --memory by MOEBIUS_SPILL_DIR",
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
@@ -413,7 +426,8 @@ fn model_kind(error: &ModelError) -> ErrorKind {
         | ModelError::UnknownFormat { .. }
         | ModelError::PackedOtherwise { .. }
         | ModelError::PackedAlready { .. }
-        | ModelError::NotInGguf { .. } => ErrorKind::Usage,
+        | ModelError::NotInGguf { .. }
+        | ModelError::NotPlain { .. } => ErrorKind::Usage,
         ModelError::Io { .. } | ModelError::Output(_) => ErrorKind::Runtime,
         ModelError::Backend(moebius_backend::Error::Weight { .. }) => ErrorKind::InvalidModel,
         ModelError::Backend(moebius_backend::Error::Startup { .. }) => ErrorKind::Usage,
@@ -443,6 +457,7 @@ fn model_hint(error: &ModelError) -> Option<String> {
         }
         ModelError::PackedAlready { .. } => "convert the original, from which any format can be made",
         ModelError::NotInGguf { .. } => "name a directory in place of the .gguf file",
+        ModelError::NotPlain { .. } => "leave out --unpacked: moebius reads its own directories",
         ModelError::Output(_) => "check that there is room",
         ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
         ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",

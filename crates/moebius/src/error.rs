@@ -119,15 +119,9 @@ pub enum Error {
         /// The fewest devices that would be enough, if any number is.
         devices: Option<u64>,
     },
-    /// A format that checkpoints for other programs are not written in.
-    #[error("unpacked weights: expected bf16, f16 or f32, got {got}")]
-    PlainFormat {
-        /// What was asked for.
-        got: String,
-    },
-    /// A GGUF file is no directory for other programs.
-    #[error("`{}` would be a GGUF file, which is not unpacked", _0.display())]
-    UnpackedGguf(PathBuf),
+    /// Checkpoints for other programs are not written so: what is expected, and what was asked for.
+    #[error("unpacked weights: expected {_0}, got {_1}")]
+    Unpacked(&'static str, String),
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -294,8 +288,7 @@ impl Error {
             | Error::Baseline(_)
             | Error::Hardware { .. }
             | Error::Undeclared { .. }
-            | Error::PlainFormat { .. }
-            | Error::UnpackedGguf(_)
+            | Error::Unpacked(..)
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
             | Error::Trace { .. }
@@ -374,8 +367,7 @@ impl Error {
             Error::TraceTarget(_) => "name a new file, or remove this one first",
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",
-            Error::PlainFormat { .. } => "say --format bf16, --format f16 or --format f32 beside --unpacked",
-            Error::UnpackedGguf(_) => "name a directory, or leave out --unpacked",
+            Error::Unpacked(..) => "--unpacked takes a directory, and --format bf16, f16 or f32",
             Error::Write { .. } => "check that the directory exists and has room",
             Error::DiskSpace { .. } => "make room, or use another disk, for --memory by MOEBIUS_SPILL_DIR",
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",

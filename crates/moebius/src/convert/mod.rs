@@ -90,7 +90,7 @@ impl Converted {
 /// # Errors
 /// [`Error::OutputExists`] when something is at `out` already; [`Error::DiskSpace`] and [`Error::Write`]; those of
 /// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already; for other
-/// programs a model that their files cannot hold; [`Error::PlainFormat`].
+/// programs a model that their files cannot hold; [`Error::Unpacked`].
 pub fn convert(
     model: impl AsRef<Path>,
     out: impl AsRef<Path>,
@@ -107,7 +107,7 @@ pub fn convert(
     partial::sweep_beside(out);
     if gguf::is_wanted(out) {
         if options.unpacked {
-            return Err(Error::UnpackedGguf(out.into()));
+            return Err(Error::Unpacked("a directory", out.display().to_string()));
         }
         return gguf::write(&files, &backend, out, options, progress);
     }

@@ -31,7 +31,7 @@ pub(super) fn write(
     let parameters = files.info(backend)?.total_parameters();
     let format = match options.format {
         HeldFormats::Uniform(format @ (WeightFormat::Bf16 | WeightFormat::F16 | WeightFormat::F32)) => format,
-        other => return Err(Error::PlainFormat { got: other.to_string() }),
+        other => return Err(Error::Unpacked("bf16, f16 or f32", other.to_string())),
     };
     let config = files.plain_config(format)?;
     let plain = files.plain_files(backend, &config, format, options.file_bytes.unwrap_or(FILE_BYTES))?;

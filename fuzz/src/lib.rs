@@ -52,6 +52,14 @@ pub fn open(stand: &Stand, input: &[u8]) {
     drop(inspect(stand.with(input), &OpenOptions::default()));
 }
 
+/// As [`open`], of a model that is one file with a vocabulary in it.
+pub fn open_file(stand: &Stand, input: &[u8]) {
+    stand.with(input);
+    if inspect(&stand.file, &OpenOptions::default()).is_ok() {
+        drop(Tokenizer::from_dir(&stand.file));
+    }
+}
+
 /// Reads a tokenizer and takes a text there and back.
 pub fn tokenize(stand: &Stand, input: &[u8]) {
     let Ok(tokenizer) = Tokenizer::from_dir(stand.with(input)) else { return };

@@ -26,7 +26,11 @@ pub(crate) fn keep(
         warn_of_refusal(&Error::NoCachePlace, output);
         return Ok(());
     };
-    let packing = ConvertOptions { backend: options.backend.clone(), format: options.format };
+    let packing = ConvertOptions {
+        backend: options.backend.clone(),
+        format: options.format,
+        ..ConvertOptions::default()
+    };
     let writing = interrupt.generating();
     let cached = progress::with_bar(output, "packing", |bar| {
         cache.pack(dir, &packing, &mut |bytes, total| {

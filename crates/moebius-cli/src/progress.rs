@@ -32,6 +32,12 @@ impl Opening {
         Opening { options: args.open_options(), keeps: args.cache.keeps() }
     }
 
+    /// With this context where none was asked for.
+    pub(crate) fn or_context(mut self, context: Option<usize>) -> Self {
+        self.options.context = self.options.context.or(context);
+        self
+    }
+
     /// With these options, keeping nothing.
     pub(crate) fn with(options: OpenOptions) -> Self {
         Opening { options, keeps: false }

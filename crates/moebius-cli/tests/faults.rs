@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use support::{model, moebius, stderr, stdout, succeed};
+use support::{model, moebius, stderr, stdout, succeed, with_small_files};
 
 /// Longer than anything that happens to a run here.
 const LONG: [&str; 9] =
@@ -207,16 +207,7 @@ fn a_run_that_is_killed_leaves_nothing_behind_and_the_next_one_works() {
 fn a_disk_without_room_for_the_experts_is_an_error_that_names_the_directory() {
     let place = Place::new();
     let command = place.command("tiny", &[&LONG[..], &FEW].concat());
-    // A file may have at most 512 kB; writing more fails as it does on a full disk.
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 1000 && exec \"$0\" \"$@\""]);
-    limited.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
+    let mut limited = with_small_files(&command, 1000);
     let output = limited.output().expect("the program starts");
     let spill = place.path("spill").display().to_string();
     fails(&output, &["cannot put experts into a file", &spill, "MOEBIUS_SPILL_DIR"]);

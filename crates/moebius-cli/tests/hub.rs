@@ -139,6 +139,31 @@ fn a_download_that_was_killed_goes_on_where_it_ended() {
     assert_eq!(ranges, [None, Some(HALF)]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_download_that_fills_the_disk_is_an_error_that_names_the_file_and_goes_on_when_there_is_room() {
+    use support::with_small_files;
+    const BLOCKS: u32 = 20_000;
+    let place = Place::new(|_| Answer::Proper);
+    let output = with_small_files(&place.command(&["pull", REPO]), BLOCKS).output().expect("a start");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let incomplete = place.blob().with_extension("incomplete");
+    for part in ["error: cannot write", &incomplete.display().to_string(), "caused by: ", "hint: "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let written = 512 * u64::from(BLOCKS);
+    assert_eq!(incomplete.metadata().expect("what has arrived stays").len(), written);
+    assert!(!place.blob().exists());
+    let row = place.json(&["list", "--json"])["models"][0].clone();
+    assert!(row.is_null() || row["is_complete"] == false, "{row}");
+    let said = place.fail(&[&run(REPO)[..], &["--offline"]].concat(), 3);
+    assert!(said.contains("is offline"), "{said}");
+    assert_eq!(place.succeed(&run(REPO)).0, place.succeed(&run(&support::tiny())).0);
+    let ranges: Vec<_> = place.standin.asked_for(WEIGHTS).iter().map(|asked| asked.from).collect();
+    assert_eq!(ranges, [None, Some(written as usize)]);
+}
+
 #[test]
 fn two_programs_that_pull_the_same_at_once_download_it_once() {
     let place = Place::new(|_| Answer::Proper);
@@ -196,25 +221,27 @@ fn a_token_file_opens_a_private_model() {
     place.succeed(&["pull", REPO]);
 }
 
-/// Ollama's store with one model whose blob is `content`.
-fn store(dir: &Path, content: &str) {
-    let digest = etag("x.gguf", content.as_bytes());
+/// Ollama's store with one model, which has these layers.
+fn store(dir: &Path, layers: &[(&str, &[u8])]) {
     let manifests = dir.join("manifests/registry.ollama.ai/library/olmoe");
     std::fs::create_dir_all(&manifests).expect("a directory");
     std::fs::create_dir_all(dir.join("blobs")).expect("a directory");
-    let layer = format!(
-        r#"{{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:{digest}", "size": {}}}"#,
-        content.len()
-    );
-    std::fs::write(manifests.join("latest"), format!(r#"{{"layers": [{layer}]}}"#)).expect("a file");
-    std::fs::write(dir.join("blobs").join(format!("sha256-{digest}")), content).expect("a file");
+    let layer = |(kind, content): &(&str, &[u8])| {
+        let (digest, size) = (etag("x.gguf", content), content.len());
+        std::fs::write(dir.join("blobs").join(format!("sha256-{digest}")), content).expect("a file");
+        format!(
+            r#"{{"mediaType": "application/vnd.ollama.image.{kind}", "digest": "sha256:{digest}", "size": {size}}}"#
+        )
+    };
+    let layers = layers.iter().map(layer).collect::<Vec<_>>().join(",");
+    std::fs::write(manifests.join("latest"), format!(r#"{{"layers": [{layers}]}}"#)).expect("a file");
 }
 
 #[test]
 fn ollamas_models_are_listed_and_missing_ones_named() {
     let place =
         Place { dir: tempfile::tempdir().expect("a directory"), standin: StandIn::proper(files(&[])) };
-    store(place.dir.path(), "PK, no model");
+    store(place.dir.path(), &[("model", b"PK, no model")]);
     let ask =
         |args: &[&str]| place.command(args).env("OLLAMA_MODELS", place.dir.path()).output().expect("a start");
     let listed = stdout(&ask(&["list", "--ollama"]));
@@ -231,4 +258,41 @@ fn ollamas_models_are_listed_and_missing_ones_named() {
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("`ollama:absent:7b` is not in"), "{}", stderr(&output));
     assert_eq!(ask(&run("ollama:../x")).status.code(), Some(2));
+}
+
+#[test]
+fn what_ollama_says_of_a_model_holds_where_no_flag_says_otherwise() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gguf = dir.path().join("tiny.gguf");
+    let written = moebius(&["convert", &support::tiny(), "--format", "q8_0", "-q", "-o"]).arg(&gguf).status();
+    assert!(written.expect("a start").success());
+    let weights = std::fs::read(&gguf).expect("it was written");
+    let params = br#"{"temperature": 0, "stop": [" the"], "num_predict": 5, "num_ctx": 128, "mirostat": 2}"#;
+    let layers: [(&str, &[u8]); 3] =
+        [("model", &weights), ("params", params), ("template", b"{{ .Prompt }}")];
+    store(dir.path(), &layers);
+    let run = |model: &str, args: &[&str]| {
+        let mut command = moebius(&[&["run", model, "A dog", "--no-meter"][..], args].concat());
+        command.env("OLLAMA_MODELS", dir.path()).output().expect("a start")
+    };
+    let json = |model: &str, args: &[&str]| -> Value {
+        let output = run(model, &[args, &["--json"]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).expect("valid JSON")
+    };
+    let file = gguf.display().to_string();
+    let told = json("ollama:olmoe", &[]);
+    assert_eq!(told["ids"], json(&file, &["--temp", "0", "--stop", " the", "-n", "5"])["ids"]);
+    let flags = ["--stop", "nowhere at all", "-n", "9"];
+    let overruled = json("ollama:olmoe", &flags);
+    assert_eq!(overruled["ids"], json(&file, &[&flags[..], &["--temp", "0"]].concat())["ids"]);
+    assert_eq!(overruled["ids"].as_array().map(Vec::len), Some(9));
+    let said = stderr(&run("ollama:olmoe", &["-v"]));
+    for part in ["context 128", "temperature 0", "stops at [\" the\"]", "not used: `mirostat` its template"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    store(dir.path(), &[("model", &weights), ("params", br#"{"top_p": "most"}"#)]);
+    let output = run("ollama:olmoe", &[]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("`top_p`: expected a number, got \"most\""), "{}", stderr(&output));
 }

@@ -106,6 +106,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Checkpoints of plain numbers have no way to say something about a model.
+    #[error("a checkpoint of plain numbers cannot hold {what}: {reason}")]
+    NotPlain {
+        /// What.
+        what: String,
+        /// Why.
+        reason: String,
+    },
     /// Weights could not be written.
     #[error("cannot write the weights")]
     Output(#[source] std::io::Error),

@@ -1,6 +1,7 @@
 //! A model directory: what it says, what it holds, and loading it.
 
 mod gguf;
+mod plain;
 mod routers;
 
 use std::collections::BTreeMap;

@@ -29,7 +29,7 @@ mod rules;
 
 pub use batch::{Outputs, Span, TokenBatch};
 pub use cache::{CacheSpec, KvCache, LayerCacheSpec, SequenceId};
-pub use checkpoint::{GgufFile, GgufMetadata, GgufValue, PACKING, end_with_message};
+pub use checkpoint::{GgufFile, GgufMetadata, GgufValue, PACKING, PlainFiles, end_with_message};
 pub use error::{Error, Result, TensorProblem};
 pub use families::{Checked, FAMILIES, Family};
 pub use files::{LayerRouter, ModelFiles, NamedTensor, RandomWeights, Routers, StoredTensor};

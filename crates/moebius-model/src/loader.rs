@@ -7,6 +7,7 @@
 //! Invariants: what a weight is held in follows from its place, stored format and columns, as in the plan; held bytes count.
 
 mod problems;
+mod request;
 mod source;
 
 use std::cell::RefCell;
@@ -26,26 +27,16 @@ use crate::error::TensorProblem;
 use crate::formats::HeldFormats;
 use crate::info::{Place, Tally};
 use crate::layers::RopeConfig;
-use crate::layout::{ExpertLayout, Stored};
+use crate::layout::{ExpertLayout, Stored, StoredValues};
 use crate::planned::{PlannedExperts, PlannedHeads, PlannedLinear, PlannedRouter};
 use crate::rules::Rerouting;
 use crate::{Error, Result};
 use problems::{other_matrices, problem_of};
+pub(crate) use request::{ExpertRequest, Request};
 use source::{CheckpointExperts, SharedLoader};
 
 /// Told how many bytes of the checkpoint were loaded so far.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
-
-/// The experts that a family asks for.
-#[derive(Clone, Debug)]
-pub(crate) struct ExpertRequest {
-    /// What they are; the loader decides on the formats.
-    pub(crate) spec: ExpertSpec,
-    /// Experts that a token goes through.
-    pub(crate) top_k: usize,
-    /// Layouts that the family's checkpoints come in, the usual one first.
-    pub(crate) layouts: Vec<ExpertLayout>,
-}
 
 /// Gives out weights by name.
 pub(crate) struct Loader<'a> {
@@ -71,6 +62,8 @@ pub(crate) struct Loader<'a> {
     ropes: RefCell<Vec<RopeConfig>>,
     /// What the parts of the model are, in words that tell any two apart; `None` unless asked for.
     portrait: Option<RefCell<Vec<String>>>,
+    /// What was asked for, in the order of asking; `None` unless wanted.
+    trail: Option<RefCell<Vec<Request>>>,
     pub(crate) rerouting: Rerouting<'a>,
 }
 
@@ -96,6 +89,7 @@ impl<'a> Loader<'a> {
             banks: RefCell::default(),
             ropes: RefCell::default(),
             portrait: None,
+            trail: None,
             rerouting: Rerouting::default(),
         }
     }
@@ -182,7 +176,8 @@ impl<'a> Loader<'a> {
     pub(crate) fn values_of(&self, place: Place, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let elements = shape.iter().map(|&n| n as u64).product();
         self.count(place, elements, elements);
-        self.find(name, shape);
+        let all = StoredValues { name: name.into(), shape: shape.to_vec(), first: 0, step: 1 };
+        self.find(all, elements as usize);
         self.count_held(place, WeightFormat::F32, elements.saturating_mul(size_of::<f32>() as u64));
         if self.dry {
             return Ok(vec![1.0; shape.iter().product()]);
@@ -267,8 +262,7 @@ impl<'a> Loader<'a> {
                 self.find_matrix(&stored, AskedPart { part: stored.part, matrix, format });
                 self.require_format(&stored, spec, projection);
                 if spec.biases {
-                    let bias = layout.locate_bias(spec, expert, projection);
-                    self.find(&bias.name, &bias.shape);
+                    self.find(layout.locate_bias(spec, expert, projection), matrix.0);
                 }
             }
         }
@@ -345,6 +339,16 @@ impl<'a> Loader<'a> {
         Loader { portrait: Some(RefCell::default()), ..self }
     }
 
+    /// A plan that remembers the order of requests.
+    pub(crate) fn trailing(self) -> Self {
+        Loader { trail: Some(RefCell::default()), ..self }
+    }
+
+    /// What was asked for, in the order of asking.
+    pub(crate) fn into_trail(self) -> Vec<Request> {
+        self.trail.map(RefCell::into_inner).unwrap_or_default()
+    }
+
     /// Notes what a part of the model is: everything that a checkpoint's tensors do not say.
     pub(crate) fn portray(&self, part: &dyn fmt::Debug) {
         if let Some(portrait) = &self.portrait {
@@ -393,9 +397,11 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Looks up a tensor of plain numbers, and notes what is wrong with it.
-    fn find(&self, name: &str, shape: &[usize]) {
+    /// Looks up a tensor of plain numbers, of which `len` are wanted, and notes what is wrong with it.
+    fn find(&self, stored: StoredValues, len: usize) {
+        let StoredValues { name, shape, .. } = &stored;
         self.list(name, shape);
+        self.follow(|| Request::Values(stored.clone(), len));
         let Some(checkpoint) = self.checkpoint else { return };
         let entry = checkpoint.get(name);
         if entry.is_some() {
@@ -409,6 +415,7 @@ impl<'a> Loader<'a> {
     fn find_matrix(&self, stored: &Stored, asked: AskedPart) {
         let Stored { name, shape, part } = stored;
         self.list(name, shape);
+        self.follow(|| Request::Matrix(stored.clone(), asked.matrix));
         let Some(checkpoint) = self.checkpoint else { return };
         let (packed, packed_shape) = (checkpoint.packed_part(name, *part), [asked.matrix.0, asked.matrix.1]);
         let (entry, name, shape) = match &packed {
@@ -427,6 +434,13 @@ impl<'a> Loader<'a> {
         let mut problems = self.problems.borrow_mut();
         if let Some(problem) = problem.filter(|problem| problems.last() != Some(problem)) {
             problems.push(problem);
+        }
+    }
+
+    /// Notes a request.
+    fn follow(&self, request: impl FnOnce() -> Request) {
+        if let Some(trail) = &self.trail {
+            trail.borrow_mut().push(request());
         }
     }
 

@@ -119,6 +119,9 @@ pub enum Error {
         /// The fewest devices that would be enough, if any number is.
         devices: Option<u64>,
     },
+    /// Checkpoints for other programs are not written so: what is expected, and what was asked for.
+    #[error("unpacked weights: expected {_0}, got {_1}")]
+    Unpacked(&'static str, String),
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -285,6 +288,7 @@ impl Error {
             | Error::Baseline(_)
             | Error::Hardware { .. }
             | Error::Undeclared { .. }
+            | Error::Unpacked(..)
             | Error::NoCachePlace => ErrorKind::Usage,
             Error::Write { .. }
             | Error::Trace { .. }
@@ -363,6 +367,7 @@ impl Error {
             Error::TraceTarget(_) => "name a new file, or remove this one first",
             Error::Baseline(_) => "compare one model with itself, on the same texts",
             Error::NoRouters => "leave out --trace, or use a model with experts",
+            Error::Unpacked(..) => "--unpacked takes a directory, and --format bf16, f16 or f32",
             Error::Write { .. } => "check that the directory exists and has room",
             Error::DiskSpace { .. } => "make room, or use another disk, for --memory by MOEBIUS_SPILL_DIR",
             Error::CachedCopy { .. } => "`moebius cache clear` removes it, --cache packs the model anew",
@@ -413,7 +418,8 @@ fn model_kind(error: &ModelError) -> ErrorKind {
         | ModelError::UnknownFormat { .. }
         | ModelError::PackedOtherwise { .. }
         | ModelError::PackedAlready { .. }
-        | ModelError::NotInGguf { .. } => ErrorKind::Usage,
+        | ModelError::NotInGguf { .. }
+        | ModelError::NotPlain { .. } => ErrorKind::Usage,
         ModelError::Io { .. } | ModelError::Output(_) => ErrorKind::Runtime,
         ModelError::Backend(moebius_backend::Error::Weight { .. }) => ErrorKind::InvalidModel,
         ModelError::Backend(moebius_backend::Error::Startup { .. }) => ErrorKind::Usage,
@@ -443,6 +449,7 @@ fn model_hint(error: &ModelError) -> Option<String> {
         }
         ModelError::PackedAlready { .. } => "convert the original, from which any format can be made",
         ModelError::NotInGguf { .. } => "name a directory in place of the .gguf file",
+        ModelError::NotPlain { .. } => "leave out --unpacked: moebius reads its own directories",
         ModelError::Output(_) => "check that there is room",
         ModelError::TokenId { .. } => "use ids of this model's vocabulary; `moebius show` prints its size",
         ModelError::TopK { .. } => "`moebius show` prints how many experts a layer has",

@@ -78,10 +78,10 @@ pub use generate::{GenerateOptions, Generation, ModelledRun, Piece, Prompt, Summ
 pub use hub::{Hub, HubEntry, HubError, HubModel, HubName, HubWatch, Needs, Pulled, Removed};
 pub use hybrid::Offload;
 pub use knobs::{KNOBS, Knob};
-pub use locate::{ModelName, bundled_model, locate_model};
+pub use locate::{ModelName, bundled_model, locate_model, ollama_settings};
 pub use model::{Model, OpenOptions, TextSummary, inspect};
 pub use observer::LayerLoads;
-pub use ollama::{OllamaEntry, OllamaName, OllamaStore};
+pub use ollama::{OllamaEntry, OllamaName, OllamaSettings, OllamaStore};
 pub use published::{PublishedModel, published_models};
 pub use route::{LayerRoute, RouteRecorder};
 pub use score::{Score, ScoreOptions, perplexity};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::hub::{Hub, HubError, HubName, Needs};
-use crate::ollama::{self, OllamaName, OllamaStore};
+use crate::ollama::{self, OllamaName, OllamaSettings, OllamaStore};
 use crate::{Error, Result, knobs};
 
 /// The bundled model below a directory of the project.
@@ -68,14 +68,27 @@ pub fn locate_model(name: &str, needs: Needs) -> Result<PathBuf> {
         ModelName::Hub(hub_name) => {
             Hub::standard()?.find(&hub_name, needs).ok_or_else(|| Error::NotLocal(name.into()))
         }
-        ModelName::Ollama(name) => {
-            let nowhere = || HubError::NotHere {
-                name: format!("{}{name}", ollama::PREFIX),
-                dir: PathBuf::from("~/.ollama/models"),
-            };
-            OllamaStore::standard().ok_or_else(nowhere)?.find(&name)
-        }
+        ModelName::Ollama(name) => ollama_store(&name)?.find(&name),
     }
+}
+
+/// What is said about how to run what a person calls `name`, where it is a model in Ollama's store.
+///
+/// # Errors
+/// Those of [`OllamaStore::settings`].
+pub fn ollama_settings(name: &str) -> Result<Option<OllamaSettings>> {
+    match ModelName::of(name)? {
+        ModelName::Ollama(name) => ollama_store(&name)?.settings(&name).map(Some),
+        ModelName::Path(_) | ModelName::Hub(_) => Ok(None),
+    }
+}
+
+fn ollama_store(name: &OllamaName) -> Result<OllamaStore> {
+    let nowhere = || HubError::NotHere {
+        name: format!("{}{name}", ollama::PREFIX),
+        dir: PathBuf::from("~/.ollama/models"),
+    };
+    Ok(OllamaStore::standard().ok_or_else(nowhere)?)
 }
 
 #[cfg(test)]

@@ -297,9 +297,19 @@ pub fn inspect(path: impl AsRef<Path>, options: &OpenOptions) -> Result<(ModelIn
     let files = files.hold(options.format).reroute(options.routing.clone());
     let backend = open_backend(&BackendOptions { threads: Some(1), ..BackendOptions::default() })?;
     let info = files.info(&backend)?;
-    let text = TextFiles::of(&files)?;
-    let tokens = text.tokenizer.as_ref().ok().map(Tokenizer::vocab_size);
-    Ok((info, TextSummary { tokens, chat_template: text.chat_template.is_some() }))
+    let summary = match files.gguf() {
+        // Its vocabulary need not be put together to be counted, which would take longer than all the rest.
+        Some(metadata) => TextSummary {
+            tokens: if_readable(Tokenizer::size_in_gguf(metadata))?.ok(),
+            chat_template: ChatTemplate::from_gguf(metadata)?.is_some(),
+        },
+        None => {
+            let text = TextFiles::of(&files)?;
+            let tokens = text.tokenizer.as_ref().ok().map(Tokenizer::vocab_size);
+            TextSummary { tokens, chat_template: text.chat_template.is_some() }
+        }
+    };
+    Ok((info, summary))
 }
 
 /// What a directory has for turning text into ids.
@@ -322,15 +332,7 @@ impl TextFiles {
     /// A model without a tokenizer is fine, one with a broken tokenizer is not.
     fn of(files: &ModelFiles) -> Result<Self> {
         let (dir, gguf) = (files.dir(), files.gguf());
-        let tokenizer = match gguf.map_or_else(|| Tokenizer::from_dir(dir), Tokenizer::from_gguf) {
-            Ok(tokenizer) => Ok(tokenizer),
-            Err(
-                error @ (TextError::NoTokenizer { .. }
-                | TextError::ForeignTokenizer { .. }
-                | TextError::UnsupportedTokenizer { .. }),
-            ) => Err(Arc::new(error)),
-            Err(error) => return Err(error.into()),
-        };
+        let tokenizer = if_readable(gguf.map_or_else(|| Tokenizer::from_dir(dir), Tokenizer::from_gguf))?;
         let chat_template = gguf.map_or_else(|| ChatTemplate::from_dir(dir), ChatTemplate::from_gguf)?;
         let generation = match gguf {
             Some(metadata) => {
@@ -339,5 +341,18 @@ impl TextFiles {
             None => GenerationConfig::read(dir)?,
         };
         Ok(TextFiles { tokenizer, chat_template, generation })
+    }
+}
+
+/// A tokenizer that is missing or of another kind is no error before it is needed; a broken one is.
+fn if_readable<T>(read: std::result::Result<T, TextError>) -> Result<std::result::Result<T, Arc<TextError>>> {
+    match read {
+        Ok(value) => Ok(Ok(value)),
+        Err(
+            error @ (TextError::NoTokenizer { .. }
+            | TextError::ForeignTokenizer { .. }
+            | TextError::UnsupportedTokenizer { .. }),
+        ) => Ok(Err(Arc::new(error))),
+        Err(error) => Err(error.into()),
     }
 }

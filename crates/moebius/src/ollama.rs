@@ -1,10 +1,12 @@
 //! Models in Ollama's store, read in place.
 //!
 //! `manifests/HOST/NAMESPACE/NAME/TAG` is JSON that names layers by digest, and `blobs/sha256-HEX` is a layer. The layer of
-//! the model is a GGUF file.
+//! the model is a GGUF file; others say how it is to be run.
 //!
 //! Invariants: nothing is written; a digest becomes part of a path only as `sha256:` and 64 hexadecimal digits, a name only
 //! in letters, digits and `-_.`, not beginning with a dot.
+
+mod settings;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,18 +18,27 @@ use serde::Deserialize;
 use crate::hub::{HubError, is_hex};
 use crate::{Result, knobs};
 
+pub use settings::OllamaSettings;
+
 /// What the name of a model in the store begins with on the command line.
 pub(crate) const PREFIX: &str = "ollama:";
 const HOST: &str = "registry.ollama.ai";
 const NAMESPACE: &str = "library";
 const TAG: &str = "latest";
 const MAX_PART_BYTES: usize = 200;
-/// Manifests are a few hundred bytes.
-const MANIFEST_LIMIT_BYTES: u64 = 1 << 20;
+/// Manifests, options and messages are a few hundred bytes.
+const TEXT_LIMIT_BYTES: u64 = 1 << 20;
 const MAGIC: &[u8; 4] = b"GGUF";
 const MODEL_LAYER: &str = "application/vnd.ollama.image.model";
 /// Layers that change what the model says; without them it would say something else.
 const ADAPTER_LAYER: &str = "application/vnd.ollama.image.adapter";
+const PARAMS_LAYER: &str = "application/vnd.ollama.image.params";
+const SYSTEM_LAYER: &str = "application/vnd.ollama.image.system";
+/// Layers that say something which is not read, and what that is.
+const UNREAD_LAYERS: [(&str, &str); 2] = [
+    ("application/vnd.ollama.image.template", "its template"),
+    ("application/vnd.ollama.image.messages", "its messages"),
+];
 
 /// The name of a model in Ollama's store: `[[HOST/]NAMESPACE/]NAME[:TAG]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +160,36 @@ impl OllamaStore {
         Ok(self.model(&path, &read(&path)?)?)
     }
 
+    /// What a model says beside its weights.
+    ///
+    /// # Errors
+    /// [`HubError::NotHere`] without a manifest; [`HubError::Ollama`] for a manifest or a layer that cannot be read.
+    pub fn settings(&self, name: &OllamaName) -> Result<OllamaSettings> {
+        let path = self.manifest(name);
+        if !path.is_file() {
+            return Err(HubError::NotHere { name: format!("{PREFIX}{name}"), dir: self.dir.clone() }.into());
+        }
+        let manifest = read(&path)?;
+        let layer = |kind: &str| manifest.layers.iter().find(|layer| layer.media_type == kind);
+        let refuse = |path: &Path, reason: String| HubError::Ollama { path: path.into(), reason };
+        let mut settings = match layer(PARAMS_LAYER) {
+            Some(layer) => {
+                let blob = self.blob(&path, layer)?;
+                OllamaSettings::read(&small(&blob)?).map_err(|reason| refuse(&blob, reason))?
+            }
+            None => OllamaSettings::default(),
+        };
+        if let Some(layer) = layer(SYSTEM_LAYER) {
+            let blob = self.blob(&path, layer)?;
+            let text = String::from_utf8(small(&blob)?);
+            let text = text.map_err(|error| refuse(&blob, format!("expected UTF-8 text: {error}")))?;
+            settings.system = Some(text).filter(|text| !text.is_empty());
+        }
+        let unread = UNREAD_LAYERS.into_iter().filter(|(kind, _)| layer(kind).is_some());
+        settings.unused.extend(unread.map(|(_, what)| what.to_owned()));
+        Ok(settings)
+    }
+
     /// Every model in the store, by name.
     pub fn entries(&self) -> Vec<OllamaEntry> {
         let mut entries = Vec::new();
@@ -202,6 +243,17 @@ impl OllamaStore {
         let [layer] = models.as_slice() else {
             return refuse(path, format!("expected one layer with a model, got {}", models.len()));
         };
+        let blob = self.blob(path, layer)?;
+        let mut magic = [0; MAGIC.len()];
+        match File::open(&blob).and_then(|mut file| file.read_exact(&mut magic)) {
+            Ok(()) if magic == *MAGIC => Ok(blob),
+            _ => refuse(&blob, "expected a GGUF file, which begins with `GGUF`".into()),
+        }
+    }
+
+    /// The file of a layer, if it has the bytes that it should have.
+    fn blob(&self, path: &Path, layer: &Layer) -> std::result::Result<PathBuf, HubError> {
+        let refuse = |path: &Path, reason: String| Err(HubError::Ollama { path: path.into(), reason });
         let Some(hex) = layer.digest.strip_prefix("sha256:").filter(|hex| is_hex(hex, 64)) else {
             return refuse(
                 path,
@@ -209,28 +261,29 @@ impl OllamaStore {
             );
         };
         let blob = self.dir.join("blobs").join(format!("sha256-{hex}"));
-        let opened = File::open(&blob).and_then(|file| Ok((file.metadata()?, file)));
-        let (metadata, mut file) = match opened {
-            Ok(opened) => opened,
+        let metadata = match blob.metadata() {
+            Ok(metadata) => metadata,
             Err(error) => return refuse(&blob, error.to_string()),
         };
         if !metadata.is_file() || metadata.len() != layer.size {
             return refuse(&blob, format!("expected a file of {} bytes, got {}", layer.size, metadata.len()));
         }
-        let mut magic = [0; MAGIC.len()];
-        match file.read_exact(&mut magic) {
-            Ok(()) if magic == *MAGIC => Ok(blob),
-            _ => refuse(&blob, "expected a GGUF file, which begins with `GGUF`".into()),
-        }
+        Ok(blob)
     }
 }
 
 fn read(path: &Path) -> std::result::Result<Manifest, HubError> {
     let broken = |reason: String| HubError::Ollama { path: path.into(), reason };
+    serde_json::from_slice(&small(path)?).map_err(|error| broken(error.to_string()))
+}
+
+/// A small file, or the beginning of what is none.
+fn small(path: &Path) -> std::result::Result<Vec<u8>, HubError> {
     let mut text = Vec::new();
-    let read = |file: File| file.take(MANIFEST_LIMIT_BYTES).read_to_end(&mut text);
-    File::open(path).and_then(read).map_err(|error: io::Error| broken(error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))
+    let read = |file: File| file.take(TEXT_LIMIT_BYTES).read_to_end(&mut text);
+    let broken = |error: io::Error| HubError::Ollama { path: path.into(), reason: error.to_string() };
+    File::open(path).and_then(read).map_err(broken)?;
+    Ok(text)
 }
 
 /// The names in a directory that can be parts of a model's name.

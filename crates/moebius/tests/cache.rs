@@ -108,7 +108,7 @@ fn held(format: &str) -> HeldFormats {
 
 fn packing(format: &str) -> ConvertOptions {
     let backend = BackendOptions { threads: Some(1), ..BackendOptions::default() };
-    ConvertOptions { backend, format: held(format) }
+    ConvertOptions { backend, format: held(format), ..ConvertOptions::default() }
 }
 
 /// The bits of every log-probability of some ids.
@@ -415,6 +415,24 @@ fn clearing_removes_what_was_asked_for() {
     assert_eq!((freed.len(), freed[0].format.as_deref()), (1, Some("q8_0")));
     assert!(place.names().is_empty());
     assert_eq!(Cache::at(place.dir.path().join("nowhere")).clear(&filter()).unwrap().0.len(), 0);
+}
+
+#[test]
+fn gguf_files_of_one_directory_have_copies_of_their_own() {
+    let (place, dir) = (Place::new(), tempfile::tempdir().unwrap());
+    let files = ["olmoe", "mixtral"].map(|name| {
+        let file = dir.path().join(format!("{name}.gguf"));
+        fs::copy(golden("").join(format!("../goldens-gguf/{name}.gguf")), &file).unwrap();
+        place.packed(&file, "q8_0");
+        file
+    });
+    let entries = place.cache.entries().unwrap();
+    let models: Vec<_> = entries.iter().map(|entry| PathBuf::from(entry.model.as_deref().unwrap())).collect();
+    assert_eq!(models, [files[1].canonicalize().unwrap(), files[0].canonicalize().unwrap()]);
+    assert!(place.names().iter().any(|name| name.starts_with("olmoe.gguf-q8_0-")), "{:?}", place.names());
+    let filter = CacheFilter { model: Some(files[0].clone()), ..CacheFilter::default() };
+    assert_eq!(place.cache.clear(&filter).unwrap().0.len(), 1);
+    assert!(place.names()[0].starts_with("mixtral.gguf-q8_0-"), "{:?}", place.names());
 }
 
 #[test]

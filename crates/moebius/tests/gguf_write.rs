@@ -53,7 +53,7 @@ const WRITTEN: [&str; 34] = [
 fn options(format: &str) -> ConvertOptions {
     let format = if format.is_empty() { HeldFormats::AsStored } else { format.parse().unwrap() };
     let backend = BackendOptions { threads: Some(2), ..BackendOptions::default() };
-    ConvertOptions { backend, format }
+    ConvertOptions { backend, format, ..ConvertOptions::default() }
 }
 
 /// Writes `model` to a new file.
@@ -66,7 +66,7 @@ fn write(model: &Path, format: &str, dir: &tempfile::TempDir) -> PathBuf {
 }
 
 fn open(path: &Path, format: &str) -> Model {
-    let ConvertOptions { backend, format } = options(format);
+    let ConvertOptions { backend, format, .. } = options(format);
     let options = OpenOptions { backend, format, ..OpenOptions::default() };
     Model::open(path, &options).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()))
 }

@@ -14,12 +14,16 @@ To keep the packed weights without a directory of their own, give --cache to `mo
 Where OUT ends in .gguf, it is one GGUF file with vocabulary and chat template, for llama.cpp and other programs. Its \
 weights are rounded as above.
 
+With --unpacked the directory is a checkpoint as the hub has them, for transformers and other programs: config.json, \
+safetensors files of at most 5 GB with their index, and what concerns text. Scaled weights and blocks are multiplied out.
+
 Examples:
   moebius convert ./OLMoE-1B-7B ./OLMoE-q4 --format q4_k_m
   moebius run ./OLMoE-q4 \"Hello\"
-  moebius convert ./OLMoE-1B-7B --format q4_k_m -o olmoe.gguf";
+  moebius convert ./OLMoE-1B-7B --format q4_k_m -o olmoe.gguf
+  moebius convert olmoe.gguf --unpacked --format bf16 -o ./OLMoE-bf16";
 
-/// Write a model with its weights rounded and packed, to start at once; or as a GGUF file.
+/// Write a model with its weights rounded and packed, to start at once; or as a GGUF file; or as a plain checkpoint.
 #[derive(Args, Debug)]
 #[command(after_help = NOTES, override_usage = "moebius convert [OPTIONS] [MODEL] <OUT>\n       moebius convert [OPTIONS] [MODEL] -o <OUT>")]
 pub(crate) struct ConvertArgs {
@@ -32,6 +36,9 @@ pub(crate) struct ConvertArgs {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+    /// Write a checkpoint for other programs, in bf16, f16 or f32 as --format says
+    #[arg(long)]
+    pub(crate) unpacked: bool,
     /// CPU threads; default: all cores
     #[arg(short, long, env = "MOEBIUS_THREADS", hide_env_values = true, value_name = "N", value_parser = values::threads)]
     pub(crate) threads: Option<u64>,

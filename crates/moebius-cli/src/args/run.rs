@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use moebius::SamplingParams;
+use moebius::{OllamaSettings, SamplingParams};
 
 use super::model::saturate;
 use super::values::{self, Ids};
@@ -102,7 +102,7 @@ pub(crate) enum MeterMode {
 }
 
 /// How tokens are chosen, and how many.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Sampling options")]
 pub(crate) struct SamplingArgs {
     /// Most tokens to generate; default: -1, up to the end of the context
@@ -153,6 +153,22 @@ impl SamplingArgs {
     /// Most tokens to generate; `None` is up to the end of the context.
     pub(crate) fn max_tokens(&self) -> Option<usize> {
         self.n_predict.and_then(|n| u64::try_from(n).ok()).map(saturate)
+    }
+
+    /// The same, with what is said of a model in Ollama's store where no flag says otherwise.
+    pub(crate) fn or(self, own: &OllamaSettings) -> Self {
+        SamplingArgs {
+            n_predict: self.n_predict.or(own.max_tokens.and_then(|n| n.try_into().ok())),
+            temp: self.temp.or(own.temperature),
+            top_k: self.top_k.or(own.top_k),
+            top_p: self.top_p.or(own.top_p),
+            min_p: self.min_p.or(own.min_p),
+            repeat_penalty: self.repeat_penalty.or(own.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.or(own.repeat_last_n),
+            seed: self.seed.or(own.seed),
+            stop: if self.stop.is_empty() { own.stop.clone() } else { self.stop },
+            ignore_eos: self.ignore_eos,
+        }
     }
 
     /// The model's own parameters where no flag says otherwise.

@@ -25,14 +25,15 @@ struct Report<'a> {
     seconds: f64,
 }
 
-/// Writes a model with packed weights.
+/// Writes a model for a quick start, or for other programs.
 pub(crate) fn convert(args: &ConvertArgs, output: &OutputArgs) -> Result<()> {
     let (model, out) =
         args.places().map_err(|message| CliError::usage(message, "`moebius convert --help` has examples"))?;
     let dir = model_dir(model, Needs::Everything, output)?;
     let format = args.format.held();
     let threads = args.threads.map(saturate);
-    let options = ConvertOptions { backend: BackendOptions { threads, ..BackendOptions::default() }, format };
+    let backend = BackendOptions { threads, ..BackendOptions::default() };
+    let options = ConvertOptions { backend, format, unpacked: args.unpacked, file_bytes: None };
     let interrupt = Interrupt::install();
     let writing = interrupt.generating();
     let started = Instant::now();

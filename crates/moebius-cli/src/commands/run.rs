@@ -22,7 +22,7 @@ use crate::modelled::Modelled;
 use crate::progress::Opening;
 use crate::reply::{self, Outlet, Reply};
 use crate::route_strip::RouteStrip;
-use crate::terminal::{remark, say};
+use crate::terminal::{printable, remark, say};
 use crate::tracing;
 
 /// How the story begins.
@@ -95,10 +95,13 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
         let hint = "give one as an argument or on stdin, such as `moebius run \"Once upon a time\"`";
         return Err(CliError::usage("the prompt is empty", hint));
     }
+    // Where a model in Ollama's store says how it is to be run, that holds below all flags.
+    let told = model.as_deref().map(moebius::ollama_settings).transpose()?.flatten().unwrap_or_default();
     let interrupt = Interrupt::install();
-    let opened = Opening::new(&args.model_args).open(&dir, &interrupt, output)?;
+    let opening = Opening::new(&args.model_args).or_context(told.context);
+    let opened = opening.open(&dir, &interrupt, output)?;
     let meter = args.report.meter().unwrap_or_else(|| unless_told(!output.quiet && !json));
-    let mut session = Session::new(opened, &args.sampling, interrupt, meter, *output);
+    let mut session = Session::new(opened, &args.sampling.clone().or(&told), interrupt, meter, *output);
     if json || meter != MeterMode::Off {
         session.energy = Some(energy::opened(args.report.watts.watts));
     }
@@ -110,15 +113,20 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<()> {
     }
     if output.verbose {
         session.introduce();
+        let words = told.to_string();
+        if !words.is_empty() {
+            remark(output, &format!("as Ollama has it: {}", printable(&words)));
+        }
     }
+    let system = args.system.as_deref().or(told.system.as_deref());
     tracing::start(&mut session.model, &args.report.trace)?;
-    let told = tell(&mut session, source, args);
+    let answered = tell(&mut session, source, args, system);
     let traced = tracing::finish(&mut session.model, output);
-    told.and(traced)
+    answered.and(traced)
 }
 
 /// Does what was asked of an open model.
-fn tell(session: &mut Session, source: Source, args: &RunArgs) -> Result<()> {
+fn tell(session: &mut Session, source: Source, args: &RunArgs, system: Option<&str>) -> Result<()> {
     let (json, output) = (args.report.json.json, session.output);
     let template = session.model.chat_template().filter(|_| !args.raw).cloned();
     let most = session.model.info().routed_layers.iter().map(|layer| layer.top_k).max().unwrap_or(1);
@@ -126,11 +134,11 @@ fn tell(session: &mut Session, source: Source, args: &RunArgs) -> Result<()> {
     let mut outlet = Outlet::new(!json, strip);
     let reply = match (source, template) {
         (Source::Chat, template) => {
-            return chat::chat(session, template, args.system.clone(), &mut outlet);
+            return chat::chat(session, template, system.map(str::to_owned), &mut outlet);
         }
         (Source::Text(text), Some(template)) => {
             let message = [Message::new("user", text)];
-            let rendered = chat::render(&template, args.system.as_deref(), &message)?;
+            let rendered = chat::render(&template, system, &message)?;
             session.generate(Prompt::Rendered(&rendered), &mut outlet)?
         }
         (source, _) => session.answer(&source, &mut outlet, !args.report.no_display_prompt)?,

@@ -41,6 +41,21 @@ pub(crate) fn moebius(args: &[&str]) -> Command {
     command
 }
 
+/// The same command, whose files may have at most this many blocks of 512 bytes: writing more fails as it does on a full
+/// disk.
+pub(crate) fn with_small_files(command: &Command, blocks: u32) -> Command {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks} && exec \"$0\" \"$@\"")]);
+    limited.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
 /// What a command prints and how it ends.
 pub(crate) fn output(args: &[&str]) -> Output {
     moebius(args).output().expect("the program starts")

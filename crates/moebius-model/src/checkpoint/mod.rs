@@ -14,7 +14,9 @@ mod index;
 mod mmap;
 mod packed;
 mod part;
+mod plain;
 mod random;
+mod rows;
 mod write;
 
 use std::borrow::Cow;
@@ -40,6 +42,8 @@ pub use gguf::{GgufFile, GgufMetadata, GgufValue};
 pub use packed::PACKING;
 pub(crate) use packed::Packed;
 pub(crate) use part::Part;
+pub use plain::PlainFiles;
+pub(crate) use plain::{Piece, PlainTensor, is_covered};
 pub(crate) use write::{Asked, AskedPart, PackedFile};
 
 /// An opened checkpoint directory, or random tensors.

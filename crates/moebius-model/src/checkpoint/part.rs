@@ -97,6 +97,33 @@ impl Part {
     }
 }
 
+impl Part {
+    /// Puts the elements of a matrix, row by row, into the rows of its span: the other way of [`Part::gather`].
+    pub(super) fn scatter(
+        self,
+        matrix: &[u8],
+        (rows, cols): (usize, usize),
+        span: &mut [u8],
+        (all_cols, size): (usize, usize),
+    ) {
+        if let Part::Rows { step, .. } = self {
+            for (row, from) in matrix.chunks_exact(cols * size).enumerate() {
+                span[row * step * cols * size..][..cols * size].copy_from_slice(from);
+            }
+            return;
+        }
+        for (row_tile, col_tile) in tiles(rows, cols) {
+            for col in col_tile {
+                for row in row_tile.clone() {
+                    let (to_row, to_col) = self.source(row, col);
+                    let from = &matrix[(row * cols + col) * size..][..size];
+                    span[(to_row * all_cols + to_col) * size..][..size].copy_from_slice(from);
+                }
+            }
+        }
+    }
+}
+
 /// Cuts `rows` by `cols` into squares small enough that neither side of a transposition leaves the caches.
 fn tiles(rows: usize, cols: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     const SIDE: usize = 64;
@@ -132,6 +159,23 @@ mod tests {
         );
         assert_eq!(columns.span((3, 2)), 2..4);
         assert_eq!(columns.gather(&tensor[12..], (3, 2), 6, 1), [13, 19, 15, 21, 17, 23]);
+    }
+
+    #[test]
+    fn what_was_gathered_is_scattered_to_where_it_was() {
+        let tensor: Vec<u8> = (0..48).collect(); // [4, 6], two bytes each
+        for (part, matrix) in [
+            (Part::Rows { first: 1, step: 2 }, (2, 6)),
+            (Part::Columns { from_row: 1, first: 1, step: 2 }, (3, 2)),
+        ] {
+            let span = part.span(matrix);
+            let bytes = part.gather(&tensor[span.start * 12..], matrix, 6, 2);
+            let mut scattered = vec![0; span.len() * 12];
+            part.scatter(&bytes, matrix, &mut scattered, (6, 2));
+            assert_eq!(part.gather(&scattered, matrix, 6, 2), bytes);
+            let untouched = scattered.iter().filter(|&&byte| byte == 0).count();
+            assert_eq!(untouched, span.len() * 12 - bytes.len());
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::key::{Key, Stamp};
+use super::key::{Key, Stamp, text};
 use crate::convert::WEIGHTS;
 use crate::partial::{Partial, write_error};
 use crate::{Error, Result};
@@ -35,7 +35,7 @@ struct Manifest {
 pub struct CacheEntry {
     /// Its directory.
     pub path: PathBuf,
-    /// The model's directory; `None` when the entry is damaged.
+    /// The model's directory or GGUF file; `None` when the entry is damaged.
     pub model: Option<String>,
     /// What weights are held in; `None` when the entry is damaged.
     pub format: Option<String>,
@@ -136,7 +136,7 @@ pub(super) fn inspect(path: &Path) -> Option<CacheEntry> {
     };
     Some(CacheEntry {
         path: path.into(),
-        model: manifest.as_ref().map(|m| m.key.model.clone()),
+        model: manifest.as_ref().map(|m| text(&m.key.place())),
         format: manifest.as_ref().map(|m| m.key.format.clone()),
         bytes,
         made: manifest.as_ref().and_then(|m| UNIX_EPOCH.checked_add(Duration::from_secs(m.made))),

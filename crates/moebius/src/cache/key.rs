@@ -68,10 +68,20 @@ impl Key {
     pub(super) fn name(&self) -> String {
         const MOST_LETTERS: usize = 40;
         let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-        let model = Path::new(&self.model).file_name().map_or("model".into(), |name| name.to_string_lossy());
+        let model = self.place();
+        let model = model.file_name().map_or("model".into(), |name| name.to_string_lossy());
         let model: String = model.trim_start_matches('.').chars().take(MOST_LETTERS).map(allowed).collect();
         let json = serde_json::to_vec(self).expect("plain data can be written");
         format!("{model}-{}-{:016x}", self.format.replace(' ', "-"), fnv1a(json))
+    }
+
+    /// Where the model is: its directory, or the file that it is.
+    pub(super) fn place(&self) -> PathBuf {
+        let dir = PathBuf::from(&self.model);
+        match self.files.first() {
+            Some(file) if !file.name.ends_with(".json") => dir.join(&file.name),
+            _ => dir,
+        }
     }
 
     /// Whether `other` was made from this model in this format by this program, maybe as it was at another time.
@@ -123,7 +133,7 @@ fn program() -> String {
 }
 
 /// A path as text from which it can be told apart.
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_str().map_or_else(|| format!("{path:?}"), String::from)
 }
 
@@ -178,6 +188,18 @@ mod tests {
         assert!(key("/m/Mixtral", 1).name().starts_with("Mixtral-q8_0-"));
         assert_ne!(key("/m/Mixtral", 1).name(), key("/m/Mixtral", 2).name());
         assert_ne!(key("/m/Mixtral", 1).name(), key("/n/Mixtral", 1).name());
+    }
+
+    #[test]
+    fn a_model_in_one_file_is_named_by_it() {
+        let mut gguf = key("/models", 1);
+        gguf.files[0].name = "olmoe.q8_0.gguf".into();
+        assert_eq!(gguf.place(), Path::new("/models/olmoe.q8_0.gguf"));
+        assert!(gguf.name().starts_with("olmoe.q8_0.gguf-q8_0-"), "{}", gguf.name());
+        assert_eq!(key("/models", 1).place(), Path::new("/models"));
+        let mut other = gguf.clone();
+        other.files[0].name = "b.gguf".into();
+        assert!(!other.supersedes(&gguf));
     }
 
     #[test]

@@ -257,9 +257,17 @@ impl CacheFilter {
     fn means(&self, entry: &CacheEntry) -> bool {
         let model = |model: &PathBuf| {
             // The model may be gone, and its name as the list shows it is still its name.
-            let path = model.canonicalize().or_else(|_| std::path::absolute(model)).unwrap_or_default();
-            let dir = if path.is_file() { path.parent() } else { Some(&*path) };
-            entry.model.as_deref().map(Path::new) == dir
+            let whole =
+                |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_default();
+            let named = entry.model.as_deref().map(Path::new);
+            match (model.is_file(), model.file_name()) {
+                // A file of a directory, or the one file that a model is.
+                (true, Some(name)) => {
+                    let dir = whole(partial::directory_of(model));
+                    named == Some(&*dir) || named == Some(&*dir.join(name))
+                }
+                _ => named == Some(&*whole(model)),
+            }
         };
         let format = |format: &HeldFormats| entry.format.as_deref() == Some(&*format.to_string());
         self.model.as_ref().is_none_or(model)

@@ -6,12 +6,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 
 use moebius_backend::Backend;
 use moebius_model::{Error as ModelError, GgufValue, ModelFiles};
 
-use super::{ConvertOptions, Converted, Watch};
+use super::{ConvertOptions, Converted, Watch, threads};
 use crate::Result;
 use crate::generation_config::GenerationConfig;
 use crate::partial::{self, Partial, write_error};
@@ -58,13 +57,12 @@ pub(super) fn write(
     let whole = sink.write_all(&file.start()?).and_then(|()| sink.set_len(bytes));
     whole.map_err(write_error(&path))?;
     files.check_same(&ModelFiles::open(&path, None)?, backend)?;
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
-    let threads = options.backend.threads.unwrap_or_else(cores);
     let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, sink);
-    let written = file.write_weights(&mut buffer, threads, progress).map_err(|error| match error {
-        ModelError::Output(source) => write_error(&path)(source),
-        other => other.into(),
-    })?;
+    let written =
+        file.write_weights(&mut buffer, threads(options), progress).map_err(|error| match error {
+            ModelError::Output(source) => write_error(&path)(source),
+            other => other.into(),
+        })?;
     if written.is_break() {
         return Ok(None);
     }

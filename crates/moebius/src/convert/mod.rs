@@ -1,16 +1,19 @@
-//! Writing a model with its weights as the kernels hold them, so that it starts without packing any; or as a GGUF file.
+//! Writing a model with its weights as the kernels hold them, so that it starts without packing any; or as a GGUF file; or
+//! as a checkpoint of the hub.
 //!
 //! Invariants: what stands at the target is whole: files are written into a directory beside it, which is renamed at the
 //! end and removed when something goes wrong. What a killed program leaves behind has another name, harms nobody, and is
 //! removed by the next conversion to the same place.
 
 mod gguf;
+mod plain;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use moebius_backend::Backend;
 use moebius_model::{Error as ModelError, HeldFormats, ModelFiles};
@@ -51,6 +54,11 @@ pub struct ConvertOptions {
     pub backend: BackendOptions,
     /// What weights are rounded to, whatever they are stored in.
     pub format: HeldFormats,
+    /// Whether the directory is for other programs: plain numbers in bf16, f16 or f32, under the names that checkpoints of
+    /// the hub have.
+    pub unpacked: bool,
+    /// Most bytes of each of its files, or one tensor more; 5 GB unless told otherwise.
+    pub file_bytes: Option<u64>,
 }
 
 /// What a conversion read and wrote.
@@ -58,7 +66,7 @@ pub struct ConvertOptions {
 pub struct Converted {
     /// Bytes of the weights that were read.
     pub source_bytes: u64,
-    /// Bytes of the file that holds them now.
+    /// Bytes of the files that hold them now.
     pub bytes: u64,
     /// Parameters of the model.
     pub parameters: u64,
@@ -75,13 +83,14 @@ impl Converted {
 /// Writes the model in the directory or GGUF file `model` to the new directory `out`, its weights rounded and packed as
 /// [`crate::Model::open`] would hold them. Opening that maps them and copies none, and gives the same bits. The file
 /// serves every little-endian machine, whatever its instruction set. Where `out` ends in `.gguf`, it is a GGUF file with
-/// the same weights, for other programs. `progress` is told the bytes read so far and in all after every matrix; `None`
+/// the same weights, for other programs; with [`ConvertOptions::unpacked`] the directory is one for other programs.
+/// `progress` is told the bytes read so far and in all after every matrix; `None`
 /// when it said to stop, and then nothing is left at `out`.
 ///
 /// # Errors
 /// [`Error::OutputExists`] when something is at `out` already; [`Error::DiskSpace`] and [`Error::Write`]; those of
-/// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already; for a GGUF
-/// file a model that such a file cannot hold.
+/// [`crate::Model::open`] for the source, its weights looked at one by one; a source that is packed already; for other
+/// programs a model that their files cannot hold; [`Error::Unpacked`].
 pub fn convert(
     model: impl AsRef<Path>,
     out: impl AsRef<Path>,
@@ -97,22 +106,29 @@ pub fn convert(
     let backend = open_backend(&options.backend)?;
     partial::sweep_beside(out);
     if gguf::is_wanted(out) {
+        if options.unpacked {
+            return Err(Error::Unpacked("a directory", out.display().to_string()));
+        }
         return gguf::write(&files, &backend, out, options, progress);
     }
     let partial = Partial::beside(out)?;
-    match (files.gguf(), files.gguf_config()) {
-        (Some(metadata), Some(config)) => {
-            write(config.as_bytes(), &partial.file(CONFIG))?;
+    match files.gguf() {
+        Some(metadata) => {
             for (name, content) in gguf_files(metadata)? {
                 write(&content, &partial.file(name))?;
             }
         }
-        _ => {
-            copy(files.config_path(), &partial.file(CONFIG))?;
-            copy_companions(files.dir(), partial.path())?;
-        }
+        None => copy_companions(files.dir(), partial.path())?,
     }
-    let converted = write_weights(&files, &backend, &partial, progress)?;
+    let converted = if options.unpacked {
+        plain::write(&files, &backend, &partial, options, progress)?
+    } else {
+        match files.gguf_config() {
+            Some(config) => write(config.as_bytes(), &partial.file(CONFIG))?,
+            None => copy(files.config_path(), &partial.file(CONFIG))?,
+        }
+        write_weights(&files, &backend, &partial, progress)?
+    };
     if converted.is_some() {
         partial.rename(out)?;
     }
@@ -143,6 +159,12 @@ pub(crate) fn write_weights(
     let bytes = file.metadata().map_err(write_error(&path))?.len();
     debug_assert_eq!(bytes, needed_bytes);
     Ok(Some(Converted { source_bytes, bytes, parameters }))
+}
+
+/// Threads that round weights.
+fn threads(options: &ConvertOptions) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    options.backend.threads.unwrap_or_else(cores)
 }
 
 /// Copies contents and not permissions: what is written can be replaced.

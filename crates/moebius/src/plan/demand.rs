@@ -97,7 +97,8 @@ impl Demand {
             true => {
                 let dir = path.to_path_buf();
                 let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
-                let named = if full.is_dir() { Some(full.as_path()) } else { full.parent() };
+                let is_config = full.extension().is_some_and(|extension| extension == "json");
+                let named = if is_config { full.parent() } else { Some(full.as_path()) };
                 let called = named.and_then(Path::file_name).map(|part| part.to_string_lossy().into_owned());
                 (ModelFiles::open(&dir, experts)?, called.unwrap_or_else(|| name.into()))
             }

@@ -5,18 +5,18 @@
 use std::path::{Path, PathBuf};
 
 use super::config::TextConfig;
-use super::tokenizer_file::Problem;
+use super::tokenizer_file::{Problem, TokenizerFile};
 use super::{Result, TextError, sentencepiece, tiktoken};
 
 /// More bytes than any vocabulary has.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// The bytes of a `tokenizer.json` for the vocabulary in `dir`, and the file that it comes from.
+/// A `tokenizer.json` for the vocabulary in `dir`, and the file that it comes from.
 ///
 /// # Errors
 /// [`TextError::NoTokenizer`] if there is none, [`TextError::ForeignTokenizer`] and
 /// [`TextError::UnsupportedTokenizer`] if it cannot be converted, [`TextError::BrokenFile`] if it is broken.
-pub(super) fn convert(dir: &Path, config: &mut TextConfig) -> Result<(Vec<u8>, PathBuf)> {
+pub(super) fn convert(dir: &Path, config: &mut TextConfig) -> Result<(TokenizerFile, PathBuf)> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -29,8 +29,8 @@ pub(super) fn convert(dir: &Path, config: &mut TextConfig) -> Result<(Vec<u8>, P
     let convertible = convertible.filter(|name| names.iter().any(|known| known == name));
     if let Some(name) = convertible.chain(tiktoken.map(String::as_str)).next() {
         let path = dir.join(name);
-        let json = converted(&path, name, config)?;
-        return Ok((json, path));
+        let file = converted(&path, name, config)?;
+        return Ok((file, path));
     }
     let foreign = |name: &String| match name.as_str() {
         "sentencepiece.bpe.model" => Some("SentencePiece"),
@@ -44,7 +44,7 @@ pub(super) fn convert(dir: &Path, config: &mut TextConfig) -> Result<(Vec<u8>, P
     }
 }
 
-fn converted(path: &Path, name: &str, config: &mut TextConfig) -> Result<Vec<u8>> {
+fn converted(path: &Path, name: &str, config: &mut TextConfig) -> Result<TokenizerFile> {
     let io = |source| TextError::Io { path: path.to_owned(), source };
     let broken = |reason| TextError::BrokenFile { path: path.to_owned(), reason };
     let len = std::fs::metadata(path).map_err(io)?.len();
@@ -58,7 +58,7 @@ fn converted(path: &Path, name: &str, config: &mut TextConfig) -> Result<Vec<u8>
         sentencepiece::convert(&bytes, config)
     };
     match file {
-        Ok(file) => Ok(file.to_json()),
+        Ok(file) => Ok(file),
         Err(Problem::Broken(reason)) => Err(broken(reason)),
         Err(Problem::Unsupported(reason)) => {
             Err(TextError::UnsupportedTokenizer { path: path.to_owned(), reason })

@@ -151,7 +151,7 @@ fn survives(name: &str, bytes: &[u8]) -> bool {
         sentencepiece::convert(bytes, &mut config)
     };
     let Ok(file) = file else { return false };
-    match Tokenizer::from_parts(&file.to_json(), config, Path::new(name)) {
+    match Tokenizer::from_file(file, config, Path::new(name)) {
         Ok(tokenizer) => {
             if let Ok(ids) = tokenizer.encode("the ﬁ é①  x 漢🎉\u{ff}", true) {
                 tokenizer.decode(&ids, false);

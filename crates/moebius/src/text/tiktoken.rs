@@ -90,9 +90,9 @@ pub(super) fn convert(bytes: &[u8], file_name: &str, config: &TextConfig) -> Res
              family (`TikTokenTokenizer`, `HYTokenizer`, `QWenTokenizer`) in `tokenizer_config.json`, got {class}"
         ))
     })?;
-    let mut vocab: BTreeMap<String, u32> = ranks.iter().map(|(&rank, piece)| (piece.clone(), rank)).collect();
+    let mut vocab: Vec<(String, u32)> = ranks.iter().map(|(&rank, piece)| (piece.clone(), rank)).collect();
     let special = special(&ranks, &rules, config)?;
-    let known: HashSet<&str> = vocab.keys().map(String::as_str).collect();
+    let known: HashSet<&str> = ranks.values().map(String::as_str).collect();
     let merges = merges(ranks.values().map(String::as_str), &known)?;
     vocab.extend(special.iter().map(|(&id, token)| (token.content.clone(), id)));
     let byte_level = json!({

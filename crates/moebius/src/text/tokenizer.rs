@@ -20,6 +20,7 @@ use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
 use super::config::TextConfig;
 use super::detokenize::Detokenizer;
+use super::tokenizer_file::TokenizerFile;
 use super::{Result, StreamDecoder, TextError, foreign, gguf};
 
 /// Text to ids and back. A clone shares the vocabulary.
@@ -34,7 +35,6 @@ struct Shared {
     /// Texts of `bos_token`, `eos_token`, ... by their names.
     named: BTreeMap<String, String>,
     vocab_size: usize,
-    id_limit: usize,
 }
 
 /// The parts of a `tokenizer.json` that the `tokenizers` crate reads in two steps, where it panics on
@@ -68,8 +68,8 @@ impl Tokenizer {
         match std::fs::read(&path) {
             Ok(bytes) => Self::from_parts(&bytes, config, &path),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let (bytes, path) = foreign::convert(dir, &mut config)?;
-                Self::from_parts(&bytes, config, &path)
+                let (file, path) = foreign::convert(dir, &mut config)?;
+                Self::from_file(file, config, &path)
             }
             Err(source) => Err(TextError::Io { path, source }),
         }
@@ -82,21 +82,43 @@ impl Tokenizer {
     /// [`TextError::BrokenFile`].
     pub fn from_gguf(metadata: &GgufMetadata) -> Result<Self> {
         let mut config = gguf::config(metadata)?;
-        let bytes = gguf::convert(metadata, &mut config)?;
-        Self::from_parts(&bytes, config, metadata.path())
+        let file = gguf::convert(metadata, &mut config)?;
+        Self::from_file(file, config, metadata.path())
+    }
+
+    /// How many tokens the vocabulary of a GGUF file has, without putting it together: what merges and templates say is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::from_gguf`].
+    pub fn size_in_gguf(metadata: &GgufMetadata) -> Result<usize> {
+        gguf::size(metadata)
     }
 
     /// Builds a tokenizer from the bytes of a `tokenizer.json`; `path` is what errors call it.
     pub(super) fn from_parts(bytes: &[u8], config: TextConfig, path: &Path) -> Result<Self> {
+        Self::complete(parse(bytes), config, path)
+    }
+
+    /// As [`Tokenizer::from_parts`], of what would be in the file.
+    pub(super) fn from_file(file: TokenizerFile, config: TextConfig, path: &Path) -> Result<Self> {
+        Self::complete(ready(|| file.build()), config, path)
+    }
+
+    /// Adds what the configuration files know.
+    fn complete(
+        hf: std::result::Result<HfTokenizer, String>,
+        config: TextConfig,
+        path: &Path,
+    ) -> Result<Self> {
         let broken = |reason: String| TextError::BrokenFile { path: path.to_owned(), reason };
-        let mut hf = parse(bytes).map_err(broken)?;
+        let mut hf = hf.map_err(broken)?;
         let named = config.named.iter().map(|(name, token)| (name.clone(), token.content.clone())).collect();
         add_tokens(&mut hf, config).map_err(broken)?;
         let detokenizer = Detokenizer::new(&hf)
             .map_err(|decoder| TextError::UnsupportedDecoder { path: path.to_owned(), decoder })?;
         let vocab_size = hf.get_vocab_size(true);
-        let id_limit = hf.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Self { shared: Arc::new(Shared { hf, detokenizer, named, vocab_size, id_limit }) })
+        Ok(Self { shared: Arc::new(Shared { hf, detokenizer, named, vocab_size }) })
     }
 
     /// The ids of `text`. With `add_special` the tokens that the model expects around a text are added,
@@ -164,9 +186,9 @@ impl Tokenizer {
         self.shared.vocab_size
     }
 
-    /// One more than the highest id: more than [`Tokenizer::vocab_size`] where ids are left out.
+    /// One more than the highest id: more than [`Tokenizer::vocab_size`] where ids are left out. Walks over all tokens.
     pub fn id_limit(&self) -> usize {
-        self.shared.id_limit
+        self.vocabulary().map(|(id, _)| id as usize + 1).max().unwrap_or(0)
     }
 
     /// The id that begins a text, if the model has one.
@@ -221,10 +243,15 @@ impl fmt::Debug for Tokenizer {
 /// Parses a `tokenizer.json`, whatever its bytes are.
 fn parse(bytes: &[u8]) -> std::result::Result<HfTokenizer, String> {
     serde_json::from_slice::<Skeleton>(bytes).map_err(|error| error.to_string())?;
+    ready(|| HfTokenizer::from_bytes(bytes))
+}
+
+/// A tokenizer that reads prompts, or what is wrong with what it is made of.
+fn ready(make: impl FnOnce() -> tokenizers::Result<HfTokenizer>) -> std::result::Result<HfTokenizer, String> {
     // The library has invariants of its own files that it checks by panicking, so no check made here can
     // be known to cover them. Nothing of a half-built tokenizer survives the unwinding.
     let attempt = catch_unwind(AssertUnwindSafe(|| {
-        let mut hf = HfTokenizer::from_bytes(bytes)?;
+        let mut hf = make()?;
         // Both are meant for batches in training and would pad or cut a prompt.
         hf.with_padding(None);
         hf.with_truncation(None)?;

@@ -1,13 +1,22 @@
 //! A `tokenizer.json` as it is written here, for vocabularies that come in another format.
 //!
-//! Shapes: vocabulary and rules -> bytes of JSON.
+//! Reading a text of megabytes again takes several times as long as putting the tokenizer together, so it becomes text only
+//! where a file is wanted.
+//!
+//! Shapes: vocabulary and rules -> a tokenizer, or bytes of JSON that are read as the same.
 //! Invariants: pairs are merged in the order in which the vocabulary ranks what they make.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
-use tokenizers::AddedToken;
+use tokenizers::models::ModelWrapper;
+use tokenizers::models::bpe::{BpeBuilder, Vocab};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    Tokenizer as HfTokenizer,
+};
 
 use super::config::TextConfig;
 
@@ -46,7 +55,9 @@ pub(super) struct TokenizerFile {
 pub(super) enum Vocabulary {
     #[serde(rename = "BPE")]
     Bpe {
-        vocab: BTreeMap<String, u32>,
+        /// Of equal tokens the last counts.
+        #[serde(serialize_with = "as_map")]
+        vocab: Vec<(String, u32)>,
         merges: Vec<(String, String)>,
         unk_token: Option<String>,
         fuse_unk: bool,
@@ -65,6 +76,48 @@ impl TokenizerFile {
     pub(super) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers are JSON")
     }
+
+    /// The tokenizer that would be read from that text.
+    ///
+    /// # Errors
+    /// Parts that do not fit together. The library panics where it trusts files of its own.
+    pub(super) fn build(self) -> tokenizers::Result<HfTokenizer> {
+        let added = self.added_tokens.into_iter().map(serde_json::from_value::<AddedToken>);
+        let added = added.collect::<Result<Vec<_>, _>>()?;
+        let mut hf = HfTokenizer::new(self.model.build()?);
+        hf.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(self.normalizer)?)?;
+        hf.with_pre_tokenizer(serde_json::from_value::<Option<PreTokenizerWrapper>>(self.pre_tokenizer)?);
+        hf.with_post_processor(serde_json::from_value::<Option<PostProcessorWrapper>>(self.post_processor)?);
+        hf.with_decoder(Some(serde_json::from_value::<DecoderWrapper>(self.decoder)?));
+        hf.add_tokens(added)?;
+        Ok(hf)
+    }
+}
+
+impl Vocabulary {
+    fn build(self) -> tokenizers::Result<ModelWrapper> {
+        match self {
+            Vocabulary::Bpe { vocab, merges, unk_token, fuse_unk, byte_fallback, ignore_merges } => {
+                let mut bpe = BpeBuilder::new()
+                    .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
+                    .fuse_unk(fuse_unk)
+                    .byte_fallback(byte_fallback)
+                    .ignore_merges(ignore_merges);
+                if let Some(token) = unk_token {
+                    bpe = bpe.unk_token(token);
+                }
+                Ok(bpe.build()?.into())
+            }
+            Vocabulary::Unigram { vocab, unk_id, byte_fallback } => {
+                let vocab = vocab.into_iter().map(|(piece, score)| (piece, score.into())).collect();
+                Ok(Unigram::from(vocab, Some(unk_id), byte_fallback)?.into())
+            }
+        }
+    }
+}
+
+fn as_map<S: Serializer>(pairs: &[(String, u32)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(token, id)| (token, id)))
 }
 
 /// The pairs that make up each of `pieces`, whose order is that of merging, out of what `known` holds.

@@ -80,9 +80,8 @@ impl Mutator {
                 bytes.splice(to..to, copy);
             }
             4 => {
-                let extreme = self.pick(&EXTREMES).to_le_bytes();
                 let width = self.pick(&[1, 2, 4, 8]).min(bytes.len() - at);
-                bytes[at..at + width].copy_from_slice(&extreme[..width]);
+                self.put_extreme(&mut bytes[at..at + width]);
             }
             5 | 6 => self.replace_number(bytes, at),
             7 => {
@@ -96,6 +95,12 @@ impl Mutator {
             _ if self.below(8) == 0 => bytes.truncate(at),
             _ => bytes[at] = self.below(256) as u8,
         }
+    }
+
+    /// Puts an extreme number in place of at most eight bytes.
+    pub(crate) fn put_extreme(&mut self, bytes: &mut [u8]) {
+        let extreme = self.pick(&EXTREMES).to_le_bytes();
+        bytes.copy_from_slice(&extreme[..bytes.len()]);
     }
 
     /// Puts an extreme number in place of the next decimal one.

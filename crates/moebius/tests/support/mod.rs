@@ -87,9 +87,14 @@ impl Scratch {
         Scratch { dir }
     }
 
+    /// A directory with nothing in it.
+    pub(crate) fn empty() -> Self {
+        Scratch { dir: tempfile::tempdir().unwrap() }
+    }
+
     /// A directory with this config.json and nothing else.
     pub(crate) fn config_only(config: &Value) -> Self {
-        let scratch = Scratch { dir: tempfile::tempdir().unwrap() };
+        let scratch = Scratch::empty();
         scratch.write("config.json", config.to_string());
         scratch
     }

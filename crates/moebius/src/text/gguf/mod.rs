@@ -13,7 +13,7 @@ mod stops;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use moebius_model::GgufMetadata;
 use serde_json::{Map, Value, json};
@@ -77,11 +77,32 @@ fn token_id(metadata: &GgufMetadata, name: &str) -> Result<Option<u32>> {
     Ok(said.or_else(|| usual().filter(inside)))
 }
 
-/// The bytes of the `tokenizer.json` that a file stands for.
+/// How many tokens there are in the vocabulary that a file names.
+///
+/// # Errors
+/// Those of [`convert`] that its kind, its pattern and its tokens have.
+pub(super) fn size(metadata: &GgufMetadata) -> Result<usize> {
+    let missing = || TextError::NoTokenizer { dir: metadata.path().to_owned() };
+    let (kind, pre) = (
+        read(metadata, metadata.text("tokenizer.ggml.model"))?.ok_or_else(missing)?,
+        read(metadata, metadata.text("tokenizer.ggml.pre"))?.unwrap_or("default"),
+    );
+    match kind {
+        "none" | "no_vocab" => return Err(missing()),
+        "gpt2" if Pre::named(pre).is_some() => {}
+        "llama" => {}
+        // What is refused is refused with its reason.
+        _ => drop(convert(metadata, &mut TextConfig::default())?),
+    }
+    let tokens = read(metadata, metadata.texts("tokenizer.ggml.tokens"))?.ok_or_else(missing)?;
+    Ok(tokens.into_iter().collect::<HashSet<_>>().len())
+}
+
+/// The `tokenizer.json` that a file stands for.
 ///
 /// # Errors
 /// [`TextError::NoTokenizer`], [`TextError::UnsupportedTokenizer`] or [`TextError::BrokenFile`].
-pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Result<Vec<u8>> {
+pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Result<TokenizerFile> {
     let path = || metadata.path().to_owned();
     let missing = || TextError::NoTokenizer { dir: path() };
     let kind = read(metadata, metadata.text("tokenizer.ggml.model"))?.ok_or_else(missing)?;
@@ -98,7 +119,7 @@ pub(super) fn convert(metadata: &GgufMetadata, config: &mut TextConfig) -> Resul
         ))),
     };
     match file {
-        Ok(file) => Ok(file.to_json()),
+        Ok(file) => Ok(file),
         Err(Problem::Broken(reason)) => Err(TextError::BrokenFile { path: path(), reason }),
         Err(Problem::Unsupported(reason)) => Err(TextError::UnsupportedTokenizer { path: path(), reason }),
     }
@@ -112,7 +133,7 @@ pub(crate) fn files(metadata: &GgufMetadata) -> Result<Vec<(&'static str, Vec<u8
     let mut config = config(metadata)?;
     let mut files = Vec::new();
     match convert(metadata, &mut config) {
-        Ok(bytes) => files.push(("tokenizer.json", bytes)),
+        Ok(file) => files.push(("tokenizer.json", file.to_json())),
         Err(TextError::NoTokenizer { .. } | TextError::UnsupportedTokenizer { .. }) => {}
         Err(error) => return Err(error),
     }
@@ -168,8 +189,8 @@ fn byte_level(
     let unknown = || Problem::Unsupported(format!("`tokenizer.ggml.pre`: `{name}` is not known here"));
     let Pre { patterns, bos, ignore_merges, nfc } = Pre::named(name).ok_or_else(unknown)?;
     let (merges, added_tokens) = (merges(metadata)?, added_tokens(&pieces));
-    let vocab: BTreeMap<String, u32> = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
-    let post_processor = around(config, bos, |content| vocab.get(content).copied());
+    let post_processor = around(config, bos, |content| id_of(&pieces, content));
+    let vocab = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
     let split = |pattern: &String| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
@@ -202,9 +223,9 @@ fn merged_pieces(
     let (merges, added_tokens) = (merges(metadata)?, added_tokens(&pieces));
     let unknown = pieces.iter().find(|piece| piece.kind == Kind::Unknown).map(|piece| piece.text.clone());
     let byte_fallback = pieces.iter().any(|piece| piece.kind == Kind::Byte);
-    let vocab: BTreeMap<String, u32> = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
     config.flags.add_bos = Some(true);
-    let post_processor = around(config, true, |content| vocab.get(content).copied());
+    let post_processor = around(config, true, |content| id_of(&pieces, content));
+    let vocab = (0..).zip(pieces).map(|(id, piece)| (piece.text, id)).collect();
     let replace =
         |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let decoders = json!([replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]);
@@ -223,6 +244,11 @@ fn merged_pieces(
             ignore_merges: false,
         },
     })
+}
+
+/// The id of a token; of those with one text the last counts.
+fn id_of(pieces: &[Piece], content: &str) -> Option<u32> {
+    (0..).zip(pieces).filter(|(_, piece)| piece.text == content).last().map(|(id, _)| id)
 }
 
 /// Pairs, in the order in which they are merged.

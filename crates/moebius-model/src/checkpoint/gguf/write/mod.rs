@@ -9,13 +9,13 @@ mod tensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::thread;
 
-use moebius_backend::{ExpertSpec, WeightFormat, WeightView};
+use moebius_backend::ExpertSpec;
 
 use super::arch::{self, Facts};
 use super::header::{ALIGNMENT, MAGIC};
 use super::value::{self, GgufValue};
+use crate::checkpoint::rows::{Rows, Sink, finite};
 use crate::checkpoint::{Asked, Checkpoint, TensorEntry};
 use crate::formats::HeldFormats;
 use crate::layers::{BaseConfig, RopeConfig};
@@ -26,8 +26,6 @@ use tensors::{Content, Source, TensorOut};
 
 /// The version that is written.
 const VERSION: u32 = 3;
-/// Rows that are rounded together, by all threads.
-const STRETCH: usize = 4096;
 
 /// What a model is known by when it is written.
 pub(crate) struct Described<'a> {
@@ -222,92 +220,6 @@ impl<'a> GgufFile<'a> {
         }
         Ok(ControlFlow::Continue(()))
     }
-}
-
-/// Counts what is written.
-struct Sink<'a> {
-    out: &'a mut dyn Write,
-    bytes: u64,
-}
-
-impl Sink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(Error::Output)?;
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn write_floats(&mut self, values: &[f32]) -> Result<()> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.write(&bytes)
-    }
-}
-
-/// The rows of a matrix on their way into a file.
-struct Rows<'a> {
-    view: &'a WeightView<'a>,
-    format: WeightFormat,
-    order: Option<&'a [u32]>,
-    columns: Option<&'a [u32]>,
-}
-
-impl Rows<'_> {
-    fn write(&self, sink: &mut Sink<'_>, threads: usize) -> Result<()> {
-        let as_stored = self.view.format == self.format && self.columns.is_none();
-        if as_stored && self.order.is_none() {
-            return sink.write(&self.view.bytes);
-        }
-        let all = self.order.map_or(self.view.rows, <[u32]>::len);
-        let row_bytes =
-            self.format.bytes_for(1, self.view.cols).expect("the plan has chosen a format that fits");
-        for start in (0..all).step_by(STRETCH) {
-            let count = STRETCH.min(all - start);
-            let mut bytes = vec![0; count * row_bytes];
-            let share = count.div_ceil(threads.max(1));
-            thread::scope(|scope| {
-                let rounding: Vec<_> = (bytes.chunks_mut(share * row_bytes).enumerate())
-                    .map(|(index, out)| {
-                        scope.spawn(move || self.round(start + index * share, out, row_bytes))
-                    })
-                    .collect();
-                rounding.into_iter().try_for_each(|thread| thread.join().expect("rounding does not panic"))
-            })?;
-            sink.write(&bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Rounds rows from number `first` on, as many as `out` has room for.
-    fn round(&self, first: usize, out: &mut [u8], row_bytes: usize) -> Result<()> {
-        let stored_bytes = self.view.bytes.len() / self.view.rows.max(1);
-        let mut values = vec![0.0; self.view.cols];
-        for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
-            let row = self.order.map_or(row, |order| order[row] as usize);
-            let stored = &self.view.bytes[row * stored_bytes..][..stored_bytes];
-            if self.view.format == self.format && self.columns.is_none() {
-                out.copy_from_slice(stored);
-                continue;
-            }
-            self.view.format.decode(stored, &mut values).map_err(|error| weight(&self.view.name, error))?;
-            finite(&self.view.name, &values)?;
-            if let Some(columns) = self.columns {
-                values = columns.iter().map(|&col| values[col as usize]).collect();
-            }
-            self.format.encode(&values, out).map_err(|error| weight(&self.view.name, error))?;
-        }
-        Ok(())
-    }
-}
-
-fn finite(name: &str, values: &[f32]) -> Result<()> {
-    match values.iter().find(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(value) => Err(weight(name, format!("expected finite numbers, got {value}"))),
-    }
-}
-
-fn weight(name: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    moebius_backend::Error::Weight { name: name.into(), source: source.into() }.into()
 }
 
 fn bytes_of(tensor: &TensorOut) -> Result<u64> {

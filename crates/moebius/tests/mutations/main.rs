@@ -10,7 +10,7 @@ mod support;
 
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moebius::text::Tokenizer;
@@ -24,8 +24,12 @@ use mutate::Mutator;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Tests measure the memory of the whole program, so they take turns.
+/// Tests measure the memory of the whole program, so they take turns, what they prepare included.
 static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Inputs of a test, unless told otherwise.
 const INPUTS: usize = 2500;
@@ -100,7 +104,6 @@ impl<'a> Target<'a> {
 
     /// Opens the model with changed forms of the file. `mend` may make a changed file look whole.
     fn check(&self, mend: impl Fn(&mut Mutator, &mut Vec<u8>)) {
-        let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Target { scratch, file, worth, head, .. } = *self;
         let whole = scratch.read(file);
         let (accepted, usual_bytes) = self.open();
@@ -149,16 +152,19 @@ fn check_safetensors(scratch: &Scratch) {
 
 #[test]
 fn changed_safetensors_are_refused_or_harmless() {
+    let _turn = turn();
     check_safetensors(&Scratch::of("qwen3_moe_v5_window"));
 }
 
 #[test]
 fn changed_safetensors_with_scales_are_refused_or_harmless() {
+    let _turn = turn();
     check_safetensors(&Scratch::of("gpt_oss_mxfp4"));
 }
 
 #[test]
 fn changed_packed_weights_are_refused_or_harmless() {
+    let _turn = turn();
     let parent = tempfile::tempdir().expect("a directory");
     let target: PathBuf = parent.path().join("packed");
     let options = ConvertOptions { format: "q4_0".parse().expect("a format"), ..ConvertOptions::default() };
@@ -172,12 +178,14 @@ fn changed_packed_weights_are_refused_or_harmless() {
 
 #[test]
 fn changed_indices_are_refused_or_harmless() {
+    let _turn = turn();
     let scratch = Scratch::of("granitemoe_v5_llama3_shards");
     Target::new(&scratch, "model.safetensors.index.json").check(|_, _| {});
 }
 
 #[test]
 fn changed_configurations_are_refused_or_harmless() {
+    let _turn = turn();
     for name in ["qwen3_moe_v5_window", "gpt_oss_mxfp4"] {
         let scratch = Scratch::of(name);
         Target { worth: CONFIG_BYTES, ..Target::new(&scratch, "config.json") }.check(|_, _| {});
@@ -217,6 +225,7 @@ fn scratch_with(files: &[(&str, Vec<u8>)]) -> Scratch {
 
 #[test]
 fn changed_headers_of_gguf_are_refused_or_harmless() {
+    let _turn = turn();
     for words in [Words::Merges, Words::Scores] {
         let scratch = scratch_with(&[(GGUF, gguf_bytes::model(words))]);
         check_gguf(&Target { model: scratch.file(GGUF), read: look, ..Target::new(&scratch, GGUF) });
@@ -225,6 +234,7 @@ fn changed_headers_of_gguf_are_refused_or_harmless() {
 
 #[test]
 fn changed_parts_of_gguf_are_refused_or_harmless() {
+    let _turn = turn();
     const NAMES: [&str; 2] = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"];
     let [first, second] = gguf_bytes::parts();
     for name in NAMES {
@@ -235,6 +245,7 @@ fn changed_parts_of_gguf_are_refused_or_harmless() {
 
 #[test]
 fn changed_weights_of_gguf_are_refused_or_run() {
+    let _turn = turn();
     /// Loads the model, and lets it say something.
     fn run(path: &Path) -> bool {
         let Ok(mut model) = support::open(path, &OpenOptions::default()) else { return false };

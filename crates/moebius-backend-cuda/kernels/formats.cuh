@@ -308,19 +308,29 @@ DEVICE uint2 shifted(uint2 words, unsigned bits, unsigned mask) {
 
 constexpr unsigned NIBBLES = 0x0f0f0f0fu;
 
-// Blocks of 32 with a scale: scales, then quads of four columns of sixteen rows.
-template <class Code>
-struct Blocks32 {
+// What formats have alike whose codes become fragments of an mma when they are unpacked.
+struct Codes {
     template <unsigned TILES>
     using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 32, HEADER = 0, DATA = Code::UNIT, UNIT = DATA;
+    static constexpr bool IS_FRAGMENT = false;
+    DEVICE static unsigned piece(unsigned slot) { return slot; }
+};
+
+// Those whose chunks are columns in their order.
+template <Size COLUMNS>
+struct CodesInOrder : Codes {
+    static constexpr Size CHUNK = COLUMNS;
+    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
+};
+
+// Blocks of 32 with a scale: scales, then quads of four columns of sixteen rows.
+template <class Code>
+struct Blocks32 : CodesInOrder<32> {
+    static constexpr Size HEADER = 0, DATA = Code::UNIT, UNIT = DATA;
     static constexpr unsigned CHUNKS = 1, STEPS = 2, RUN = 2, TERMS = 2;
     static constexpr bool HAS_MINIMA = false;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / CHUNK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float value(Panel panel, unsigned row, Size col) {
         const Mem<const unsigned char> unit = panel.bytes + col / CHUNK * Code::UNIT;
         return Code::scale(unit, row) * Code::value(Code::code(unit, row, col % CHUNK));
@@ -386,19 +396,14 @@ using Mxfp4 = Blocks32<CodeMxfp4>;
 
 // Blocks of 256 in runs of 32, each with a scale and a minimum. Scales and minima of the block, those of the runs, quads
 // of two runs at a time. A chunk is two runs, which share their bytes.
-struct Q4K {
-    template <unsigned TILES>
-    using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 64, BLOCK = 256;
+struct Q4K : CodesInOrder<64> {
+    static constexpr Size BLOCK = 256;
     static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 192, QUADS = 320;
     static constexpr Size HEADER = QUADS, DATA = 8 * 64, UNIT = HEADER + 4 * DATA;
     static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 2, TERMS = 2;
     static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         return half_at(unit, 2 * row) * float(unit[RUN_SCALES + run * PANEL + row]);
     }
@@ -444,21 +449,22 @@ DEVICE Size column_of_strand(Size chunk, unsigned strand) {
     return chunk / 4 * 256 + 16 * run_of_strand(chunk, strand);
 }
 
+// Those whose chunks are four strands of sixteen columns.
+struct CodesInStrands : Codes {
+    static constexpr Size CHUNK = 64;
+    DEVICE static Size column(Size chunk, unsigned step) { return column_of_strand(chunk, step); }
+};
+
 // Blocks of 256 in sixteen runs of 16, each with a scale. Scales of the block, those of the runs, then for sixteen
 // neighbouring columns in four strands the upper two bits and two lots of lower four. A chunk is such a stretch: four runs.
-struct Q6K {
-    template <unsigned TILES>
-    using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 64, BLOCK = 256;
+struct Q6K : CodesInStrands {
+    static constexpr Size BLOCK = 256;
     static constexpr Size RUN_SCALES = 32, QUADS = 288;
     static constexpr Size HEADER = QUADS, DATA = 4 * 3 * 64, UNIT = HEADER + 4 * DATA;
     static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 1, TERMS = 2;
     static constexpr bool HAS_MINIMA = false;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return column_of_strand(chunk, step); }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         const float of_run = float(static_cast<signed char>(unit[RUN_SCALES + run * PANEL + row]));
         return half_at(unit, 2 * row) * of_run;

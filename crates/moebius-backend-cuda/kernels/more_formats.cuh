@@ -11,19 +11,13 @@ DEVICE void join_upper_bits(uint2 &words, uint2 upper, unsigned quad) {
 }
 
 // Blocks of 32 with a scale and a minimum, which is added: scales, minima, upper bits, then nibbles as in Q4_0.
-struct Q5_1 {
-    template <unsigned TILES>
-    using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 32;
+struct Q5_1 : CodesInOrder<32> {
     static constexpr Size MINIMA = 32, UPPER = 64, LOWER = 128;
     static constexpr Size HEADER = 0, DATA = LOWER + 4 * 64, UNIT = DATA;
     static constexpr unsigned CHUNKS = 1, STEPS = 2, RUN = 2, TERMS = 2;
     static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / CHUNK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, unsigned row) { return half_at(unit, 2 * row); }
     DEVICE static float minimum(Mem<const unsigned char> unit, unsigned row) { return half_at(unit, MINIMA + 2 * row); }
     DEVICE static float code(unsigned byte) { return float(byte); }
@@ -55,18 +49,13 @@ struct Q5_1 {
 };
 
 // Blocks of 256 as in Q4K, with upper bits: quads of two runs at a time, the upper bits of each first. A chunk is two runs.
-struct Q5K {
-    template <unsigned TILES>
-    using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 64, BLOCK = 256, PAIR = (2 + 8) * 64;
+struct Q5K : CodesInOrder<64> {
+    static constexpr Size BLOCK = 256, PAIR = (2 + 8) * 64;
     static constexpr Size HEADER = Q4K::QUADS, DATA = PAIR, UNIT = HEADER + 4 * DATA;
     static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 2, TERMS = 2;
     static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float value(Panel panel, unsigned row, Size col) {
         const Mem<const unsigned char> unit = panel.bytes + col / BLOCK * UNIT;
         const Size run = col % BLOCK / 32, quad = col % 32 / 4, at = 4 * row + col % 4;
@@ -102,18 +91,13 @@ struct Q5K {
 
 // Blocks of 256 in runs of 32, each with a scale; codes are entries of a table. Scales of the block, those of the runs, then
 // nibbles of each run as in Q4_0. A chunk is a run.
-struct Iq4Xs {
-    template <unsigned TILES>
-    using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 32, BLOCK = 256, RUN_SCALES = 32;
+struct Iq4Xs : CodesInOrder<32> {
+    static constexpr Size BLOCK = 256, RUN_SCALES = 32;
     static constexpr Size HEADER = 160, DATA = 4 * 64, UNIT = HEADER + 8 * DATA;
     static constexpr unsigned CHUNKS = 8, STEPS = 2, RUN = 2, TERMS = 2;
     static constexpr bool HAS_MINIMA = false;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return chunk * CHUNK + 16 * step; }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         const float of_run = float(static_cast<signed char>(unit[RUN_SCALES + run * PANEL + row]));
         return half_at(unit, 2 * row) * of_run;
@@ -147,19 +131,14 @@ struct Iq4Xs {
 
 // Blocks of 256 in sixteen runs of 16, each with a scale and a minimum. Scales and minima of the block, those of the runs,
 // then for sixteen neighbouring columns the codes of four strands in a byte. A chunk is such a stretch: four runs.
-struct Q2K {
-    template <unsigned TILES>
-    using Reader = TensorReader<TILES>;
-    static constexpr Size CHUNK = 64, BLOCK = 256;
+struct Q2K : CodesInStrands {
+    static constexpr Size BLOCK = 256;
     static constexpr Size MINIMA = 32, RUN_SCALES = 64, RUN_MINIMA = 320, QUADS = 576;
     static constexpr Size HEADER = QUADS, DATA = 4 * 64, UNIT = HEADER + 4 * DATA;
     static constexpr unsigned CHUNKS = 4, STEPS = 4, RUN = 1, TERMS = 2;
     static constexpr bool HAS_MINIMA = true;
 
     DEVICE static Size panel_bytes(Size cols) { return cols / BLOCK * UNIT; }
-    DEVICE static Size column(Size chunk, unsigned step) { return column_of_strand(chunk, step); }
-    static constexpr bool IS_FRAGMENT = false;
-    DEVICE static unsigned piece(unsigned slot) { return slot; }
     DEVICE static float scale(Mem<const unsigned char> unit, Size run, unsigned row) {
         return half_at(unit, 2 * row) * float(unit[RUN_SCALES + run * PANEL + row]);
     }

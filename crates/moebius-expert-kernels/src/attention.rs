@@ -248,7 +248,6 @@ impl<'a> Tiles<'a> {
             values: rows(inputs.values, shape.value_dim, shape.value_stride),
             sinks: inputs.sinks.map_or(&[], |sinks| &sinks[heads]),
             scale: shape.scale,
-            end: shape.first_position + cell.rows().end,
         }
     }
 }

@@ -327,7 +327,7 @@ impl<'a> Layer<'a> {
                 product.iter_mut().zip(sum).for_each(|(product, sum)| *product = *sum);
             });
         });
-        let panels = (ADDS_PER_TASK / self.rows.rows.len()).clamp(LANES, hidden.max(LANES)) / LANES;
+        let panels = (ADDS_PER_TASK / (self.rows.rows.len() * LANES)).max(1);
         let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], panels * LANES).by_number();
         self.pool.for_each(grid.len(), |index| {
             let mut cell = grid.take(index);

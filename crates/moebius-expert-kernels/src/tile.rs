@@ -102,11 +102,7 @@ impl<U: Dot> Tile<U> for ByDots {
 struct TileOp<'a, U, T> {
     /// `[n_panels, units]`
     panels: &'a [U],
-    /// `[words, height]`
-    words: &'a [i32],
-    height: usize,
-    /// Most panels that are multiplied together.
-    most_panels: usize,
+    block: &'a Block<'a>,
     /// `[n_panels, height, 16]`, overwritten.
     sums: &'a mut [[f32; LANES]],
     tile: PhantomData<T>,
@@ -118,7 +114,7 @@ impl<U: Unit, T: Tile<U>> Op for TileOp<'_, U, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let tallest = T::shape::<S>().max_rows;
-        match self.height {
+        match self.block.rows.len() {
             12 if tallest >= 12 => self.run_height::<S, 12>(simd),
             8 if tallest >= 8 => self.run_height::<S, 8>(simd),
             6 if tallest >= 6 => self.run_height::<S, 6>(simd),
@@ -135,7 +131,7 @@ impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
     /// Takes as many panels at a time as their accumulators fit into registers.
     #[inline(always)]
     fn run_height<S: Simd, const R: usize>(self, simd: S) {
-        let (words, rest) = self.words.as_chunks::<R>();
+        let (words, rest) = self.block.words.as_chunks::<R>();
         debug_assert!(rest.is_empty());
         let fits = |panels: usize| R * panels <= T::shape::<S>().accumulators;
         let mut panels = self.panels;
@@ -145,7 +141,7 @@ impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
         while !panels.is_empty() {
             let left = panels.len() / units;
             let ever = const { U::INPUTS.panels() };
-            let most = left.min(self.most_panels);
+            let most = left.min(self.block.panels);
             let taken = if ever >= 4 && most >= 4 && fits(4) {
                 tile::<S, U, T, 4, R>(simd, panels, words, sums);
                 4
@@ -189,15 +185,7 @@ pub(crate) fn multiply_lanes<U: Lanes>(
     block: &Block<'_>,
     sums: &mut [[f32; LANES]],
 ) {
-    let height = block.rows.len();
-    kernels.run(TileOp {
-        panels,
-        words: block.words,
-        height,
-        most_panels: block.panels,
-        sums,
-        tile: PhantomData::<ByLanes>,
-    });
+    kernels.run(TileOp { panels, block, sums, tile: PhantomData::<ByLanes> });
 }
 
 /// [`Unit::multiply`] for blocks of weights.
@@ -207,15 +195,7 @@ pub(crate) fn multiply_dots<U: Dot>(
     block: &Block<'_>,
     sums: &mut [[f32; LANES]],
 ) {
-    let height = block.rows.len();
-    kernels.run(TileOp {
-        panels,
-        words: block.words,
-        height,
-        most_panels: block.panels,
-        sums,
-        tile: PhantomData::<ByDots>,
-    });
+    kernels.run(TileOp { panels, block, sums, tile: PhantomData::<ByDots> });
 }
 
 struct ShapeOp(Inputs);

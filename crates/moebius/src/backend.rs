@@ -127,8 +127,10 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
     Ok(Opened { backend, constrained, hybrid, declared: Some(declared) })
 }
 
-/// Lets laps of a device that computes while the host goes on be the times of its work, not of handing it over.
-pub(crate) fn wait_before_laps(meter: &Meter, backend: &dyn Backend) {
+/// Whether the meter times stages from now on. Laps of a device that computes while the host goes on are the times of its
+/// work then, not of handing it over.
+pub(crate) fn time_stages(meter: &Meter, backend: &dyn Backend, on: bool) {
+    meter.time_stages(on);
     let device = backend.info().device.clone();
     if !device.is_cpu() {
         // Where waiting fails, so does the step that was waited for, and says it.

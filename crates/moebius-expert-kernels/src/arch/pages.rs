@@ -3,17 +3,17 @@
 
 use std::mem::MaybeUninit;
 
-/// The size of a large page on most machines; smaller buffers cannot hold one.
+/// The size of a large page on most machines.
 #[cfg(target_os = "linux")]
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Larger buffers get pages of their own.
+/// Larger buffers get pages of their own, in programs that call [`keep_freed_memory`].
 #[cfg(target_os = "linux")]
 const LARGEST_IN_HEAP: usize = 32 << 20;
 
-/// A multiple of the small pages of every machine.
+/// Buffers from which on it pays to ask.
 #[cfg(target_os = "linux")]
-const SMALL_PAGES: usize = 64 << 10;
+const WORTH_ASKING: usize = 64 << 10;
 
 /// Asks the system for large pages behind memory that nothing was written to. It may decline; elsewhere than on
 /// Linux nothing is asked.
@@ -30,7 +30,7 @@ pub(crate) fn prefer_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
     }
 
     let (first, length) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
-    if length >= SMALL_PAGES {
+    if length >= WORTH_ASKING {
         // What lies beside `memory` in the heap, and is allocated behind it next, is often of the same kind; alone, small
         // buffers would have no large page, and the heap's own notes behind a buffer would take a small one.
         let before = first.addr() % LARGE_PAGE;

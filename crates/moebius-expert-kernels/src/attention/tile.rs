@@ -75,16 +75,19 @@ pub(super) struct Tile<'a> {
     /// For each of the tile's heads, or none. Heads vary fastest among the queries.
     pub(super) sinks: &'a [f32],
     pub(super) scale: f32,
-    /// The end of the positions that some row sees.
-    pub(super) end: usize,
 }
 
 impl Tile<'_> {
     /// The chunks that some row sees.
     pub(super) fn chunks(&self) -> Range<usize> {
         let first = self.queries.iter().map(|(_, seen)| seen.start).min().unwrap_or(0);
-        let end = self.queries.iter().map(|(_, seen)| seen.end).max().unwrap_or(0);
-        first / CHUNK..end.div_ceil(CHUNK)
+        first / CHUNK..self.end().div_ceil(CHUNK)
+    }
+
+    /// The end of the positions that some row sees.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.queries.iter().map(|(_, seen)| seen.end).max().unwrap_or(0)
     }
 
     /// The keys of one chunk that a row sees.
@@ -102,8 +105,9 @@ impl Tile<'_> {
         keys: &Range<usize>,
     ) -> impl Iterator<Item = ([&[f32]; 4], Range<usize>)> {
         let Range { start, end } = *keys;
+        let last = self.end();
         (start..end).step_by(4).map(move |key| {
-            self.keys.fetch(simd, key + KEYS_AHEAD..(key + KEYS_AHEAD + 4).min(self.end));
+            self.keys.fetch(simd, key + KEYS_AHEAD..last.min(key + KEYS_AHEAD + 4));
             self.values.fetch(simd, key..end.min(key + 4));
             let four = [key, key + 1, key + 2, key + 3].map(|key| self.keys.row(key.min(end - 1)));
             let first = key % CHUNK;

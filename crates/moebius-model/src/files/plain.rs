@@ -63,9 +63,10 @@ impl ModelFiles {
             return Err(Error::PackedAlready { held: held.to_string() });
         }
         self.plan(backend)?;
-        let tensors = match self.gguf.is_none() && checkpoint.is_in_place() {
-            true => PlainFiles::tensors_of(checkpoint),
-            false => rearranged(&self.requests(backend, config)?)?,
+        let tensors = if self.gguf.is_none() && checkpoint.is_in_place() {
+            PlainFiles::tensors_of(checkpoint)
+        } else {
+            rearranged(&self.requests(backend, config)?)?
         };
         Ok(PlainFiles::new(checkpoint, tensors, format, file_bytes))
     }

@@ -96,8 +96,7 @@ impl Session {
         };
         let loaded = load(&mut files, &opened, &options, (working_bytes, progress))?;
         let Loaded { engine, info, cache_use, plan: memory_plan } = loaded;
-        engine.meter().time_stages(plan.profile);
-        backend::wait_before_laps(engine.meter(), backend.as_ref());
+        backend::time_stages(engine.meter(), backend.as_ref(), plan.profile);
         let load = started.elapsed();
         let plan = plan.clone();
         let energy = EnergyMeter::open(None);

@@ -3,14 +3,14 @@
 //! The header is written first and read back as a model: what does not say the same is refused before a weight is rounded.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use moebius_backend::Backend;
-use moebius_model::{Error as ModelError, GgufValue, ModelFiles};
+use moebius_model::{GgufValue, ModelFiles};
 
-use super::{ConvertOptions, Converted, Watch, threads};
+use super::{ConvertOptions, Converted, Watch, threads, write_at_end};
 use crate::Result;
 use crate::generation_config::GenerationConfig;
 use crate::partial::{self, Partial, write_error};
@@ -18,8 +18,6 @@ use crate::text::{gguf_copied, gguf_pairs};
 
 /// The file, until it gets its name.
 const FILE: &str = "model.gguf";
-/// Bytes that are collected before they are written.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// Whether a path is for a GGUF file.
 pub(super) fn is_wanted(out: &Path) -> bool {
@@ -57,18 +55,10 @@ pub(super) fn write(
     let whole = sink.write_all(&file.start()?).and_then(|()| sink.set_len(bytes));
     whole.map_err(write_error(&path))?;
     files.check_same(&ModelFiles::open(&path, None)?, backend)?;
-    let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, sink);
-    let written =
-        file.write_weights(&mut buffer, threads(options), progress).map_err(|error| match error {
-            ModelError::Output(source) => write_error(&path)(source),
-            other => other.into(),
-        })?;
-    if written.is_break() {
+    let flow = write_at_end(&path, sink, |out| file.write_weights(out, threads(options), progress))?;
+    if flow.is_break() {
         return Ok(None);
     }
-    let sink = buffer.into_inner().map_err(|error| write_error(&path)(error.into_error()))?;
-    sink.sync_all().map_err(write_error(&path))?;
-    drop(sink);
     partial.rename_file(FILE, out)?;
     Ok(Some(Converted { source_bytes: file.source_bytes(), bytes, parameters: info.total_parameters() }))
 }

@@ -9,7 +9,7 @@ mod gguf;
 mod plain;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ const COMPANIONS: [&str; 15] = [
 /// A directory of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 const CONFIG: &str = "config.json";
+/// Bytes that are collected before they are written.
+const BUFFER_BYTES: usize = 1 << 20;
 /// The file that packed weights are written to.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 
@@ -159,6 +161,24 @@ pub(crate) fn write_weights(
     let bytes = file.metadata().map_err(write_error(&path))?.len();
     debug_assert_eq!(bytes, needed_bytes);
     Ok(Some(Converted { source_bytes, bytes, parameters }))
+}
+
+/// Writes weights at the end of the file at `path`, and has the system keep it; break when `weights` said to stop.
+fn write_at_end(
+    path: &Path,
+    file: File,
+    weights: impl FnOnce(&mut dyn Write) -> moebius_model::Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
+    let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, file);
+    let flow = weights(&mut buffer).map_err(|error| match error {
+        ModelError::Output(source) => write_error(path)(source),
+        other => other.into(),
+    })?;
+    if flow.is_continue() {
+        let file = buffer.into_inner().map_err(|error| write_error(path)(error.into_error()))?;
+        file.sync_all().map_err(write_error(path))?;
+    }
+    Ok(flow)
 }
 
 /// Threads that round weights.

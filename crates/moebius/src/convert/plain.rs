@@ -3,22 +3,19 @@
 //! Headers are written first and read back as a model: what does not say the same is refused before a weight is rounded.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::ops::ControlFlow;
+use std::io::Write;
 use std::sync::Arc;
 
 use moebius_backend::{Backend, WeightFormat};
 use moebius_model::{Error as ModelError, HeldFormats, ModelFiles};
 
-use super::{CONFIG, ConvertOptions, Converted, Watch, threads, write as write_new};
+use super::{CONFIG, ConvertOptions, Converted, Watch, threads, write as write_new, write_at_end};
 use crate::partial::{self, Partial, write_error};
 use crate::{Error, Result};
 
 const INDEX: &str = "model.safetensors.index.json";
 /// Bytes of a file, as the programs of the hub cut them.
 const FILE_BYTES: u64 = 5_000_000_000;
-/// Bytes that are collected before they are written.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// Writes configuration and weights into a directory that has neither; `None` when `progress` said to stop.
 pub(super) fn write(
@@ -61,17 +58,10 @@ pub(super) fn write(
         progress(read.min(total), total)
     };
     for (number, (path, sink)) in sinks.into_iter().enumerate() {
-        let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, sink);
-        let flow = plain.write_weights(number, &mut buffer, threads(options), &mut advance);
-        let flow = flow.map_err(|error| match error {
-            ModelError::Output(source) => write_error(&path)(source),
-            other => other.into(),
-        })?;
-        if flow == ControlFlow::Break(()) {
+        let weights = |out: &mut dyn Write| plain.write_weights(number, out, threads(options), &mut advance);
+        if write_at_end(&path, sink, weights)?.is_break() {
             return Ok(None);
         }
-        let sink = buffer.into_inner().map_err(|error| write_error(&path)(error.into_error()))?;
-        sink.sync_all().map_err(write_error(&path))?;
     }
     Ok(Some(Converted { source_bytes: total, bytes, parameters }))
 }

@@ -74,8 +74,7 @@ impl TwinSession {
         let backend = Arc::new(TwinBackend::new(inner, switch.clone(), moe.top_k));
         let shared = Opened { backend: backend.clone(), constrained, hybrid, declared };
         let Loaded { engine, info, .. } = load(&mut files, &shared, options, (dense, progress))?;
-        engine.meter().time_stages(true);
-        backend::wait_before_laps(engine.meter(), backend.as_ref());
+        backend::time_stages(engine.meter(), backend.as_ref(), true);
         Ok(TwinSession { engine, info, backend, switch, chunk: options.chunk() })
     }
 

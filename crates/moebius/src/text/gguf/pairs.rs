@@ -133,13 +133,14 @@ pub(super) fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> std::result::Res
             .eos_id()
             .is_some_and(|id| around.len() > usize::from(bos) && around.last() == Some(&id));
     }
-    let mut pairs = match is_bytes {
-        true => byte_level(&file)?,
+    let mut pairs = if is_bytes {
+        byte_level(&file)?
+    } else {
         // Readers put the first token in front of all texts of such a vocabulary.
-        false => match merged_pieces(&file)?.filter(|_| bos) {
+        match merged_pieces(&file)?.filter(|_| bos) {
             Some(pairs) => pairs,
             None => pieces(&file, &tokens)?,
-        },
+        }
     };
     pairs.push(say("tokens", GgufValue::Texts(tokens)));
     pairs.push(say("token_type", GgufValue::Integers(kinds)));

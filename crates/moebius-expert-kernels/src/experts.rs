@@ -20,9 +20,9 @@ use crate::{
     },
     error::{check_len, check_nonzero, rows_in},
     matmul::panels_of,
-    rows::{InputRows, RowBlocks},
+    rows::{Block, InputRows, RowBlocks},
     shares::{Group, Shares},
-    tile::placed,
+    tile::{placed, put},
     vector::{Activate, Glu},
 };
 
@@ -236,7 +236,7 @@ impl Kernels {
             let factor = if rows.weight_on_input { rows.weights[pair] } else { 1.0 };
             (rows.rows[pair] as usize, factor)
         });
-        let mut inner = vec![0.0; rows.rows.len() * intermediate];
+        let mut inner = pool.floats().take(rows.rows.len() * intermediate);
         layer.gate_and_up(&inputs, &mut inner);
         let inner = InputRows::new(*self, pool, bank.down[0].format().inputs(), (intermediate, &inner));
         let inner = layer.blocks(&inner, |pair| (pair, 1.0));
@@ -266,7 +266,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Copies a row of inputs for every pair, grouped by busy expert.
-    fn blocks(&self, inputs: &InputRows<'_>, source: impl Fn(usize) -> (usize, f32) + Sync) -> RowBlocks {
+    fn blocks(&self, inputs: &InputRows<'_>, source: impl Fn(usize) -> (usize, f32) + Sync) -> RowBlocks<'a> {
         RowBlocks::new(&self.kernels, self.pool, inputs, &self.bounds, source)
     }
 
@@ -282,7 +282,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Writes `act(gate x) * (up x)`, or `act(up x)`, for every pair: inner `[pairs, intermediate]`.
-    fn gate_and_up(&self, inputs: &RowBlocks, inner: &mut [f32]) {
+    fn gate_and_up(&self, inputs: &RowBlocks<'_>, inner: &mut [f32]) {
         let (kernels, bank, activation) = (self.kernels, self.bank, self.bank.activation);
         self.for_each_part(inner, bank.intermediate(), |group, mut cell| {
             let (expert, columns) = (self.busy[group], cell.columns());
@@ -303,28 +303,31 @@ impl<'a> Layer<'a> {
                 }
                 for (panel, pair, values) in placed(&sums, panels, &block.rows) {
                     let out = &mut cell.row(pair)[panel * LANES - columns.start..];
-                    out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+                    put(out, values, |_, value| value);
                 }
             });
         });
     }
 
     /// Adds `down inner` of every pair to its token's row of `out`.
-    fn down(&self, inner: &RowBlocks, out: &mut [f32]) {
+    fn down(&self, inner: &RowBlocks<'_>, out: &mut [f32]) {
         let read_once = (0..self.busy.len()).all(|group| inner.group(group).len() == 1);
         if read_once { self.down_by_experts(inner, out) } else { self.down_by_columns(inner, out) }
     }
 
     /// Multiplies expert by expert, whose matrices are long streams then, and adds up afterwards. That takes a row of
     /// memory for every pair.
-    fn down_by_experts(&self, inner: &RowBlocks, out: &mut [f32]) {
+    fn down_by_experts(&self, inner: &RowBlocks<'_>, out: &mut [f32]) {
         let hidden = self.bank.hidden();
-        let mut products = vec![0.0; self.rows.rows.len() * hidden];
+        let mut products = self.pool.floats().take(self.rows.rows.len() * hidden);
         self.for_each_part(&mut products, hidden, |group, mut cell| {
-            let columns = cell.columns();
-            self.multiply_down(group, inner, &columns, |panel, pair, sum| {
-                let product = &mut cell.row(pair)[panel * LANES - columns.start..];
-                product.iter_mut().zip(sum).for_each(|(product, sum)| *product = *sum);
+            let (columns, mut sums) = (cell.columns(), Vec::new());
+            self.kernels.for_each_tile(panels_of(&columns), inner, inner.group(group), |panels, block| {
+                self.multiply_down(group, &panels, &block, &mut sums);
+                for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
+                    let product = &mut cell.row(pair)[panel * LANES - columns.start..];
+                    put(product, sum, |_, sum| sum);
+                }
             });
         });
         let panels = (ADDS_PER_TASK / (self.rows.rows.len() * LANES)).max(1);
@@ -333,49 +336,59 @@ impl<'a> Layer<'a> {
             let mut cell = grid.take(index);
             let columns = cell.columns();
             for (pair, product) in products.chunks_exact(hidden).enumerate() {
-                self.add(pair, &product[columns.clone()], &mut cell, 0);
+                let (factor, out) = (self.factor(pair), cell.row(self.rows.rows[pair] as usize));
+                out.iter_mut().zip(&product[columns.clone()]).for_each(|(out, value)| *out += factor * value);
             }
         });
     }
 
     /// Computes some columns of all experts at a time, and adds them at once.
-    fn down_by_columns(&self, inner: &RowBlocks, out: &mut [f32]) {
+    fn down_by_columns(&self, inner: &RowBlocks<'_>, out: &mut [f32]) {
         let hidden = self.bank.hidden();
         let shares = Shares::new(self.pool, [Group { panels: hidden.div_ceil(LANES), cost: 1 }]);
         let grid = Grid::new(out, hidden, vec![0, out.len() / hidden], LANES);
         for_each_share(self.pool, &shares, &mut [grid], |_, mut cell| {
             let columns = cell.columns();
             for group in 0..self.busy.len() {
-                self.multiply_down(group, inner, &columns, |panel, pair, sum| {
-                    self.add(pair, sum, &mut cell, panel * LANES - columns.start);
-                });
+                let mut sums = Vec::new();
+                let row = |pair: usize| self.rows.rows[pair] as usize;
+                self.kernels.for_each_tile(
+                    panels_of(&columns),
+                    inner,
+                    inner.group(group),
+                    |panels, block| {
+                        let first = panels.start * LANES - columns.start;
+                        block
+                            .rows
+                            .clone()
+                            .for_each(|pair| cell.fetch(row(pair), first, panels.len() * LANES));
+                        self.multiply_down(group, &panels, &block, &mut sums);
+                        for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
+                            let out = &mut cell.row(row(pair))[panel * LANES - columns.start..];
+                            let factor = self.factor(pair);
+                            put(out, sum, |out, sum| out + factor * sum);
+                        }
+                    },
+                );
             }
         });
     }
 
-    /// Visits panel, pair and values of some columns of `down inner` of a busy expert's pairs.
+    /// A panel group of `down inner` of some of a busy expert's pairs: `[panels, rows, 16]`.
     fn multiply_down(
         &self,
         group: usize,
-        inner: &RowBlocks,
-        columns: &Range<usize>,
-        mut visit: impl FnMut(usize, usize, &[f32; LANES]),
+        panels: &Range<usize>,
+        block: &Block<'_>,
+        sums: &mut Vec<[f32; LANES]>,
     ) {
-        let (kernels, bank, expert) = (self.kernels, self.bank, self.busy[group]);
-        let mut sums = Vec::new();
-        kernels.for_each_tile(panels_of(columns), inner, inner.group(group), |panels, block| {
-            kernels.multiply(&bank.down[expert], &panels, &block, &mut sums);
-            add_bias(&mut sums, &panels, bias_of(&bank.biases.down, expert, bank.hidden()));
-            for (panel, pair, sum) in placed(&sums, panels, &block.rows) {
-                visit(panel, pair, sum);
-            }
-        });
+        let (bank, expert) = (self.bank, self.busy[group]);
+        self.kernels.multiply(&bank.down[expert], panels, block, sums);
+        add_bias(sums, panels, bias_of(&bank.biases.down, expert, bank.hidden()));
     }
 
-    /// Adds a pair's values to its token's row, from the cell's column `first` on.
-    fn add(&self, pair: usize, values: &[f32], cell: &mut Cell<'_>, first: usize) {
-        let factor = if self.rows.weight_on_input { 1.0 } else { self.rows.weights[pair] };
-        let out = &mut cell.row(self.rows.rows[pair] as usize)[first..];
-        out.iter_mut().zip(values).for_each(|(out, value)| *out += factor * value);
+    /// What a pair's output is multiplied with.
+    fn factor(&self, pair: usize) -> f32 {
+        if self.rows.weight_on_input { 1.0 } else { self.rows.weights[pair] }
     }
 }

@@ -42,6 +42,7 @@ mod peak;
 mod pool;
 mod recurrence;
 mod rows;
+mod scratch;
 mod shares;
 mod shelf;
 mod tile;

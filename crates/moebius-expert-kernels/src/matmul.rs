@@ -14,7 +14,7 @@ use crate::{
     error::{check_len, rows_in},
     rows::{InputRows, RowBlocks},
     shares::{Group, Shares},
-    tile::placed,
+    tile::{placed, put},
 };
 
 /// Panels for each thread, counted once for every run of rows, that leave room for tasks of several lengths.
@@ -79,7 +79,7 @@ impl Kernels {
     }
 
     /// Multiplies at least one row with matrices that read it in its form.
-    fn multiply_each(&self, pool: &Pool, rows: &RowBlocks, products: Vec<Product<'_>>) {
+    fn multiply_each(&self, pool: &Pool, rows: &RowBlocks<'_>, products: Vec<Product<'_>>) {
         let panels = |product: &Product<'_>| product.weight.rows().div_ceil(LANES);
         let across: usize = products.iter().map(panels).sum();
         let down = (pool.threads() * PANELS_PER_THREAD).div_ceil(across);
@@ -109,7 +109,7 @@ impl Kernels {
     fn multiply_part(
         &self,
         (weight, bias): (&PackedMatrix, Option<&[f32]>),
-        rows: &RowBlocks,
+        rows: &RowBlocks<'_>,
         blocks: Range<usize>,
         mut cell: Cell<'_>,
     ) {
@@ -121,7 +121,7 @@ impl Kernels {
                 let first = panel * LANES;
                 let out = &mut cell.row(row)[first - columns.start..];
                 match bias {
-                    None => out.iter_mut().zip(sum).for_each(|(out, sum)| *out = *sum),
+                    None => put(out, sum, |_, sum| sum),
                     Some(bias) => {
                         let biased = sum.iter().zip(&bias[first..]).map(|(sum, bias)| sum + bias);
                         out.iter_mut().zip(biased).for_each(|(out, value)| *out = value);

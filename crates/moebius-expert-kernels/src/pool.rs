@@ -2,15 +2,24 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{KernelError, arch::team::Team, error::check_nonzero};
+use crate::{KernelError, arch::team::Team, error::check_nonzero, scratch::Scratch};
 
-/// A fixed number of threads, the caller's included, that run numbered tasks. Clones share the threads.
+/// A fixed number of threads, the caller's included, that run numbered tasks, and the memory that they compute in. Clones
+/// share both.
 ///
 /// Invariants: a task's number alone says what it computes, so results do not depend on the thread count.
 #[derive(Debug, Clone)]
 pub struct Pool {
     threads: usize,
     team: Option<Arc<Team>>,
+    memory: Arc<Memory>,
+}
+
+/// Buffers of calls, by what they hold.
+#[derive(Debug)]
+struct Memory {
+    words: Scratch<i32>,
+    floats: Scratch<f32>,
 }
 
 impl Pool {
@@ -22,7 +31,18 @@ impl Pool {
         check_nonzero("threads", threads)?;
         let start = |workers| Team::start(workers).map(Arc::new);
         let team = (threads > 1).then(|| start(threads - 1)).transpose()?;
-        Ok(Self { threads, team })
+        let memory = Memory { words: Scratch::new(i32::MIN), floats: Scratch::new(f32::NAN) };
+        Ok(Self { threads, team, memory: Arc::new(memory) })
+    }
+
+    /// Memory for input rows.
+    pub(crate) fn words(&self) -> &Scratch<i32> {
+        &self.memory.words
+    }
+
+    /// Memory for what lies between two products.
+    pub(crate) fn floats(&self) -> &Scratch<f32> {
+        &self.memory.floats
     }
 
     /// The number of threads that tasks are spread over.

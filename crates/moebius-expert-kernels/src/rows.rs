@@ -13,6 +13,7 @@ use std::{ops::Range, sync::Mutex};
 use crate::{
     Kernels, Pool,
     arch::{Op, Simd},
+    scratch::Taken,
 };
 
 /// Tile heights that exist; each is used by the instruction sets whose registers it fits.
@@ -73,18 +74,18 @@ pub(crate) struct InputRows<'a> {
 
 enum Values<'a> {
     Floats(&'a [f32]),
-    Words(Vec<i32>),
+    Words(Taken<'a, i32>),
 }
 
 impl<'a> InputRows<'a> {
     /// Brings `x` `[rows, cols]` into a form.
-    pub(crate) fn new(kernels: Kernels, pool: &Pool, form: Inputs, (cols, x): (usize, &'a [f32])) -> Self {
+    pub(crate) fn new(kernels: Kernels, pool: &'a Pool, form: Inputs, (cols, x): (usize, &'a [f32])) -> Self {
         let (step_cols, step_words) = form.step();
         let words_per_row = cols / step_cols * step_words;
         if form == Inputs::Floats {
             return Self { form, values: Values::Floats(x), words_per_row };
         }
-        let mut words = vec![0; x.len() / cols * words_per_row];
+        let mut words = pool.words().take(x.len() / cols * words_per_row);
         let part = ROWS_PER_TASK * words_per_row;
         let parts: Vec<_> =
             words.chunks_mut(part).map(Mutex::new).zip(x.chunks(ROWS_PER_TASK * cols)).collect();
@@ -143,22 +144,40 @@ impl Op for Quantize<'_> {
                 let (steps, _) = self.words.as_chunks_mut::<STEP32>();
                 for (step, values) in steps.iter_mut().zip(self.values.as_chunks::<32>().0) {
                     let [scale, start, quads @ ..] = step;
-                    *scale = quantize(values, quads).to_bits() as i32;
-                    *start = S::start_word(pair_of(quads), times);
+                    let (of_bytes, inverse) = scale_of(values);
+                    *scale = of_bytes.to_bits() as i32;
+                    let mut sums = [0; 16];
+                    for (values, quads) in values.as_chunks().0.iter().zip(quads.as_chunks_mut().0) {
+                        let run = round_run(values, inverse, quads);
+                        for lane in 0..16 {
+                            sums[lane] += run[lane];
+                        }
+                    }
+                    *start = S::start_word(halves_of(sums), times);
                 }
             }
             Inputs::Blocks256 { times } => {
                 let (steps, _) = self.words.as_chunks_mut::<STEP256>();
                 for (step, values) in steps.iter_mut().zip(self.values.as_chunks::<256>().0) {
                     let (sums, quads) = step.split_at_mut(QUADS);
-                    sums[SCALE] = quantize(values, quads).to_bits() as i32;
-                    let mut runs = [0; 16];
-                    for (run, quads) in quads.as_chunks::<4>().0.iter().enumerate() {
-                        let [even, odd] = pair_of(quads);
-                        sums[STARTS + run] = S::start_word([even, odd], times);
-                        runs[run] = even + odd;
+                    let quads: &mut [i32; 64] = quads.try_into().expect("the rest of a step");
+                    let (scale, inverse) = scale_of(values);
+                    sums[SCALE] = scale.to_bits() as i32;
+                    let mut bytes = [0; 256];
+                    for (byte, value) in bytes.iter_mut().zip(values) {
+                        *byte = round(*value, inverse) as u8;
                     }
-                    for (pair, runs) in sums[MIN_PAIRS..STARTS].iter_mut().zip(runs.as_chunks::<4>().0) {
+                    let [first, last] = quads_of(&bytes, quads);
+                    let runs = first.as_chunks::<4>().0.iter().zip(last.as_chunks::<4>().0);
+                    let mut totals = [0; 16];
+                    for ((start, total), (first, last)) in
+                        sums[STARTS..].iter_mut().zip(&mut totals).zip(runs)
+                    {
+                        let pair = [first.iter().sum::<i32>(), last.iter().sum::<i32>()];
+                        *start = S::start_word(pair, times);
+                        *total = pair[0] + pair[1];
+                    }
+                    for (pair, runs) in sums[MIN_PAIRS..STARTS].iter_mut().zip(totals.as_chunks::<4>().0) {
                         *pair = join([runs[0] + runs[1], runs[2] + runs[3]]);
                     }
                 }
@@ -167,32 +186,58 @@ impl Op for Quantize<'_> {
     }
 }
 
-/// Rounds values to bytes and returns their scale.
+/// The scale of the bytes that values are rounded to, and its inverse.
 #[inline(always)]
-fn quantize<const N: usize>(values: &[f32; N], quads: &mut [i32]) -> f32 {
+fn scale_of(values: &[f32]) -> (f32, f32) {
     // Magnitudes as bits compare as they do as numbers, and a NaN is the largest of all.
     let largest = values.iter().fold(0, |max: u32, value| max.max(value.to_bits() & 0x7fff_ffff));
     let scale = f32::from_bits(largest) / 127.0;
-    let inverse = if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale };
-    let mut bytes = [0u8; N];
-    for (byte, value) in bytes.iter_mut().zip(values) {
-        // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits of the fraction.
-        *byte = (value * inverse + 12_582_912.0).to_bits() as u8;
+    (scale, if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale })
+}
+
+/// A number whose lowest byte is the rounded value: adding 1.5 * 2^23 leaves the nearest whole number in the low bits of
+/// the fraction.
+#[inline(always)]
+fn round(value: f32, inverse_scale: f32) -> i32 {
+    (value * inverse_scale + 12_582_912.0).to_bits() as i32
+}
+
+/// Rounds sixteen values to bytes, and returns these as numbers.
+#[inline(always)]
+fn round_run(values: &[f32; 16], inverse_scale: f32, quads: &mut [i32; 4]) -> [i32; 16] {
+    let (mut bytes, mut numbers) = ([0; 16], [0; 16]);
+    for ((byte, number), value) in bytes.iter_mut().zip(&mut numbers).zip(values) {
+        let rounded = round(*value, inverse_scale);
+        (*byte, *number) = (rounded as u8, rounded << 24 >> 24);
     }
     for (quad, bytes) in quads.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *quad = i32::from_le_bytes(*bytes);
     }
-    scale
+    numbers
 }
 
-/// The sums of the first two and of the last two bytes of every quad.
+/// The sums of the first two and of the last two of every four.
 #[inline(always)]
-fn pair_of(quads: &[i32]) -> [i32; 2] {
-    let mut sums = [0; 2];
-    for quad in quads {
-        let [a, b, c, d] = quad.to_le_bytes().map(|byte| i32::from(byte as i8));
-        sums[0] += a + b;
-        sums[1] += c + d;
+fn halves_of(numbers: [i32; 16]) -> [i32; 2] {
+    let mut sums = numbers;
+    for half in [8, 4] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    [sums[0] + sums[1], sums[2] + sums[3]]
+}
+
+/// Writes the quads of bytes; returns the sums of the first two and of the last two bytes of each. Of all at once, which
+/// compiles to vectors where sums run by run, as of fewer bytes, would be gathered.
+#[inline(always)]
+fn quads_of(bytes: &[u8; 256], quads: &mut [i32; 64]) -> [[i32; 64]; 2] {
+    let mut sums = [[0; 64]; 2];
+    for (place, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+        let quad = i32::from_le_bytes(*bytes);
+        quads[place] = quad;
+        sums[0][place] = (quad << 24 >> 24) + (quad << 16 >> 24);
+        sums[1][place] = (quad << 8 >> 24) + (quad >> 24);
     }
     sums
 }
@@ -204,10 +249,10 @@ pub(crate) fn join([low, high]: [i32; 2]) -> i32 {
 }
 
 /// Rows cut into blocks of tile heights, each block stored `[words, rows]`.
-pub(crate) struct RowBlocks {
+pub(crate) struct RowBlocks<'a> {
     form: Inputs,
     words_per_row: usize,
-    words: Vec<i32>,
+    words: Taken<'a, i32>,
     /// The first row of each block, and the end.
     bounds: Vec<usize>,
     /// The first block of each group, and the end.
@@ -224,21 +269,21 @@ pub(crate) struct Block<'a> {
     pub(crate) panels: usize,
 }
 
-impl RowBlocks {
+impl<'a> RowBlocks<'a> {
     /// Copies rows. Rows `offsets[g]..offsets[g + 1]` form group `g`; no block crosses groups. `source` gives
     /// the number of a row among the inputs, and a factor for it.
     pub(crate) fn new(
         kernels: &Kernels,
-        pool: &Pool,
+        pool: &'a Pool,
         inputs: &InputRows<'_>,
         offsets: &[usize],
         source: impl Fn(usize) -> (usize, f32) + Sync,
     ) -> Self {
         let words_per_row = inputs.words_per_row;
         let (bounds, groups) = cut(kernels.tile(inputs.form).max_rows, offsets);
-        let mut words = vec![0; bounds[bounds.len() - 1] * words_per_row];
+        let mut words = pool.words().take(bounds[bounds.len() - 1] * words_per_row);
         let mut parts = Vec::with_capacity(bounds.len().div_ceil(BLOCKS_PER_TASK));
-        let mut rest = words.as_mut_slice();
+        let mut rest = &mut *words;
         for first in (0..bounds.len() - 1).step_by(BLOCKS_PER_TASK) {
             let blocks = &bounds[first..bounds.len().min(first + BLOCKS_PER_TASK + 1)];
             let (part, tail) = rest.split_at_mut((blocks[blocks.len() - 1] - blocks[0]) * words_per_row);

@@ -227,7 +227,7 @@ impl Kernels {
     pub(crate) fn for_each_tile(
         &self,
         panels: Range<usize>,
-        rows: &RowBlocks,
+        rows: &RowBlocks<'_>,
         blocks: Range<usize>,
         mut visit: impl FnMut(Range<usize>, Block<'_>),
     ) {
@@ -278,4 +278,19 @@ pub(crate) fn placed<'a>(
     let rows = rows.clone();
     let places = panels.flat_map(move |panel| rows.clone().map(move |row| (panel, row)));
     places.zip(sums).map(|((panel, row), sum)| (panel, row, sum))
+}
+
+/// Replaces the beginning of `out` by `with` of its values and those of a panel, as far as both reach.
+#[inline(always)]
+pub(crate) fn put(out: &mut [f32], values: &[f32; LANES], with: impl Fn(f32, f32) -> f32) {
+    // Nearly every panel is whole; the copy says that the two do not overlap, so that vectors are used.
+    if let Some(out) = out.first_chunk_mut::<LANES>() {
+        let mut new = *out;
+        for lane in 0..LANES {
+            new[lane] = with(new[lane], values[lane]);
+        }
+        *out = new;
+    } else {
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = with(*out, *value));
+    }
 }

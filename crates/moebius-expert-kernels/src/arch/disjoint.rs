@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::pages::prefer_large_pages;
+use super::{CACHE_LINE, pages::prefer_large_pages, prefetch};
 use crate::{KernelError, Pool, shares::Shares};
 
 /// A row-major matrix cut into cells: runs of rows by runs of columns.
@@ -142,6 +142,15 @@ impl Cell<'_> {
     /// The columns of the cell, counted in the whole matrix.
     pub(crate) fn columns(&self) -> Range<usize> {
         self.columns.clone()
+    }
+
+    /// Asks for some columns of a row, counted in the cell, so that they are near when they are written.
+    #[inline]
+    pub(crate) fn fetch(&self, row: usize, first: usize, len: usize) {
+        let start = self.start.wrapping_add(row * self.row_len + self.columns.start + first);
+        for line in (0..len).step_by(CACHE_LINE / size_of::<f32>()) {
+            prefetch(start.wrapping_add(line).cast());
+        }
     }
 
     /// The cell's part of a row, which is counted in the whole matrix.

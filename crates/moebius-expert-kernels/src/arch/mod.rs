@@ -41,6 +41,24 @@ pub(crate) const QUAD_BYTES: usize = 4 * LANES;
 /// How often the starts for [`Dots::dot_signed`] hold the sum of their inputs.
 pub(crate) const SIGNED_TIMES: i16 = -128;
 
+/// Asks for a cache line that will be read or written soon, on processors that can be asked. Any address will do.
+#[inline(always)]
+pub(crate) fn prefetch(line: *const u8) {
+    // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
 /// Dot products of small whole numbers for sixteen rows at once, exact in every step.
 ///
 /// A *quad* is four neighbouring columns, one byte each; of the inputs as an `i32` of four `i8` bytes, lowest first.
@@ -131,9 +149,11 @@ pub(crate) trait Simd: Dots {
     /// How many `V` fit into registers as accumulators of a tile.
     const ACCUMULATORS: usize;
 
-    /// Asks for a cache line that will be read soon. Any address will do; some sets cannot ask.
+    /// [`prefetch`].
     #[inline(always)]
-    fn prefetch(self, _line: *const u8) {}
+    fn prefetch(self, line: *const u8) {
+        prefetch(line);
+    }
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::V;
     /// Sixteen `f32`.

@@ -45,11 +45,6 @@ impl Simd for Avx512 {
     const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
-    fn prefetch(self, line: *const u8) {
-        // SAFETY: a prefetch reads nothing that the program could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-    }
-    #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
         with_token!(_mm512_set1_ps(value))
     }

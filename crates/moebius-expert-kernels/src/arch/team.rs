@@ -4,16 +4,21 @@
 //! for the next one before it lets the system put it to sleep; after a while it gives its core away between looks,
 //! so that other programs do not wait for it. The calling thread works too, and waits for nobody who has not begun.
 //!
-//! Invariants: a job is written while it is closed and no worker is at it, and read by workers that are.
+//! Every thread has a list of neighbouring tasks and takes them in their order, so that it reads on where it has read;
+//! when its own list is done it takes from those of the others.
+//!
+//! Invariants: a job is written while it is closed and no worker is at it, and read by workers that are. A task is taken
+//! by whoever moves its list's mark past it, and by nobody else.
 
 use std::{
     any::Any,
     cell::UnsafeCell,
     hint, mem,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -46,19 +51,53 @@ pub(crate) struct Team {
 #[repr(C, align(64))]
 struct Shared {
     state: AtomicU64,
-    next_task: AtomicUsize,
     job: UnsafeCell<Job>,
     ending: AtomicBool,
+    /// One for the caller and each worker.
+    lists: Box<[List]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleep: Mutex<()>,
     wake: Condvar,
 }
 
+/// How many tasks of a thread's list were taken, in the lower half, and of which job, in the upper one: nobody has to reset
+/// the lists of all threads, which lie in cache lines of their own.
+#[derive(Debug)]
+#[repr(align(64))]
+struct List(AtomicU64);
+
+impl List {
+    /// The place of a task that nobody has taken yet, of so many in a job.
+    fn take(&self, number: u32, tasks: u32) -> Option<u32> {
+        let mut seen = self.0.load(Ordering::Relaxed);
+        loop {
+            let taken = if (seen >> 32) as u32 == number { seen as u32 } else { 0 };
+            if taken >= tasks {
+                return None;
+            }
+            let next = u64::from(number) << 32 | u64::from(taken + 1);
+            match self.0.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(taken),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
 /// What a call asked for. The lifetime of the closure is that of the call.
 #[derive(Clone, Copy)]
 struct Job {
-    n_tasks: usize,
+    number: u32,
+    n_tasks: u32,
     task: &'static (dyn Fn(usize) + Sync),
+}
+
+impl Job {
+    /// The tasks of a thread's list, one of `lists`.
+    fn tasks_of(&self, list: usize, lists: usize) -> Range<usize> {
+        let first = |list: usize| (list as u64 * u64::from(self.n_tasks) / lists as u64) as usize;
+        first(list)..first(list + 1)
+    }
 }
 
 impl std::fmt::Debug for Job {
@@ -79,9 +118,9 @@ impl Team {
     pub(crate) fn start(workers: usize) -> Result<Self, KernelError> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next_task: AtomicUsize::new(0),
-            job: UnsafeCell::new(Job { n_tasks: 0, task: &|_| {} }),
+            job: UnsafeCell::new(Job { number: 0, n_tasks: 0, task: &|_| {} }),
             ending: AtomicBool::new(false),
+            lists: (0..=workers).map(|_| List(AtomicU64::new(0))).collect(),
             panic: Mutex::new(None),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -90,14 +129,14 @@ impl Team {
         for index in 0..workers {
             let shared = team.shared.clone();
             let builder = thread::Builder::new().name(format!("moebius-{index}"));
-            let worker = builder.spawn(move || shared.work_until_the_end());
+            let worker = builder.spawn(move || shared.work_until_the_end(1 + index));
             team.workers.push(worker.map_err(|error| KernelError::Threads { reason: error.to_string() })?);
         }
         Ok(team)
     }
 
     /// Runs `task(0)` to `task(n_tasks - 1)` and returns when all are done. While another caller has the workers,
-    /// or from within a task, the calling thread does all of them.
+    /// or from within a task, the calling thread does all of them; so it does with more than can be numbered.
     ///
     /// # Panics
     /// With the first panic of a task, once no task runs any more.
@@ -107,14 +146,14 @@ impl Team {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return (0..n_tasks).for_each(task),
         };
+        let Ok(numbered) = u32::try_from(n_tasks) else { return (0..n_tasks).for_each(task) };
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. Workers call the closure only between joining and leaving the job, and
         // `close`, which runs before this function returns or unwinds, waits until none is left and none can join.
         let task =
             unsafe { mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
-        let job = Job { n_tasks, task };
-        shared.open(job);
-        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job)));
+        let job = shared.open(numbered, task);
+        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, 0)));
         shared.close();
         let others = lock(&shared.panic).take();
         if let Some(payload) = own.err().or(others) {
@@ -137,15 +176,21 @@ impl Drop for Team {
 
 impl Shared {
     /// Lets workers join a new job.
-    fn open(&self, job: Job) {
+    fn open(&self, n_tasks: u32, task: &'static (dyn Fn(usize) + Sync)) -> Job {
+        let state = self.state.load(Ordering::Relaxed) & !(ONE_JOB - 1);
+        let number = ((state / ONE_JOB) as u32).wrapping_add(1);
+        if number == 0 {
+            // Marks of the numbers that begin again would hold for new jobs.
+            self.lists.iter().for_each(|list| list.0.store(0, Ordering::Relaxed));
+        }
+        let job = Job { number, n_tasks, task };
         // SAFETY: the caller holds `Team::caller` and the last job was closed, so nobody else is at `job`.
         unsafe { *self.job.get() = job };
-        self.next_task.store(0, Ordering::Relaxed);
-        let number = self.state.load(Ordering::Relaxed) & !(ONE_JOB - 1);
-        let before = self.state.swap(number.wrapping_add(ONE_JOB) | OPEN, Ordering::Release);
+        let before = self.state.swap(state.wrapping_add(ONE_JOB) | OPEN, Ordering::Release);
         if before & SLEEPING > 0 {
             self.wake_all();
         }
+        job
     }
 
     /// Lets nobody join any more and waits for those who have.
@@ -157,17 +202,18 @@ impl Shared {
         }
     }
 
-    fn take_tasks(&self, job: Job) {
-        loop {
-            let task = self.next_task.fetch_add(1, Ordering::Relaxed);
-            if task >= job.n_tasks {
-                return;
+    /// Takes the tasks of one's own list, then what is left of the others.
+    fn take_tasks(&self, job: Job, own: usize) {
+        let lists = self.lists.len();
+        for list in (own..lists).chain(0..own) {
+            let tasks = job.tasks_of(list, lists);
+            while let Some(place) = self.lists[list].take(job.number, tasks.len() as u32) {
+                (job.task)(tasks.start + place as usize);
             }
-            (job.task)(task);
         }
     }
 
-    fn work_until_the_end(&self) {
+    fn work_until_the_end(&self, own: usize) {
         let mut state = 0;
         loop {
             state = self.wait_for_news(state);
@@ -179,9 +225,10 @@ impl Shared {
             }
             // SAFETY: this worker has joined the job, so `close` waits for it before the job is replaced.
             let job = unsafe { *self.job.get() };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.take_tasks(job))) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.take_tasks(job, own))) {
                 // Nobody needs the other tasks, and the caller is told.
-                self.next_task.store(job.n_tasks, Ordering::Relaxed);
+                let all = u64::from(job.number) << 32 | u64::from(u32::MAX);
+                self.lists.iter().for_each(|list| list.0.store(all, Ordering::Relaxed));
                 lock(&self.panic).get_or_insert(payload);
             }
             self.state.fetch_sub(ONE_WORKER, Ordering::Release);

@@ -14,8 +14,8 @@ use super::{RowsArgs, WattsArg, values};
 const NOTES: &str = "\
 Sparse runs k of the experts for each token. Two dense layers stand beside it: iso-total has the same weights and runs \
 every expert for every token, those that were not chosen with weight zero, so its output is the same (max |diff| says how \
-exactly); iso-active is one layer as wide as k experts. The forms take turns, each on caches that hold other weights; \
-times are medians with quartiles, ratios are those of runs side by side.
+exactly); iso-active is one layer as wide as k experts. The forms take turns, each after the experts of another layer, \
+whose weights then fill the caches; times are medians with quartiles, ratios are those of runs side by side.
 
 Few tokens are bound by reading weights: sparse over iso-total then goes with the experts that the batch touches, \
 N(1-(1-k/N)^B) by chance. Many tokens are bound by arithmetic: it goes with k/E.

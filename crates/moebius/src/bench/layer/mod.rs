@@ -8,9 +8,9 @@
 //! operations: sparse / iso-total = k / N
 //! ```
 //!
-//! Invariants: all forms of one sample run one after another, in an order that turns from sample to sample, and each on
-//! caches that hold other weights, as in a model whose layers take turns; routing is new in every sample, as far as a trace
-//! that is replayed goes.
+//! Invariants: all forms of one sample run one after another, in an order that turns from sample to sample, and each after
+//! the experts of another layer, whose weights then fill the caches, as in a model whose layers take turns; routing is new
+//! in every sample, as far as a trace that is replayed goes.
 
 mod replay;
 mod routing;

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use moebius_backend::{
-    Backend, ExpertBank, ExpertSource, ExpertSpec, Linear, LinearSpec, Projection, WeightFormat, WeightSpec,
-    WeightView,
+    Backend, ExpertBank, ExpertSource, ExpertSpec, Projection, WeightFormat, WeightSpec, WeightView,
 };
 use moebius_metering::{Counts, Energy, Meter};
 use moebius_router::{Routing, WeightTarget};
@@ -22,6 +21,8 @@ use crate::{EnergyMeter, Error, Result, memory};
 
 /// Caches are at least taken to be this large where the system does not tell.
 const LEAST_CACHE_BYTES: usize = 32 << 20;
+/// Experts of the other layer; where more would be needed to fill the caches, they are wider.
+const MOST_OTHERS: usize = 64;
 /// Activations stay in range with weights of this size.
 const WEIGHT_SCALE: f32 = 0.04;
 
@@ -33,8 +34,9 @@ pub struct LayerSession {
     bank: Box<dyn ExpertBank>,
     /// The dense layer for each number of experts of a token, ascending.
     dense: Vec<(usize, Box<dyn ExpertBank>)>,
-    /// Other weights, which push those that were just used out of caches and keep the threads awake.
-    others: Box<dyn Linear>,
+    /// The experts of another layer, which push the weights that were just used out of caches and leave code and
+    /// threads as one layer leaves them to the next.
+    others: Box<dyn ExpertBank>,
 }
 
 /// Every expert has the same values; each is packed by itself, so that memory sees as many as there are.
@@ -73,7 +75,9 @@ impl LayerSession {
         });
         let dense = dense.collect::<Result<Vec<_>>>()?;
         let bank = backend.load_experts(&spec, &source)?;
-        let others = other_weights(backend.as_ref(), plan.hidden)?;
+        let spec = other_experts(&spec);
+        let bytes = vec![0; 4 * spec.hidden * spec.intermediate];
+        let others = backend.load_experts(&spec, &Repeated { spec: &spec, bytes })?;
         Ok(LayerSession { backend, plan, chooser, bank, dense, others })
     }
 
@@ -169,7 +173,7 @@ impl LayerSession {
         energy: &mut EnergyMeter,
     ) -> Result<(Duration, Counts, Option<Energy>)> {
         let one = tensor(x.narrow(0, 0, 1))?;
-        self.others.forward(&one)?;
+        self.others.forward(&one, &all_of(self.others.spec().n_experts)?, &Meter::new())?;
         // A GPU works behind the host: what was asked of it before is done before the clock starts.
         let device = &self.backend.info().device;
         tensor(device.synchronize())?;
@@ -209,25 +213,40 @@ pub(crate) fn largest_difference(one: &[f32], other: &[f32]) -> f32 {
 
 /// Bytes of all weights, and of activations when all experts run for `tokens` tokens.
 fn needed_bytes(plan: &LayerPlan, tokens: usize) -> u64 {
-    let dense: usize = plan.ks().iter().sum();
-    let matrix = plan.format.bytes_for(plan.ffn, plan.hidden).unwrap_or(usize::MAX) as u64;
-    let weights = matrix.saturating_mul(3 * (plan.n_experts + dense) as u64);
+    let spec = plan.spec();
+    let others = other_experts(&spec);
+    let dense = plan.ks().into_iter().map(|k| bank_bytes(&dense::spec(&spec, k)));
+    let banks = dense.chain([bank_bytes(&spec), bank_bytes(&others)]).fold(0, u64::saturating_add);
+    let widest = others.intermediate.max(plan.ffn.saturating_mul(plan.ks().last().copied().unwrap_or(0)));
     let pairs = (tokens as u64).saturating_mul(plan.n_experts as u64);
-    let floats = pairs.saturating_mul((plan.hidden + plan.ffn) as u64);
-    let joined = (plan.hidden * plan.ffn * plan.ks().last().copied().unwrap_or(0)) as u64;
-    weights
-        .saturating_add(4 * joined)
-        .saturating_add(floats.saturating_mul(4))
-        .saturating_add(2 * cache_bytes() as u64)
+    let activations = pairs.saturating_mul((plan.hidden + plan.ffn) as u64);
+    let unpacked = (plan.hidden as u64).saturating_mul(widest as u64);
+    banks.saturating_add(activations.saturating_add(unpacked).saturating_mul(4))
 }
 
-/// A projection whose weights fill the caches twice.
-fn other_weights(backend: &dyn Backend, hidden: usize) -> Result<Box<dyn Linear>> {
-    let outputs = (2 * cache_bytes() / (2 * hidden)).max(1);
-    let (name, format) = ("others".to_owned(), WeightFormat::Bf16);
-    let spec = LinearSpec { name: name.clone(), inputs: hidden, outputs, format };
-    let bytes = vec![0; 2 * hidden * outputs];
-    Ok(backend.load_linear(&spec, WeightView::new(name, format, (outputs, hidden), bytes), None)?)
+/// Bytes of a bank's weights.
+fn bank_bytes(spec: &ExpertSpec) -> u64 {
+    let matrix = spec.format.bytes_for(spec.intermediate, spec.hidden).unwrap_or(usize::MAX) as u64;
+    matrix.saturating_mul(3 * spec.n_experts as u64)
+}
+
+/// Experts like those of `spec`, few and as wide as several if those are small, that fill the caches twice.
+fn other_experts(spec: &ExpertSpec) -> ExpertSpec {
+    let one = bank_bytes(&ExpertSpec { n_experts: 1, ..spec.clone() });
+    let n_experts = (2 * cache_bytes() as u64).div_ceil(one.max(1)) as usize;
+    let joined = n_experts.div_ceil(MOST_OTHERS);
+    ExpertSpec {
+        n_experts: n_experts.div_ceil(joined),
+        intermediate: joined * spec.intermediate,
+        ..spec.clone()
+    }
+}
+
+/// A token for which every expert runs.
+fn all_of(n_experts: usize) -> Result<Routing> {
+    let (ids, weights) = ((0..n_experts as u32).collect(), vec![1.0; n_experts]);
+    let routing = Routing::from_parts(n_experts, n_experts, ids, weights, WeightTarget::Output);
+    Ok(routing.map_err(moebius_backend::Error::from)?)
 }
 
 /// Bytes of the largest cache that a core sees.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Tile heights that exist; each is used by the instruction sets whose registers it fits.
-const HEIGHTS: [usize; 7] = [12, 8, 6, 4, 3, 2, 1];
+const HEIGHTS: [usize; 8] = [12, 8, 6, 5, 4, 3, 2, 1];
 
 /// Blocks that one task copies: enough that a few decoded tokens stay on the calling thread.
 const BLOCKS_PER_TASK: usize = 16;

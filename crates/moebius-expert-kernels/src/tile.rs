@@ -118,6 +118,7 @@ impl<U: Unit, T: Tile<U>> Op for TileOp<'_, U, T> {
             12 if tallest >= 12 => self.run_height::<S, 12>(simd),
             8 if tallest >= 8 => self.run_height::<S, 8>(simd),
             6 if tallest >= 6 => self.run_height::<S, 6>(simd),
+            5 if tallest >= 5 => self.run_height::<S, 5>(simd),
             4 if tallest >= 4 => self.run_height::<S, 4>(simd),
             3 if tallest >= 3 => self.run_height::<S, 3>(simd),
             2 => self.run_height::<S, 2>(simd),

@@ -14,10 +14,8 @@ use crate::{
     Kernels, Pool,
     arch::{Op, Simd},
     scratch::Taken,
+    tile::TileShape,
 };
-
-/// Tile heights that exist; each is used by the instruction sets whose registers it fits.
-const HEIGHTS: [usize; 8] = [12, 8, 6, 5, 4, 3, 2, 1];
 
 /// Blocks that one task copies: enough that a few decoded tokens stay on the calling thread.
 const BLOCKS_PER_TASK: usize = 16;
@@ -280,7 +278,7 @@ impl<'a> RowBlocks<'a> {
         source: impl Fn(usize) -> (usize, f32) + Sync,
     ) -> Self {
         let words_per_row = inputs.words_per_row;
-        let (bounds, groups) = cut(kernels.tile(inputs.form).max_rows, offsets);
+        let (bounds, groups) = cut(kernels.tile(inputs.form), offsets);
         let mut words = pool.words().take(bounds[bounds.len() - 1] * words_per_row);
         let mut parts = Vec::with_capacity(bounds.len().div_ceil(BLOCKS_PER_TASK));
         let mut rest = &mut *words;
@@ -333,18 +331,28 @@ impl<'a> RowBlocks<'a> {
     }
 }
 
-/// Cuts each group of rows into tile heights, tallest first; returns the bounds of blocks and of groups.
-fn cut(max_height: usize, offsets: &[usize]) -> (Vec<usize>, Vec<usize>) {
+/// Cuts each group of rows into blocks: one if a tile takes all of them, else as tall ones as those that share weights.
+/// Returns the bounds of blocks and of groups.
+fn cut(tile: TileShape, offsets: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let (mut bounds, mut groups) = (vec![0], vec![0]);
     for group in offsets.windows(2) {
-        let mut row = group[0];
-        for height in HEIGHTS.into_iter().filter(|&height| height <= max_height) {
-            while row + height <= group[1] {
-                row += height;
-                bounds.push(row);
-            }
-        }
+        let rows = group[1] - group[0];
+        let height = if rows <= tile.max_rows_alone() { rows.max(1) } else { tile.max_rows };
+        bounds.extend((group[0]..group[1]).step_by(height).map(|row| group[1].min(row + height)));
         groups.push(bounds.len() - 1);
     }
     (bounds, groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_rows_are_one_block_and_many_are_cut_into_those_that_share_weights() {
+        let tile = TileShape { max_rows: 6, accumulators: 12 };
+        let (bounds, groups) = cut(tile, &[0, 11, 11, 24, 25]);
+        assert_eq!(bounds, [0, 11, 17, 23, 24, 25]);
+        assert_eq!(groups, [0, 1, 1, 4, 5]);
+    }
 }

@@ -25,10 +25,21 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// How large the register tiles of an instruction set are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileShape {
-    /// Rows of the tallest tile.
+    /// Rows of the tallest tile that others share the weights with.
     pub(crate) max_rows: usize,
     /// Accumulators that fit into registers: rows times panels of a tile.
     pub(crate) accumulators: usize,
+}
+
+/// Rows of the tallest tile of any instruction set.
+const MAX_HEIGHT: usize = 12;
+
+impl TileShape {
+    /// Rows of the tallest tile that reads the weights for all rows that there are: as many as there are registers for.
+    pub(crate) const fn max_rows_alone(self) -> usize {
+        let fit = if self.accumulators < MAX_HEIGHT { self.accumulators } else { MAX_HEIGHT };
+        if self.max_rows > fit { self.max_rows } else { fit }
+    }
 }
 
 /// One way to multiply `P` panels with `R` rows.
@@ -113,18 +124,15 @@ impl<U: Unit, T: Tile<U>> Op for TileOp<'_, U, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let tallest = T::shape::<S>().max_rows;
-        match self.block.rows.len() {
-            12 if tallest >= 12 => self.run_height::<S, 12>(simd),
-            8 if tallest >= 8 => self.run_height::<S, 8>(simd),
-            6 if tallest >= 6 => self.run_height::<S, 6>(simd),
-            5 if tallest >= 5 => self.run_height::<S, 5>(simd),
-            4 if tallest >= 4 => self.run_height::<S, 4>(simd),
-            3 if tallest >= 3 => self.run_height::<S, 3>(simd),
-            2 => self.run_height::<S, 2>(simd),
-            1 => self.run_height::<S, 1>(simd),
-            height => unreachable!("a block has the height of a tile, not {height}"),
+        macro_rules! heights {
+            ($($height:literal)+) => {
+                match self.block.rows.len() {
+                    $($height if $height <= T::shape::<S>().max_rows_alone() => self.run_height::<S, $height>(simd),)+
+                    height => unreachable!("a block has the height of a tile, not {height}"),
+                }
+            };
         }
+        heights!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
 }
 

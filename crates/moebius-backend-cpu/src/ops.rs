@@ -13,7 +13,7 @@ use crate::backend::Engine;
 use crate::experts::kernel_activation;
 use crate::linear::CpuLinear;
 use crate::recurrence;
-use crate::slices::{expect_dims, filled, kernel, with_f32, with_rows};
+use crate::slices::{WriteRows, expect_dims, kernel, with_f32, with_rows};
 
 pub(crate) struct CpuOps {
     pub(crate) engine: Arc<Engine>,
@@ -32,11 +32,9 @@ impl Ops for CpuOps {
         expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;
         with_f32(x, |values| {
             with_f32(weight, |weight| {
-                filled(x.dims(), x, |out| {
-                    self.engine.by_rows(out, row_len, |rows, out| {
-                        let values = &values[rows.start * row_len..rows.end * row_len];
-                        self.engine.kernels.rms_norm(values, weight, eps, row_len, out)
-                    })
+                self.engine.by_rows(x.dims(), row_len, |rows, out| {
+                    let values = &values[rows.start * row_len..rows.end * row_len];
+                    self.engine.kernels.rms_norm(values, weight, eps, row_len, out)
                 })
             })
         })
@@ -47,11 +45,9 @@ impl Ops for CpuOps {
         expect_dims("norm weight", &x.dims()[x.rank().saturating_sub(1)..], weight.dims())?;
         expect_dims("norm bias", weight.dims(), bias.unwrap_or(weight).dims())?;
         let norm = |values: &[f32], weight: &[f32], bias: Option<&[f32]>| {
-            filled(x.dims(), x, |out| {
-                self.engine.by_rows(out, row_len, |rows, out| {
-                    let values = &values[rows.start * row_len..rows.end * row_len];
-                    self.engine.kernels.layer_norm(values, weight, bias, eps, out)
-                })
+            self.engine.by_rows(x.dims(), row_len, |rows, out| {
+                let values = &values[rows.start * row_len..rows.end * row_len];
+                self.engine.kernels.layer_norm(values, weight, bias, eps, out)
             })
         };
         with_f32(x, |values| {
@@ -60,6 +56,22 @@ impl Ops for CpuOps {
                 Some(bias) => with_f32(bias, |bias| norm(values, weight, Some(bias))),
             })
         })
+    }
+
+    fn add(&self, x: &Tensor, y: &Tensor, factor: f32) -> Result<Tensor> {
+        expect_dims("summand", x.dims(), y.dims())?;
+        with_f32(x, |x_values| {
+            with_f32(y, |y_values| {
+                self.engine.by_rows(x.dims(), 1, |places, out| {
+                    let (x, y) = (&x_values[places.clone()], &y_values[places]);
+                    self.engine.kernels.add_scaled(x, y, factor, out)
+                })
+            })
+        })
+    }
+
+    fn write_rows(&self, cache: &Tensor, rows: &Tensor, position: usize) -> Result<()> {
+        WriteRows { pool: &self.engine.pool, position }.run(cache, rows)
     }
 
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
@@ -74,14 +86,12 @@ impl Ops for CpuOps {
                 let row_len = heads * head_dim;
                 expect_dims("angles", &[tokens * pairs; 2], &[cos.len(), sin.len()])?;
                 with_f32(x, |values| {
-                    filled(x.dims(), x, |out| {
-                        self.engine.by_rows(out, row_len, |rows, out| {
-                            out.copy_from_slice(&values[rows.start * row_len..rows.end * row_len]);
-                            let angles = rows.start * pairs..rows.end * pairs;
-                            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-                            let tables = RotaryTables { cos, sin, pairs, layout };
-                            self.engine.kernels.rotate(out, heads, head_dim, &tables)
-                        })
+                    self.engine.by_rows(x.dims(), row_len, |rows, out| {
+                        let values = &values[rows.start * row_len..rows.end * row_len];
+                        let angles = rows.start * pairs..rows.end * pairs;
+                        let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                        let tables = RotaryTables { cos, sin, pairs, layout };
+                        self.engine.kernels.rotate(values, (heads, head_dim), &tables, out)
                     })
                 })
             })
@@ -92,7 +102,7 @@ impl Ops for CpuOps {
         let (tokens, heads, head_dim) = q.dims3()?;
         let value_dim = spans.first().map_or(Ok(head_dim), |span| span.values.dim(2))?;
         with_f32(q, |queries| {
-            filled(&[tokens, heads * value_dim], q, |out| {
+            self.engine.filled(&[tokens, heads * value_dim], |out| {
                 for span in spans {
                     let width = span.keys.dim(2)?;
                     if span.rows.start > span.rows.end || span.rows.end > tokens || width != head_dim {
@@ -118,11 +128,9 @@ impl Ops for CpuOps {
             return Err(Error::NeedsGate(activation));
         }
         with_f32(x, |values| {
-            filled(x.dims(), x, |out| {
-                self.engine.by_rows(out, 1, |places, out| {
-                    out.copy_from_slice(&values[places]);
-                    self.engine.kernels.activate(kernel_activation(activation), out)
-                })
+            self.engine.by_rows(x.dims(), 1, |places, out| {
+                out.copy_from_slice(&values[places]);
+                self.engine.kernels.activate(kernel_activation(activation), out)
             })
         })
     }
@@ -131,9 +139,10 @@ impl Ops for CpuOps {
         expect_dims("gated input", gate.dims(), up.dims())?;
         with_f32(gate, |gate_values| {
             with_f32(up, |up| {
-                filled(gate.dims(), gate, |out| {
-                    let activation = kernel_activation(activation);
-                    self.engine.kernels.glu(activation, gate_values, up, out).map_err(kernel)
+                let activation = kernel_activation(activation);
+                self.engine.by_rows(gate.dims(), 1, |places, out| {
+                    let (gate, up) = (&gate_values[places.clone()], &up[places]);
+                    self.engine.kernels.glu(activation, gate, up, out)
                 })
             })
         })

@@ -1,10 +1,12 @@
-//! The one place that reads a tensor's storage.
+//! The one place that reads a tensor's storage, or writes to it.
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Storage, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor};
 use moebius_backend::{Error, Result};
-use moebius_expert_kernels::KernelError;
+use moebius_expert_kernels::{KernelError, Pool};
+
+use crate::backend::VALUES_PER_TASK;
 
 /// Calls `f` with the elements of an f32 tensor in row-major order, copying only what is not contiguous.
 pub(crate) fn with_f32<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
@@ -62,15 +64,71 @@ fn floats<'a>(storage: &'a Storage, x: &Tensor) -> Result<&'a [f32]> {
     }
 }
 
-/// A new tensor from the elements that `fill` writes.
-pub(crate) fn filled(
-    shape: &[usize],
-    like: &Tensor,
-    fill: impl FnOnce(&mut [f32]) -> Result<()>,
-) -> Result<Tensor> {
-    let mut out = vec![0.0; shape.iter().product()];
-    fill(&mut out)?;
-    Ok(Tensor::from_vec(out, shape, like.device())?)
+/// Writes rows `[tokens, heads, width]` into `cache`, `[heads, capacity, width]`, from a position on.
+pub(crate) struct WriteRows<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) position: usize,
+}
+
+impl WriteRows<'_> {
+    /// Fails unless the rows fit.
+    pub(crate) fn run(&self, cache: &Tensor, rows: &Tensor) -> Result<()> {
+        let ((heads, capacity, width), (tokens, ..)) = (cache.dims3()?, rows.dims3()?);
+        expect_dims("rows to cache", &[tokens, heads, width], rows.dims())?;
+        if self.position.checked_add(tokens).is_none_or(|end| end > capacity) {
+            return Err(Error::Shape {
+                what: "rows to cache".into(),
+                expected: format!(
+                    "at most {} from position {} on",
+                    capacity.saturating_sub(self.position),
+                    self.position
+                ),
+                got: format!("{tokens}"),
+            });
+        }
+        if rows.elem_count() == 0 {
+            return Ok(());
+        }
+        Ok(cache.inplace_op2(&rows.contiguous()?, self)?)
+    }
+}
+
+impl InplaceOp2 for WriteRows<'_> {
+    fn name(&self) -> &'static str {
+        "write_rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        cache: &mut CpuStorage,
+        cache_layout: &Layout,
+        rows: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (&[heads, capacity, width], Some((start, end))) =
+            (cache_layout.dims(), cache_layout.contiguous_offsets())
+        else {
+            return Err(candle_core::Error::RequiresContiguous { op: self.name() });
+        };
+        let (first, last) = layout.contiguous_offsets().expect("the rows are made contiguous");
+        let (CpuStorage::F32(cache), CpuStorage::F32(rows)) = (&mut *cache, rows) else {
+            return Err(candle_core::Error::Msg("expected a cache and rows of f32".into()));
+        };
+        let (cache, rows) = (&mut cache[start..end], &rows[first..last]);
+        let tokens = rows.len() / (heads * width);
+        // A decoded token stays on the calling thread.
+        let heads_per_task = VALUES_PER_TASK.div_ceil(tokens * width);
+        self.pool.for_each_chunk(cache, heads_per_task * capacity * width, |task, heads_out| {
+            let first_head = task * heads_per_task;
+            for (head, out) in (first_head..).zip(heads_out.chunks_exact_mut(capacity * width)) {
+                let out = out[self.position * width..].chunks_exact_mut(width);
+                for (row, out) in rows.chunks_exact(heads * width).zip(out) {
+                    out.copy_from_slice(&row[head * width..][..width]);
+                }
+            }
+        });
+        Ok(())
+    }
 }
 
 /// A kernel's refusal as this backend's error.

@@ -1,5 +1,6 @@
 //! The operations between projections, on the kernels' vector code.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -7,13 +8,13 @@ use moebius_backend::{
     Activation, AttentionSpan, AttentionSpec, DeltaRule, Error, Linear, Ops, Pairing, Result, RopeTable,
     SelectiveScan,
 };
-use moebius_expert_kernels::{AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
+use moebius_expert_kernels::{AttentionCall, AttentionInputs, AttentionShape, RotaryLayout, RotaryTables};
 
 use crate::backend::Engine;
 use crate::experts::kernel_activation;
 use crate::linear::CpuLinear;
 use crate::recurrence;
-use crate::slices::{WriteRows, expect_dims, kernel, with_f32, with_rows};
+use crate::slices::{Cached, WriteRows, expect_dims, kernel, with_caches, with_f32};
 
 pub(crate) struct CpuOps {
     pub(crate) engine: Arc<Engine>,
@@ -99,26 +100,32 @@ impl Ops for CpuOps {
     }
 
     fn attention(&self, q: &Tensor, spans: &[AttentionSpan<'_>], spec: &AttentionSpec) -> Result<Tensor> {
-        let (tokens, heads, head_dim) = q.dims3()?;
+        let (_, heads, head_dim) = q.dims3()?;
         let value_dim = spans.first().map_or(Ok(head_dim), |span| span.values.dim(2))?;
+        let mut spans: Vec<_> = spans.iter().collect();
+        spans.sort_by_key(|span| (span.rows.start, span.rows.end));
+        check_spans(q, &spans, value_dim)?;
+        spans.retain(|span| !span.rows.is_empty());
+        let attend = |queries: &[f32], caches: &[Cached<'_>], sinks: Option<&[f32]>, out: &mut [f32]| {
+            let (row_len, mut rest, mut end) = (heads * value_dim, out, 0);
+            let mut calls = Vec::with_capacity(spans.len());
+            for (span, cache) in spans.iter().zip(caches) {
+                let Range { start, end: next } = span.rows;
+                let (_, tail) = std::mem::take(&mut rest).split_at_mut((start - end) * row_len);
+                let (out, tail) = tail.split_at_mut((next - start) * row_len);
+                (rest, end) = (tail, next);
+                let queries = &queries[start * heads * head_dim..next * heads * head_dim];
+                let inputs = AttentionInputs { queries, keys: cache.keys, values: cache.values, sinks };
+                calls.push(AttentionCall { inputs, shape: shape_of(span, spec, (heads, *cache))?, out });
+            }
+            self.engine.kernels.attention_each(&self.engine.pool, calls).map_err(kernel)
+        };
         with_f32(q, |queries| {
-            self.engine.filled(&[tokens, heads * value_dim], |out| {
-                for span in spans {
-                    let width = span.keys.dim(2)?;
-                    if span.rows.start > span.rows.end || span.rows.end > tokens || width != head_dim {
-                        return Err(Error::Shape {
-                            what: "attention span".into(),
-                            expected: format!("rows in 0..{tokens} and keys of width {head_dim}"),
-                            got: format!("rows {:?} and keys of width {width}", span.rows),
-                        });
-                    }
-                    let queries =
-                        &queries[span.rows.start * heads * head_dim..span.rows.end * heads * head_dim];
-                    let out =
-                        &mut out[span.rows.start * heads * value_dim..span.rows.end * heads * value_dim];
-                    self.attend(queries, (span, heads), spec, out)?;
-                }
-                Ok(())
+            with_caches(&spans, |caches| {
+                self.engine.filled(&[q.dim(0)?, heads * value_dim], |out| match &spec.sinks {
+                    None => attend(queries, caches, None, out),
+                    Some(sinks) => with_f32(sinks, |sinks| attend(queries, caches, Some(sinks), out)),
+                })
             })
         })
     }
@@ -171,42 +178,43 @@ impl Ops for CpuOps {
     }
 }
 
-impl CpuOps {
-    /// One sequence: `queries` and `out` are its rows.
-    fn attend(
-        &self,
-        queries: &[f32],
-        (span, heads): (&AttentionSpan<'_>, usize),
-        spec: &AttentionSpec,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let (kv_heads, capacity, head_dim) = span.keys.dims3()?;
-        let value_dim = span.values.dim(2)?;
-        expect_dims("attention values", &[kv_heads, capacity, value_dim], span.values.dims())?;
-        if span.rows.is_empty() {
-            return Ok(());
+/// Fails unless the spans, in the order of their rows, share none and have keys and values of the right widths.
+fn check_spans(q: &Tensor, spans: &[&AttentionSpan<'_>], value_dim: usize) -> Result<()> {
+    let (tokens, _, head_dim) = q.dims3()?;
+    let mut end = 0;
+    for span in spans {
+        let (kv_heads, capacity, width) = span.keys.dims3()?;
+        let Range { start, end: next } = span.rows;
+        if start < end || start > next || next > tokens || width != head_dim {
+            return Err(Error::Shape {
+                what: "attention span".into(),
+                expected: format!("rows in {end}..{tokens} and keys of width {head_dim}"),
+                got: format!("rows {:?} and keys of width {width}", span.rows),
+            });
         }
-        let mut attend = |keys: &[f32], (values, value_stride): (&[f32], usize), sinks: Option<&[f32]>| {
-            let shape = AttentionShape {
-                heads,
-                kv_heads,
-                head_dim,
-                value_dim,
-                capacity,
-                first_position: span.first_position,
-                scale: spec.scale,
-                window: spec.window,
-                chunk: spec.chunk,
-                value_stride,
-            };
-            let inputs = AttentionInputs { queries, keys, values, sinks };
-            self.engine.kernels.attention(&self.engine.pool, &inputs, &shape, out).map_err(kernel)
-        };
-        with_f32(span.keys, |keys| {
-            with_rows(span.values, |values| match &spec.sinks {
-                None => attend(keys, values, None),
-                Some(sinks) => with_f32(sinks, |sinks| attend(keys, values, Some(sinks))),
-            })
-        })
+        expect_dims("attention values", &[kv_heads, capacity, value_dim], span.values.dims())?;
+        end = next;
     }
+    Ok(())
+}
+
+/// The kernels' words for a span.
+fn shape_of(
+    span: &AttentionSpan<'_>,
+    spec: &AttentionSpec,
+    (heads, cache): (usize, Cached<'_>),
+) -> Result<AttentionShape> {
+    let (kv_heads, capacity, head_dim) = span.keys.dims3()?;
+    Ok(AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        value_dim: span.values.dim(2)?,
+        capacity,
+        first_position: span.first_position,
+        scale: spec.scale,
+        window: spec.window,
+        chunk: spec.chunk,
+        value_stride: cache.value_stride,
+    })
 }

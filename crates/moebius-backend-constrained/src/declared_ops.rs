@@ -51,6 +51,16 @@ impl Ops for DeclaredOps {
         self.inner.ops().layer_norm(x, weight, bias, eps)
     }
 
+    /// Not accounted for: a device adds while it writes what it adds to.
+    fn add(&self, x: &Tensor, y: &Tensor, factor: f32) -> Result<Tensor> {
+        self.inner.ops().add(x, y, factor)
+    }
+
+    /// Not accounted for: the rows are counted where they are read.
+    fn write_rows(&self, cache: &Tensor, rows: &Tensor, position: usize) -> Result<()> {
+        self.inner.ops().write_rows(cache, rows, position)
+    }
+
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
         self.vector(x, 1);
         self.inner.ops().rope(x, table)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use moebius_backend::{
     Backend, BackendInfo, Error, ExpertBank, ExpertSource, ExpertSpec, HeadLinear, Linear, LinearSpec, Ops,
     Packer, Result, Unsupported, WeightFormat, WeightSpec, WeightView,
@@ -19,7 +19,7 @@ use crate::slices::kernel;
 const NAME: &str = "cpu";
 
 /// Values of a small operation that are worth a task of their own.
-const VALUES_PER_TASK: usize = 16 << 10;
+pub(crate) const VALUES_PER_TASK: usize = 16 << 10;
 
 /// How to use the CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,23 +38,43 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Fills `[rows, row_len]` in parallel: `fill` gets some rows' numbers and their part of `out`.
+    /// A new tensor whose rows of `row_len` elements are filled in parallel: `fill` gets some rows' numbers and their
+    /// elements, which are zero.
     pub(crate) fn by_rows(
         &self,
-        out: &mut [f32],
+        shape: &[usize],
         row_len: usize,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), KernelError> + Sync,
-    ) -> Result<()> {
+    ) -> Result<Tensor> {
         let rows_per_task = (VALUES_PER_TASK / row_len.max(1)).max(1);
+        let (len, task_len) = (shape.iter().product(), rows_per_task * row_len.max(1));
         let failed = Mutex::new(None);
-        self.pool.for_each_chunk(out, rows_per_task * row_len.max(1), |index, out| {
+        let out = self.pool.collect_chunks(len, task_len, |index, out| {
             let first = index * rows_per_task;
             if let Err(error) = fill(first..first + out.len() / row_len, out) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }
         });
-        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        failed.map_or(Ok(()), |error| Err(kernel(error)))
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(kernel(error)),
+            None => Ok(Tensor::from_vec(out.map_err(kernel)?, shape, &Device::Cpu)?),
+        }
+    }
+
+    /// A new tensor from the elements that `fill` makes of zeros.
+    pub(crate) fn filled(
+        &self,
+        shape: &[usize],
+        fill: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<Tensor> {
+        let mut out = self.zeros(shape.iter().product())?;
+        fill(&mut out)?;
+        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+    }
+
+    /// Zeros, written in parallel.
+    pub(crate) fn zeros(&self, len: usize) -> Result<Vec<f32>> {
+        self.pool.collect_chunks(len, VALUES_PER_TASK, |_, _| {}).map_err(kernel)
     }
 }
 

@@ -14,7 +14,7 @@ use moebius_router::{Routing, WeightTarget};
 
 use crate::backend::Engine;
 use crate::linear::pack;
-use crate::slices::{filled, kernel, with_f32};
+use crate::slices::{kernel, with_f32};
 
 pub(crate) struct CpuExperts {
     spec: ExpertSpec,
@@ -67,7 +67,7 @@ impl ExpertBank for CpuExperts {
         };
         let Engine { kernels, pool } = &*self.engine;
         let out = with_f32(x, |values| {
-            filled(&[tokens, hidden], x, |out| {
+            self.engine.filled(&[tokens, hidden], |out| {
                 kernels.experts(pool, values, &self.packed, &rows, out).map_err(kernel)
             })
         })?;

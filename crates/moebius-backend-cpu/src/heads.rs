@@ -10,7 +10,7 @@ use moebius_expert_kernels::PackedMatrix;
 
 use crate::backend::Engine;
 use crate::linear::pack;
-use crate::slices::{expect_dims, filled, kernel, with_f32};
+use crate::slices::{expect_dims, kernel, with_f32};
 
 pub(crate) struct CpuHeads {
     spec: LinearSpec,
@@ -45,7 +45,7 @@ impl HeadLinear for CpuHeads {
         let (tokens, ..) = x.dims3()?;
         expect_dims("input of the heads", &[tokens, self.heads(), self.spec.inputs], x.dims())?;
         with_f32(x, |values| {
-            filled(&[tokens, self.heads(), self.spec.outputs], x, |out| {
+            self.engine.filled(&[tokens, self.heads(), self.spec.outputs], |out| {
                 kernels.matmul_heads(pool, values, &self.weights, out).map_err(kernel)
             })
         })

@@ -5,12 +5,12 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use moebius_backend::{Error, Linear, LinearSpec, Result, WeightFormat, WeightView};
 use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, Pool, Product, SharedBytes};
 
 use crate::backend::Engine;
-use crate::slices::{filled, kernel, with_f32};
+use crate::slices::{kernel, with_f32};
 
 pub(crate) struct CpuLinear {
     spec: LinearSpec,
@@ -43,8 +43,8 @@ impl CpuLinear {
     /// What each of some projections of one engine gives for `x`, which is quantised once.
     pub(crate) fn forward_each(engine: &Engine, linears: &[&CpuLinear], x: &Tensor) -> Result<Vec<Tensor>> {
         let (tokens, _) = x.dims2()?;
-        let outputs = linears.iter().map(|linear| vec![0.0; tokens * linear.spec.outputs]);
-        let mut outputs: Vec<Vec<f32>> = outputs.collect();
+        let outputs = linears.iter().map(|linear| engine.zeros(tokens * linear.spec.outputs));
+        let mut outputs = outputs.collect::<Result<Vec<_>>>()?;
         with_f32(x, |values| {
             let products = linears.iter().zip(&mut outputs).map(|(linear, out)| Product {
                 weight: &linear.weight,
@@ -95,7 +95,7 @@ impl Linear for CpuLinear {
         let Engine { kernels, pool } = &*self.engine;
         let (tokens, _) = x.dims2()?;
         with_f32(x, |values| {
-            filled(&[tokens, self.spec.outputs], x, |out| {
+            self.engine.filled(&[tokens, self.spec.outputs], |out| {
                 kernels.matmul(pool, values, &self.weight, self.bias.as_deref(), out).map_err(kernel)
             })
         })
@@ -103,12 +103,10 @@ impl Linear for CpuLinear {
 
     fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         let width = self.spec.inputs;
-        let mut out = vec![0.0; ids.len() * width];
-        self.engine.by_rows(&mut out, width, |rows, out| {
+        self.engine.by_rows(&[ids.len(), width], width, |rows, out| {
             let mut rows = out.chunks_exact_mut(width).zip(&ids[rows]);
             rows.try_for_each(|(row, &id)| self.weight.row(id as usize, row))
-        })?;
-        Ok(Tensor::from_vec(out, (ids.len(), width), &Device::Cpu)?)
+        })
     }
 
     fn as_any(&self) -> Option<&dyn Any> {

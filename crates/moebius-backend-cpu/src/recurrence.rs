@@ -7,16 +7,14 @@ use moebius_backend::{DeltaRule, Result, SelectiveScan, conv_sizes};
 use moebius_expert_kernels::{DeltaInputs, DeltaShape, ScanInputs, ScanShape};
 
 use crate::backend::Engine;
-use crate::slices::{filled, kernel, with_all, with_f32};
+use crate::slices::{kernel, with_all, with_f32};
 
 pub(crate) fn softplus(engine: &Engine, x: &Tensor) -> Result<Tensor> {
     with_f32(x, |values| {
-        filled(x.dims(), x, |out| {
-            engine.by_rows(out, 1, |places, out| {
-                out.copy_from_slice(&values[places]);
-                engine.kernels.softplus(out);
-                Ok(())
-            })
+        engine.by_rows(x.dims(), 1, |places, out| {
+            out.copy_from_slice(&values[places]);
+            engine.kernels.softplus(out);
+            Ok(())
         })
     })
 }
@@ -38,11 +36,9 @@ pub(crate) fn causal_conv(
         })?;
     }
     let convolve = |weight: &[f32], bias: Option<&[f32]>| {
-        filled(x.dims(), x, |out| {
-            engine.by_rows(out, channels, |rows, out| {
-                let window = &window[rows.start * channels..rows.end * channels + before];
-                engine.kernels.causal_conv(window, weight, bias, channels, out)
-            })
+        engine.by_rows(x.dims(), channels, |rows, out| {
+            let window = &window[rows.start * channels..rows.end * channels + before];
+            engine.kernels.causal_conv(window, weight, bias, channels, out)
         })
     };
     let out = with_f32(weight, |weight| match bias {
@@ -69,7 +65,7 @@ pub(crate) fn delta_rule(
     let row = sizes.value_heads * sizes.value_dim;
     with_all(read, |[query, key, value, log_decay, strength]| {
         let inputs = DeltaInputs { query, key, value, log_decay, strength };
-        replaced(state, [sizes.tokens, row], |buffers| {
+        replaced(engine, state, [sizes.tokens, row], |buffers| {
             engine.kernels.delta_rule(&engine.pool, &inputs, &shape, buffers).map_err(kernel)
         })
     })
@@ -92,7 +88,7 @@ pub(crate) fn selective_scan(
     let row = sizes.heads * sizes.head_dim;
     with_all(read, |[x, step, rate, input, output, skip]| {
         let inputs = ScanInputs { x, step, rate, input, output, skip };
-        replaced(state, [sizes.tokens, row], |buffers| {
+        replaced(engine, state, [sizes.tokens, row], |buffers| {
             engine.kernels.selective_scan(&engine.pool, &inputs, &shape, buffers).map_err(kernel)
         })
     })
@@ -100,11 +96,12 @@ pub(crate) fn selective_scan(
 
 /// A copy of `state` and an output of `shape` that `run` changes and fills.
 fn replaced(
+    engine: &Engine,
     state: &Tensor,
     shape: [usize; 2],
     run: impl FnOnce((&mut [f32], &mut [f32])) -> Result<()>,
 ) -> Result<(Tensor, Tensor)> {
     let mut next = with_f32(state, |state| Ok(state.to_vec()))?;
-    let out = filled(&shape, state, |out| run((&mut next, out)))?;
+    let out = engine.filled(&shape, |out| run((&mut next, out)))?;
     Ok((out, Tensor::from_vec(next, state.dims(), state.device())?))
 }

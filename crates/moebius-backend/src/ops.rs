@@ -83,6 +83,17 @@ pub trait Ops: Send + Sync {
         reference::layer_norm(x, weight, bias, eps)
     }
 
+    /// `x + factor * y`, element by element.
+    fn add(&self, x: &Tensor, y: &Tensor, factor: f32) -> Result<Tensor> {
+        reference::add(x, y, factor)
+    }
+
+    /// Writes `rows`, `[tokens, heads, width]`, into `cache`, `[heads, capacity, width]`, from `position` on: the one
+    /// operation that changes a tensor which others hold.
+    fn write_rows(&self, cache: &Tensor, rows: &Tensor, position: usize) -> Result<()> {
+        reference::write_rows(cache, rows, position)
+    }
+
     /// Rotates the first `2 * cos.dim(1)` elements of every head of `x: [tokens, heads, head_dim]`.
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
         reference::rope(x, table)

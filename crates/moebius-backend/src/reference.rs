@@ -26,6 +26,22 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) 
     Ok(bias.map_or(Ok(normed.clone()), |bias| normed.broadcast_add(bias))?)
 }
 
+/// See [`crate::Ops::add`].
+pub fn add(x: &Tensor, y: &Tensor, factor: f32) -> Result<Tensor> {
+    if factor == 1.0 {
+        return Ok((x + y)?);
+    }
+    Ok((x + (y * f64::from(factor))?)?)
+}
+
+/// See [`crate::Ops::write_rows`].
+pub fn write_rows(cache: &Tensor, rows: &Tensor, position: usize) -> Result<()> {
+    if rows.elem_count() == 0 {
+        return Ok(());
+    }
+    Ok(cache.slice_set(&rows.transpose(0, 1)?.contiguous()?, 1, position)?)
+}
+
 /// See [`crate::Ops::rope`].
 pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     let (tokens, heads, head_dim) = x.dims3()?;

@@ -127,6 +127,8 @@ macro_rules! __checks {
             rms_norm_agrees_with_f64
             rms_norm_of_a_zero_row_is_zero
             layer_norm_agrees_with_f64
+            additions_agree_with_f64
+            rows_are_written_where_they_belong
             rope_agrees_with_f64
             activate_agrees_with_f64
             glu_agrees_with_f64

@@ -6,7 +6,7 @@ mod ops;
 mod recurrence;
 
 pub(crate) use ops::{
-    AttentionCase, Sequence, activate as activated, attention, glu, layer_norm, rms_norm, rope,
+    AttentionCase, Sequence, activate as activated, added, attention, glu, layer_norm, rms_norm, rope,
 };
 pub(crate) use recurrence::{
     ConvCase, DeltaCase, ScanCase, causal_conv, delta_rule, selective_scan, softplus,

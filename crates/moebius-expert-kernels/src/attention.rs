@@ -65,6 +65,17 @@ pub struct AttentionInputs<'a> {
     pub sinks: Option<&'a [f32]>,
 }
 
+/// One of several attention calls: those of sequences that share a batch.
+#[derive(Debug)]
+pub struct AttentionCall<'a> {
+    /// What it reads.
+    pub inputs: AttentionInputs<'a>,
+    /// Its shape.
+    pub shape: AttentionShape,
+    /// What is written: `[tokens, heads, value_dim]`.
+    pub out: &'a mut [f32],
+}
+
 impl AttentionShape {
     /// Checks the inputs and returns the number of tokens.
     fn check(&self, inputs: &AttentionInputs<'_>, out: &[f32]) -> Result<usize, KernelError> {
@@ -120,29 +131,42 @@ impl Kernels {
         shape: &AttentionShape,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        let tokens = shape.check(inputs, out)?;
-        if tokens == 0 {
-            return Ok(());
+        self.attention_each(pool, vec![AttentionCall { inputs: *inputs, shape: *shape, out }])
+    }
+
+    /// Computes several calls, each as [`Kernels::attention`] does alone, with the same bits; threads meet once.
+    ///
+    /// # Errors
+    /// Those of [`Kernels::attention`]; nothing is written then.
+    pub fn attention_each(&self, pool: &Pool, calls: Vec<AttentionCall<'_>>) -> Result<(), KernelError> {
+        let mut sequences = Vec::with_capacity(calls.len());
+        for AttentionCall { inputs, shape, out } in calls {
+            let tokens = shape.check(&inputs, out)?;
+            if tokens > 0 {
+                sequences.push(Sequence::new(Tiles::new(inputs, shape, tokens), out));
+            }
         }
-        let tiles = Tiles::new(inputs, shape, tokens);
-        let row_bounds = (0..tokens).step_by(tiles.tokens).chain([tokens]).collect();
-        let grid = Grid::new(out, shape.heads * shape.value_dim, row_bounds, tiles.heads * shape.value_dim)
-            .by_number();
-        if grid.len() >= TILES_PER_THREAD * pool.threads() {
-            // Late tiles see most keys, so they begin.
-            pool.for_each(grid.len(), |index| {
-                let cell = grid.take(grid.len() - 1 - index);
-                self.attend_in_order(&tiles.tile(&cell), cell, shape.value_dim);
-            });
-        } else {
-            self.attend_by_chunks(pool, &tiles, &grid)?;
+        // The number of the first task of each sequence, and the end.
+        let mut firsts = vec![0];
+        firsts.extend(sequences.iter().scan(0, |end, sequence| {
+            *end += sequence.cells.len();
+            Some(*end)
+        }));
+        let n_tiles = firsts[sequences.len()];
+        if n_tiles < TILES_PER_THREAD * pool.threads() {
+            return self.attend_by_chunks(pool, &sequences);
         }
+        pool.for_each(n_tiles, |index| {
+            let of = firsts.partition_point(|first| *first <= index) - 1;
+            let (tile, cell) = sequences[of].take(index - firsts[of]);
+            self.attend_in_order(&tile, cell);
+        });
         Ok(())
     }
 
     /// One task computes all chunks of a tile.
-    fn attend_in_order(&self, tile: &Tile<'_>, cell: Cell<'_>, width: usize) {
-        let rows = tile.queries.len();
+    fn attend_in_order(&self, tile: &Tile<'_>, cell: Cell<'_>) {
+        let (rows, width) = (tile.queries.len(), tile.values.width);
         let len = Softmax::len(rows, width);
         let mut numbers = vec![0.0; 2 * len + SCORES];
         let (joined, rest) = numbers.split_at_mut(len);
@@ -157,35 +181,35 @@ impl Kernels {
     }
 
     /// Every chunk of every tile is a task, for there are fewer tiles than threads want; then chunks are joined.
-    fn attend_by_chunks(&self, pool: &Pool, tiles: &Tiles<'_>, grid: &Cells<'_>) -> Result<(), KernelError> {
-        let width = tiles.shape.value_dim;
-        let cells: Vec<_> = (0..grid.len()).map(|index| grid.take(index)).collect();
-        let all: Vec<_> = cells.iter().map(|cell| tiles.tile(cell)).collect();
+    fn attend_by_chunks(&self, pool: &Pool, sequences: &[Sequence<'_>]) -> Result<(), KernelError> {
+        let tiles = sequences.iter().flat_map(|of| (0..of.cells.len()).map(|index| of.take(index)));
+        let (all, cells): (Vec<_>, Vec<_>) = tiles.unzip();
         let chunks: Vec<_> = all
             .iter()
             .enumerate()
             .flat_map(|(tile, of)| of.chunks().map(move |chunk| (tile, chunk)))
             .collect();
-        let rows = all.iter().map(|tile| tile.queries.len()).max().unwrap_or(0);
-        let len = Softmax::len(rows, width);
+        let len_of = |tile: &Tile<'_>| Softmax::len(tile.queries.len(), tile.values.width);
+        let len = all.iter().map(len_of).max().unwrap_or(0);
         let too_large = KernelError::SizeOverflow { rows: chunks.len(), cols: len };
         let total = chunks.len().checked_mul(len).ok_or(too_large)?;
         let mut numbers = Vec::new();
         let bytes = total.saturating_mul(size_of::<f32>());
         numbers.try_reserve_exact(total).map_err(|_| KernelError::OutOfMemory { bytes })?;
         numbers.resize(total, 0.0);
-        let partial = Grid::new(&mut numbers, len, (0..=chunks.len()).collect(), len).by_number();
+        let partial =
+            Grid::new(&mut numbers, len.max(1), (0..=chunks.len()).collect(), len.max(1)).by_number();
         pool.for_each(chunks.len(), |index| {
             let (tile, chunk) = chunks[index];
-            let (tile, rows) = (&all[tile], all[tile].queries.len());
+            let tile = &all[tile];
             let mut cell = partial.take(index);
-            let mut softmax = Softmax::of(&mut cell.row(index)[..Softmax::len(rows, width)], width);
+            let mut softmax = Softmax::of(&mut cell.row(index)[..len_of(tile)], tile.values.width);
             let scores = &mut vec![0.0; SCORES];
             self.run(OneChunk { tile, chunk, scores, softmax: &mut softmax });
         });
-        let mut partial = chunks.iter().zip(numbers.chunks_exact_mut(len)).peekable();
+        let mut partial = chunks.iter().zip(numbers.chunks_exact_mut(len.max(1))).peekable();
         for (index, (tile, cell)) in all.iter().zip(cells).enumerate() {
-            let len = Softmax::len(tile.queries.len(), width);
+            let (len, width) = (len_of(tile), tile.values.width);
             let mut joined = vec![0.0; len];
             let mut softmax = Softmax::of(&mut joined, width);
             softmax.clear();
@@ -208,10 +232,39 @@ impl Kernels {
     }
 }
 
+/// One call: its tiles, and where their results belong.
+struct Sequence<'a> {
+    tiles: Tiles<'a>,
+    cells: Cells<'a>,
+    /// Runs of tokens.
+    runs: usize,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(tiles: Tiles<'a>, out: &'a mut [f32]) -> Self {
+        let Tiles { shape, tokens, heads, .. } = tiles;
+        let row_len = shape.heads * shape.value_dim;
+        let row_bounds: Vec<_> =
+            (0..out.len() / row_len).step_by(tokens).chain([out.len() / row_len]).collect();
+        let runs = row_bounds.len() - 1;
+        let cells = Grid::new(out, row_len, row_bounds, heads * shape.value_dim).by_number();
+        Self { tiles, cells, runs }
+    }
+
+    /// Takes a tile, of which each can be taken once. Neighbours in number read the same keys and values, which so stay
+    /// in nearby caches; late tiles, which see most, come before early ones.
+    fn take(&self, index: usize) -> (Tile<'a>, Cell<'_>) {
+        let across = self.cells.len() / self.runs;
+        let (run, column) = (self.runs - 1 - index % self.runs, index / self.runs);
+        let cell = self.cells.take(run * across + column);
+        (self.tiles.tile(&cell), cell)
+    }
+}
+
 /// How an attention call is cut into tiles: some tokens by some heads that share keys.
 struct Tiles<'a> {
-    inputs: &'a AttentionInputs<'a>,
-    shape: &'a AttentionShape,
+    inputs: AttentionInputs<'a>,
+    shape: AttentionShape,
     /// Tokens of a tile.
     tokens: usize,
     /// Heads of a tile.
@@ -219,7 +272,7 @@ struct Tiles<'a> {
 }
 
 impl<'a> Tiles<'a> {
-    fn new(inputs: &'a AttentionInputs<'a>, shape: &'a AttentionShape, tokens: usize) -> Self {
+    fn new(inputs: AttentionInputs<'a>, shape: AttentionShape, tokens: usize) -> Self {
         let group = shape.heads / shape.kv_heads;
         let heads = (1..=ROWS.min(group)).rev().find(|&heads| group.is_multiple_of(heads)).unwrap_or(1);
         Self { inputs, shape, tokens: (ROWS / heads).min(tokens), heads }
@@ -239,11 +292,11 @@ impl<'a> Tiles<'a> {
             let query = &inputs.queries[(token * shape.heads + head) * shape.head_dim..][..shape.head_dim];
             (query, shape.seen(shape.first_position + token))
         };
+        let queries: Vec<_> =
+            cell.rows().flat_map(|token| heads.clone().map(move |head| query(token, head))).collect();
         Tile {
-            queries: cell
-                .rows()
-                .flat_map(|token| heads.clone().map(move |head| query(token, head)))
-                .collect(),
+            columns: together::columns(&queries),
+            queries,
             keys: rows(inputs.keys, shape.head_dim, shape.head_dim),
             values: rows(inputs.values, shape.value_dim, shape.value_stride),
             sinks: inputs.sinks.map_or(&[], |sinks| &sinks[heads]),

@@ -264,8 +264,8 @@ pub(crate) trait Unit: Plain + Send + Sync {
     fn gather(blocks: &[&[u8]; LANES]) -> Self;
     /// Whether no weight is NaN or infinite.
     fn is_finite(&self) -> bool;
-    /// The weight of one of the sixteen rows, the same that [`Unit::decode`] gives.
-    fn get(&self, lane: usize, col: usize) -> f32;
+    /// The weights of one of the sixteen rows, the same that [`Unit::decode`] gives.
+    fn row(&self, lane: usize, values: &mut [f32]);
     /// Multiplies panels `[n, cols / COLS]` with a block of rows; `sums` is `[n, rows, 16]`.
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]);
 }
@@ -430,6 +430,11 @@ fn gather_quads<const N: usize>(blocks: &[&[u8]; LANES], first: usize) -> [[u8; 
         }
     }
     quads
+}
+
+/// What [`gather_quads`] took from one of the sixteen rows.
+fn bytes_of_lane<const N: usize>(quads: &[[u8; crate::arch::QUAD_BYTES]; N], lane: usize) -> [[u8; 4]; N] {
+    quads.each_ref().map(|quads| quads.as_chunks::<4>().0[lane])
 }
 
 /// The `f16` at a place of each of sixteen blocks, as bits.

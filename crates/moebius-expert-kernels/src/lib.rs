@@ -50,7 +50,7 @@ mod units;
 mod vector;
 
 pub use arch::pages::{give_back_freed_memory, keep_freed_memory};
-pub use attention::{AttentionInputs, AttentionShape};
+pub use attention::{AttentionCall, AttentionInputs, AttentionShape};
 pub use error::KernelError;
 pub use experts::{ExpertBiases, ExpertRows, PackedExperts};
 pub use format::{ForeignFormat, WeightFormat};

@@ -188,9 +188,7 @@ fn unpack_row<U: Unit>(units: &[U], row: usize, out: &mut [f32]) {
     let per_panel = out.len() / U::COLS;
     let panel = &units[row / LANES * per_panel..][..per_panel];
     for (out, unit) in out.chunks_exact_mut(U::COLS).zip(panel) {
-        for (col, out) in out.iter_mut().enumerate() {
-            *out = unit.get(row % LANES, col);
-        }
+        unit.row(row % LANES, out);
     }
 }
 
@@ -296,8 +294,10 @@ impl Source<'_> {
 
     /// Notes the first weight of a unit that is not finite.
     fn report<U: Unit>(&self, unit: &U, (first_row, first_col): (usize, usize), first_bad: &AtomicUsize) {
+        let mut values = vec![0.0; U::COLS];
         for lane in 0..LANES {
-            if let Some(col) = (0..U::COLS).find(|&col| !unit.get(lane, col).is_finite()) {
+            unit.row(lane, &mut values);
+            if let Some(col) = values.iter().position(|value| !value.is_finite()) {
                 first_bad.fetch_min((first_row + lane) * self.cols + first_col + col, Ordering::Relaxed);
                 return;
             }

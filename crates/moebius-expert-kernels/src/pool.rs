@@ -2,7 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{KernelError, arch::team::Team, error::check_nonzero, scratch::Scratch};
+use crate::{
+    KernelError,
+    arch::{disjoint, team::Team},
+    error::check_nonzero,
+    scratch::Scratch,
+};
 
 /// A fixed number of threads, the caller's included, that run numbered tasks, and the memory that they compute in. Clones
 /// share both.
@@ -80,5 +85,21 @@ impl Pool {
             let mut chunk = chunks[index].lock().unwrap_or_else(PoisonError::into_inner);
             task(index, &mut chunk);
         });
+    }
+    /// A new buffer of `len` numbers, filled in parallel: `task` gets every chunk of `chunk_len` of them, the last
+    /// perhaps shorter, with the chunk's number. They are zero before, written by the thread that the task runs on.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    ///
+    /// # Panics
+    /// If a task does, or `chunk_len` is zero.
+    pub fn collect_chunks(
+        &self,
+        len: usize,
+        chunk_len: usize,
+        task: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Vec<f32>, KernelError> {
+        disjoint::collect_chunks(self, (len, chunk_len), task)
     }
 }

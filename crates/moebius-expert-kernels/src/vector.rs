@@ -155,16 +155,28 @@ impl Kernels {
         self.run(Exp { x });
     }
 
-    /// Rotates the pairs of every head in place: x `[tokens, heads, head_dim]`.
+    /// Computes `out = x + factor y`, element by element; the product is rounded before it is added.
     ///
     /// # Errors
-    /// If the tables do not have `[tokens, pairs]` values, or the pairs do not fit into `head_dim`.
+    /// [`KernelError::Length`] if the slices differ in length.
+    pub fn add_scaled(&self, x: &[f32], y: &[f32], factor: f32, out: &mut [f32]) -> Result<(), KernelError> {
+        check_len("y", x.len(), y.len())?;
+        check_len("out", x.len(), out.len())?;
+        self.run(AddScaled { x, y, factor, out });
+        Ok(())
+    }
+
+    /// Rotates the pairs of every head: x and out `[tokens, heads, head_dim]`.
+    ///
+    /// # Errors
+    /// If the tables do not have `[tokens, pairs]` values, the pairs do not fit into `head_dim`, or `out` is no copy of
+    /// `x` in length.
     pub fn rotate(
         &self,
-        x: &mut [f32],
-        heads: usize,
-        head_dim: usize,
+        x: &[f32],
+        (heads, head_dim): (usize, usize),
         tables: &RotaryTables<'_>,
+        out: &mut [f32],
     ) -> Result<(), KernelError> {
         check_nonzero("heads", heads)?;
         check_nonzero("head_dim", head_dim)?;
@@ -178,8 +190,11 @@ impl Kernels {
         }
         check_len("cos", tokens * tables.pairs, tables.cos.len())?;
         check_len("sin", tokens * tables.pairs, tables.sin.len())?;
-        if tables.pairs > 0 {
-            self.run(Rotate { x, token_len: heads * head_dim, head_dim, tables });
+        check_len("out", x.len(), out.len())?;
+        if tables.pairs == 0 {
+            out.copy_from_slice(x);
+        } else {
+            self.run(Rotate { x, token_len: heads * head_dim, head_dim, tables, out });
         }
         Ok(())
     }
@@ -347,11 +362,33 @@ impl Op for Exp<'_> {
     }
 }
 
+struct AddScaled<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+    factor: f32,
+    out: &'a mut [f32],
+}
+
+impl Op for AddScaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let factor = simd.splat(self.factor);
+        let parts = self.x.chunks(LANES).zip(self.y.chunks(LANES)).zip(self.out.chunks_mut(LANES));
+        for ((x, y), out) in parts {
+            let scaled = simd.mul(load_padded(simd, y, 0.0), factor);
+            store_part(simd, simd.add(load_padded(simd, x, 0.0), scaled), out);
+        }
+    }
+}
+
 struct Rotate<'a> {
-    x: &'a mut [f32],
+    x: &'a [f32],
     token_len: usize,
     head_dim: usize,
     tables: &'a RotaryTables<'a>,
+    out: &'a mut [f32],
 }
 
 impl Op for Rotate<'_> {
@@ -359,27 +396,28 @@ impl Op for Rotate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let pairs = self.tables.pairs;
-        let angles = self.tables.cos.chunks_exact(pairs).zip(self.tables.sin.chunks_exact(pairs));
-        for (token, (cos, sin)) in self.x.chunks_exact_mut(self.token_len).zip(angles) {
-            for head in token.chunks_exact_mut(self.head_dim) {
-                match self.tables.layout {
-                    RotaryLayout::HalfSplit => {
-                        let (first, rest) = head.split_at_mut(pairs);
-                        rotate_halves(simd, first, &mut rest[..pairs], (cos, sin));
-                    }
-                    RotaryLayout::Interleaved => rotate_neighbours(head, cos, sin),
+        let RotaryTables { cos, sin, pairs, layout } = *self.tables;
+        let tokens = self.x.chunks_exact(self.token_len).zip(self.out.chunks_exact_mut(self.token_len));
+        for ((x, out), angles) in tokens.zip(cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs))) {
+            for (x, out) in x.chunks_exact(self.head_dim).zip(out.chunks_exact_mut(self.head_dim)) {
+                let ((x, rest), (out, rest_out)) = (x.split_at(2 * pairs), out.split_at_mut(2 * pairs));
+                match layout {
+                    RotaryLayout::HalfSplit => rotate_halves(simd, x, angles, out),
+                    RotaryLayout::Interleaved => rotate_neighbours(x, angles, out),
                 }
+                rest_out.copy_from_slice(rest);
             }
         }
     }
 }
 
 #[inline(always)]
-fn rotate_halves<S: Simd>(simd: S, first: &mut [f32], second: &mut [f32], (cos, sin): (&[f32], &[f32])) {
-    let elements = first.chunks_mut(LANES).zip(second.chunks_mut(LANES));
-    for ((first, second), (cos, sin)) in elements.zip(cos.chunks(LANES).zip(sin.chunks(LANES))) {
-        let (a, b) = (load_padded(simd, first, 0.0), load_padded(simd, second, 0.0));
+fn rotate_halves<S: Simd>(simd: S, x: &[f32], (cos, sin): (&[f32], &[f32]), out: &mut [f32]) {
+    let ((a, b), (first, second)) = (x.split_at(cos.len()), out.split_at_mut(cos.len()));
+    let elements = a.chunks(LANES).zip(b.chunks(LANES)).zip(cos.chunks(LANES).zip(sin.chunks(LANES)));
+    let places = first.chunks_mut(LANES).zip(second.chunks_mut(LANES));
+    for (((a, b), (cos, sin)), (first, second)) in elements.zip(places) {
+        let (a, b) = (load_padded(simd, a, 0.0), load_padded(simd, b, 0.0));
         let (cos, sin) = (load_padded(simd, cos, 0.0), load_padded(simd, sin, 0.0));
         store_part(simd, simd.sub(simd.mul(a, cos), simd.mul(b, sin)), first);
         store_part(simd, simd.add(simd.mul(b, cos), simd.mul(a, sin)), second);
@@ -388,9 +426,9 @@ fn rotate_halves<S: Simd>(simd: S, first: &mut [f32], second: &mut [f32], (cos, 
 
 /// The same products and sums as [`rotate_halves`], one pair at a time, so the bits are the same.
 #[inline(always)]
-fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
-        let [a, b] = *pair;
-        *pair = [a * cos - b * sin, b * cos + a * sin];
+fn rotate_neighbours(x: &[f32], (cos, sin): (&[f32], &[f32]), out: &mut [f32]) {
+    let pairs = x.as_chunks::<2>().0.iter().zip(out.as_chunks_mut::<2>().0);
+    for (([a, b], out), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+        *out = [a * cos - b * sin, b * cos + a * sin];
     }
 }

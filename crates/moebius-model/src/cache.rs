@@ -251,22 +251,6 @@ impl KvCache {
         Ok(LayerState { rows, states, next_states: None })
     }
 
-    /// Writes keys and values `[tokens, kv_heads, width]` of one layer from `position` on. There must be
-    /// room: see [`KvCache::reserve`].
-    pub fn write(
-        &mut self,
-        id: SequenceId,
-        layer: usize,
-        position: usize,
-        (keys, values): (&Tensor, &Tensor),
-    ) -> Result<()> {
-        let rows = &self.state(id).layers[layer].rows;
-        for (cache, new) in rows.iter().zip([keys, values]) {
-            cache.slice_set(&new.transpose(0, 1)?.contiguous()?, 1, position)?;
-        }
-        Ok(())
-    }
-
     /// Writes latent rows `[tokens, width]` of one layer from `position` on. There must be room.
     pub fn write_latent(
         &mut self,
@@ -296,7 +280,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Keys and values of one layer, unfilled capacity included.
+    /// Keys and values of one layer, unfilled capacity included. A pass writes its own with
+    /// [`Ops::write_rows`](moebius_backend::Ops::write_rows), where [`KvCache::reserve`] has made room.
     pub fn layer(&self, id: SequenceId, layer: usize) -> (&Tensor, &Tensor) {
         let rows = &self.state(id).layers[layer].rows;
         (&rows[0], &rows[1])
@@ -349,6 +334,8 @@ impl KvCache {
 
 #[cfg(test)]
 mod tests {
+    use moebius_backend::reference;
+
     use super::*;
 
     fn spec() -> CacheSpec {
@@ -363,7 +350,9 @@ mod tests {
         cache.reserve(id, 5).unwrap();
         let keys = Tensor::arange(0f32, 30.0, &Device::Cpu).unwrap().reshape((5, 2, 3)).unwrap();
         let values = Tensor::arange(0f32, 10.0, &Device::Cpu).unwrap().reshape((5, 2, 1)).unwrap();
-        cache.write(id, 1, 0, (&keys, &values)).unwrap();
+        let (cached_keys, cached_values) = cache.layer(id, 1);
+        reference::write_rows(cached_keys, &keys, 0).unwrap();
+        reference::write_rows(cached_values, &values, 0).unwrap();
         cache.commit(id, 5);
         cache.reserve(id, 65).unwrap();
         let (grown, _) = cache.layer(id, 1);

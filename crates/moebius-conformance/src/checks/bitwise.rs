@@ -273,6 +273,9 @@ fn small_operations(backend: &dyn Backend, runs: &[Range<usize>]) -> Result<Vec<
                 values_of(&out, &[rows.len(), width])
             })?);
         }
+        outputs.push(Output::of(format!("sums of {width}"), width, runs, |rows| {
+            values_of(&ops.add(&part(&x, rows)?, &part(&y, rows)?, 0.22)?, &[rows.len(), width])
+        })?);
         for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
             outputs.push(Output::of(format!("rope of {width}, {pairing:?}"), width, runs, |rows| {
                 let (pairs, heads) = (width / 4, [rows.len(), 2, width / 2]);

@@ -2,6 +2,7 @@
 
 mod attention;
 mod recurrence;
+mod stream;
 
 pub(super) use attention::{attend, sequence};
 pub use attention::{
@@ -14,6 +15,7 @@ pub use recurrence::{
     selective_scan_agrees_with_f64, softplus_agrees_with_f64,
 };
 pub(super) use recurrence::{delta_case, run_delta, run_scan, scan_case};
+pub use stream::{additions_agree_with_f64, rows_are_written_where_they_belong};
 
 use moebius_backend::{Activation, Backend, Pairing, RopeTable};
 
@@ -188,6 +190,7 @@ pub fn no_rows_give_no_rows(backend: &dyn Backend) -> Result<(), Failure> {
     values_of(&normed, &[0, 16]).map_err(|f| f.at("layer_norm"))?;
     values_of(&ops.glu(Activation::Silu, &none, &none)?, &[0, 16]).map_err(|f| f.at("glu"))?;
     values_of(&ops.activate(Activation::Silu, &none)?, &[0, 16]).map_err(|f| f.at("activate"))?;
+    values_of(&ops.add(&none, &none, 0.5)?, &[0, 16]).map_err(|f| f.at("add"))?;
     for pairing in PAIRINGS {
         let table = rope_table(backend, (&[], &[]), [0, 4], pairing)?;
         let heads = tensor(&[], &[0, 2, 8], device)?;

@@ -70,6 +70,16 @@ pub(crate) fn rope(
     out
 }
 
+/// `x + factor * y`.
+pub(crate) fn added(x: &[f32], y: &[f32], factor: f32) -> Expected {
+    let mut out = Expected::default();
+    for (&x, &y) in x.iter().zip(y) {
+        let (x, scaled) = (f64::from(x), f64::from(factor) * f64::from(y));
+        out.push(x + scaled, x.abs() + scaled.abs());
+    }
+    out
+}
+
 /// `activation(gate) * up`.
 pub(crate) fn glu(activation: Activation, gate: &[f32], up: &[f32]) -> Expected {
     let mut out = Expected::default();

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     ExchangesPairings,
     ForgetsEps,
     ForgetsMean,
+    ForgetsFactor,
+    WritesFromTheStart,
     ForgetsSinks,
     ForgetsChunks,
     OneMatrixForAllHeads,
@@ -270,6 +272,15 @@ impl Ops for Faulty {
         }
         let out = self.inner.ops().rms_norm(x, weight, eps)?;
         Ok(bias.map_or(Ok(out.clone()), |bias| out.broadcast_add(bias))?)
+    }
+
+    fn add(&self, x: &Tensor, y: &Tensor, factor: f32) -> Result<Tensor> {
+        self.inner.ops().add(x, y, if self.fault == Fault::ForgetsFactor { 1.0 } else { factor })
+    }
+
+    fn write_rows(&self, cache: &Tensor, rows: &Tensor, position: usize) -> Result<()> {
+        let position = if self.fault == Fault::WritesFromTheStart { 0 } else { position };
+        self.inner.ops().write_rows(cache, rows, position)
     }
 
     fn rope(&self, x: &Tensor, table: &RopeTable) -> Result<Tensor> {

@@ -216,6 +216,16 @@ fn exchanged_rotary_pairings_are_found() {
 }
 
 #[test]
+fn a_forgotten_factor_of_a_sum_is_found() {
+    finds_only(Fault::ForgetsFactor, &["ops::additions_agree_with_f64"]);
+}
+
+#[test]
+fn rows_that_are_written_elsewhere_are_found() {
+    finds_only(Fault::WritesFromTheStart, &["ops::rows_are_written_where_they_belong"]);
+}
+
+#[test]
 fn a_forgotten_eps_is_found() {
     finds(Fault::ForgetsEps, "ops::rms_norm_agrees_with_f64");
 }

@@ -165,6 +165,34 @@ impl Cell<'_> {
     }
 }
 
+/// Builds a buffer of `len` numbers in parallel: `fill` is called once for every chunk of `chunk_len`, the last perhaps
+/// shorter, with its number and zeros that it may overwrite. These are written by the thread that fills the chunk, just
+/// before, so that no thread walks through the whole buffer and nearby caches hold what is filled.
+///
+/// # Errors
+/// [`KernelError::OutOfMemory`].
+///
+/// # Panics
+/// If `fill` does, or `chunk_len` is zero.
+pub(crate) fn collect_chunks(
+    pool: &Pool,
+    (len, chunk_len): (usize, usize),
+    fill: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<Vec<f32>, KernelError> {
+    let mut buffer = Vec::new();
+    let bytes = len.saturating_mul(size_of::<f32>());
+    buffer.try_reserve_exact(len).map_err(|_| KernelError::OutOfMemory { bytes })?;
+    pool.for_each_chunk(&mut buffer.spare_capacity_mut()[..len], chunk_len, |index, slots| {
+        slots.fill(MaybeUninit::new(0.0));
+        // SAFETY: all of these slots have just been written.
+        fill(index, unsafe { slots.assume_init_mut() });
+    });
+    // SAFETY: the reserved capacity is enough, and every one of the first `len` slots was written: they are in a chunk,
+    // and `for_each_chunk` has returned, so the closure has run on all chunks.
+    unsafe { buffer.set_len(len) };
+    Ok(buffer)
+}
+
 /// A row that is filled element by element, in ascending order.
 pub(crate) struct RowSlots<'a, T> {
     slots: &'a mut [MaybeUninit<T>],

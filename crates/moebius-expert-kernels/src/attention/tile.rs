@@ -70,6 +70,8 @@ impl Rows<'_> {
 /// Up to [`ROWS`] query rows, each with the positions that it sees, and what is there.
 pub(super) struct Tile<'a> {
     pub(super) queries: Vec<(&'a [f32], Range<usize>)>,
+    /// The same side by side, where that pays: see [`together`].
+    pub(super) columns: Vec<[f32; LANES]>,
     pub(super) keys: Rows<'a>,
     pub(super) values: Rows<'a>,
     /// For each of the tile's heads, or none. Heads vary fastest among the queries.
@@ -169,7 +171,7 @@ impl Op for OneChunk<'_, '_> {
         let seen = |row: usize| tile.seen(row, chunk);
         let rows = tile.queries.len();
         let common = (0..rows).map(seen).reduce(|a, b| intersection(&a, &b)).unwrap_or(0..0);
-        if together::pays(tile) {
+        if !tile.columns.is_empty() {
             return together::one_chunk(simd, tile, (chunk, &common), scores, softmax);
         }
         let scores = &mut scores.as_chunks_mut::<CHUNK>().0[..rows];

@@ -3,7 +3,7 @@
 //! A key's scores with all rows are products of its columns, one number each, with columns of the queries, sixteen
 //! rows each; so nothing is added across lanes, and the softmaxes of all rows advance together.
 //!
-//! Shapes: queries `[16 chains, head_dim / 16]` of sixteen rows, scores `[CHUNK]` of sixteen rows.
+//! Shapes: queries `[head_dim / 16, 16 chains]` of sixteen rows, scores `[CHUNK]` of sixteen rows.
 //! Invariants: every sum has the order that [`super::tile`] has for a row alone.
 
 use std::ops::Range;
@@ -20,10 +20,25 @@ const MIN_ROWS: usize = 9;
 /// The order in which the chains of a dot product become ready for pairwise sums: halves first.
 const CHAINS: [usize; LANES] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
 
-/// Whether a tile has enough rows, of whole chains.
-pub(super) fn pays(tile: &Tile<'_>) -> bool {
+/// The columns of some queries of one width, sixteen rows each, in the order of their chains; none if there are too few
+/// queries, or chains of several lengths.
+pub(super) fn columns(queries: &[(&[f32], Range<usize>)]) -> Vec<[f32; LANES]> {
     const { assert!(ROWS == LANES, "a lane is a row") };
-    tile.queries.len() >= MIN_ROWS && tile.keys.width.is_multiple_of(LANES)
+    let width = queries.first().map_or(0, |(query, _)| query.len());
+    if queries.len() < MIN_ROWS || !width.is_multiple_of(LANES) {
+        return Vec::new();
+    }
+    let mut columns = vec![[0.0; LANES]; width];
+    for (row, (query, _)) in queries.iter().enumerate() {
+        for (columns, query) in
+            columns.as_chunks_mut::<LANES>().0.iter_mut().zip(query.as_chunks::<LANES>().0)
+        {
+            for (column, chain) in columns.iter_mut().zip(CHAINS) {
+                column[row] = query[chain];
+            }
+        }
+    }
+    columns
 }
 
 /// Computes one chunk, of which all rows see the keys `common`, into a cleared `softmax`.
@@ -42,9 +57,9 @@ pub(super) fn one_chunk<S: Simd>(
     let scores = scores.as_chunks_mut::<LANES>().0;
     let here = any.start % CHUNK..any.end - chunk * CHUNK;
     if S::ACCUMULATORS < 16 {
-        score::<S, 4>(simd, tile, &any, &mut scores[here.clone()]);
+        score::<S, 4, 1>(simd, tile, &any, &mut scores[here.clone()]);
     } else {
-        score::<S, 8>(simd, tile, &any, &mut scores[here.clone()]);
+        score::<S, 2, 8>(simd, tile, &any, &mut scores[here.clone()]);
     }
     for row in 0..rows {
         for hidden in beside(&any, &seen(row)) {
@@ -59,41 +74,26 @@ pub(super) fn one_chunk<S: Simd>(
     add(simd, tile, (chunk, common), scores, softmax);
 }
 
-/// Scores of all rows with some keys, `K` at a time: `[keys]` of sixteen rows.
+/// Scores of all rows with some keys: `[keys]` of sixteen rows. `C` chains of `K` keys are in registers together.
 #[inline(always)]
-fn score<S: Simd, const K: usize>(
+fn score<S: Simd, const K: usize, const C: usize>(
     simd: S,
     tile: &Tile<'_>,
     keys: &Range<usize>,
     scores: &mut [[f32; LANES]],
 ) {
-    let columns = tile.keys.width / LANES;
-    let mut queries = vec![[0.0f32; LANES]; tile.keys.width];
-    for (row, (query, _)) in tile.queries.iter().enumerate() {
-        for (chain, column) in CHAINS.into_iter().zip(queries.chunks_exact_mut(columns)) {
-            for (at, column) in column.iter_mut().enumerate() {
-                column[row] = query[at * LANES + chain];
-            }
-        }
-    }
+    let queries = tile.columns.as_chunks::<LANES>().0;
     let scale = simd.splat(tile.scale);
     for (first, scores) in (keys.start..).step_by(K).zip(scores.chunks_mut(K)) {
         let few: [&[[f32; LANES]]; K] = std::array::from_fn(|key| {
             let key = tile.keys.row((first + key).min(keys.end - 1));
-            &key.as_chunks::<LANES>().0[..columns]
+            &key.as_chunks::<LANES>().0[..queries.len()]
         });
-        // Sums of two, four and eight chains that wait for their other halves.
+        // Sums of one group of chains, of two, four, eight and sixteen, that wait for their other halves.
         let mut waiting = [[simd.splat(0.0); K]; 5];
-        for (number, queries) in queries.chunks_exact(columns).enumerate() {
-            let chain = CHAINS[number];
-            let mut sums = [simd.splat(0.0); K];
-            for (at, query) in queries.iter().enumerate() {
-                let query = simd.load(query);
-                for key in 0..K {
-                    sums[key] = simd.fma(query, simd.splat(few[key][at][chain]), sums[key]);
-                }
-            }
-            let ready = number.trailing_ones() as usize;
+        for group in 0..LANES / C {
+            let mut sums = chains::<S, K, C>(simd, queries, &few, group);
+            let ready = group.trailing_ones() as usize;
             for earlier in &waiting[..ready] {
                 for key in 0..K {
                     sums[key] = simd.add(earlier[key], sums[key]);
@@ -101,10 +101,42 @@ fn score<S: Simd, const K: usize>(
             }
             waiting[ready] = sums;
         }
-        for (sum, score) in waiting[4].into_iter().zip(scores) {
+        let whole = (LANES / C).ilog2() as usize;
+        for (sum, score) in waiting[whole].into_iter().zip(scores) {
             simd.store(simd.mul(scale, sum), score);
         }
     }
+}
+
+/// The sums of a group of `C` chains, a power of two, added pairwise.
+#[inline(always)]
+fn chains<S: Simd, const K: usize, const C: usize>(
+    simd: S,
+    queries: &[[[f32; LANES]; LANES]],
+    keys: &[&[[f32; LANES]]; K],
+    group: usize,
+) -> [S::V; K] {
+    let first = group * C;
+    let mut sums = [[simd.splat(0.0); K]; C];
+    for (at, queries) in queries.iter().enumerate() {
+        for chain in 0..C {
+            let query = simd.load(&queries[first + chain]);
+            for key in 0..K {
+                let column = simd.splat(keys[key][at][CHAINS[first + chain]]);
+                sums[chain][key] = simd.fma(query, column, sums[chain][key]);
+            }
+        }
+    }
+    let mut width = C;
+    while width > 1 {
+        width /= 2;
+        for chain in 0..width {
+            for key in 0..K {
+                sums[chain][key] = simd.add(sums[2 * chain][key], sums[2 * chain + 1][key]);
+            }
+        }
+    }
+    sums[0]
 }
 
 /// Replaces scores by `exp(score - largest)`, the first of which is that of key `first` of the chunk; returns each

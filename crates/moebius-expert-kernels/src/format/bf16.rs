@@ -39,8 +39,9 @@ impl Unit for LanesBf16 {
     fn is_finite(&self) -> bool {
         self.0.iter().fold(0, |bad, bits| bad | u32::from(bits & EXPONENT == EXPONENT)) == 0
     }
-    fn get(&self, lane: usize, _: usize) -> f32 {
-        bf16::from_bits(self.0[lane]).to_f32()
+    #[inline]
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        values[0] = bf16::from_bits(self.0[lane]).to_f32();
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_lanes(kernels, panels, block, sums);

@@ -34,8 +34,9 @@ impl Unit for LanesF32 {
     fn is_finite(&self) -> bool {
         self.0.iter().fold(0, |bad, weight| bad | u32::from(!weight.is_finite())) == 0
     }
-    fn get(&self, lane: usize, _: usize) -> f32 {
-        self.0[lane]
+    #[inline]
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        values[0] = self.0[lane];
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_lanes(kernels, panels, block, sums);

@@ -6,7 +6,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite, of_group, prefetch,
+    Dot, Unit, add_scaled, bytes_of_lane, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
+    prefetch,
     q4_0::decode_nibbles,
     rounding::{extreme, nearest, sum, times},
 };
@@ -149,11 +150,12 @@ impl Unit for UnitIq4Xs {
     fn is_finite(&self) -> bool {
         halves_are_finite(&self.scales)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let (run, at) = (col / RUN, col % RUN);
-        let byte = self.quads[run][at % 16 / 4][4 * lane + at % 4];
-        let scale = f16::from_bits(self.scales[lane]).to_f32() * f32::from(self.run_scales[run][lane]);
-        scale * value(byte >> (4 * (at / 16)) & 15)
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let d = f16::from_bits(self.scales[lane]).to_f32();
+        for (run, values) in values.chunks_exact_mut(RUN).enumerate() {
+            let scale = d * f32::from(self.run_scales[run][lane]);
+            decode_nibbles(bytes_of_lane(&self.quads[run], lane).as_flattened(), values, scale, value);
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

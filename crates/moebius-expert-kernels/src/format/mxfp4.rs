@@ -6,8 +6,8 @@
 //! Invariants: `2^-127`, the smallest scale of the format, counts as zero; 255 is not a number.
 
 use super::{
-    Dot, Unit, each_group, gather_quads, of_group, prefetch,
-    q4_0::{Nibbles, decode_nibbles, nibble},
+    Dot, Unit, bytes_of_lane, each_group, gather_quads, of_group, prefetch,
+    q4_0::{Nibbles, decode_nibbles},
 };
 use crate::{
     Kernels,
@@ -87,8 +87,9 @@ impl Unit for UnitMxfp4 {
     fn is_finite(&self) -> bool {
         self.exponents.iter().all(|&exponent| exponent < u8::MAX)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        scale(self.exponents[lane]) * value(nibble(&self.quads, lane, col))
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let bytes = bytes_of_lane(&self.quads, lane);
+        decode_nibbles(bytes.as_flattened(), values, scale(self.exponents[lane]), value);
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

@@ -9,7 +9,7 @@ use half::f16;
 use super::{
     Dot, Unit, add_products, add_run, add_scaled,
     affine::{Levels, fit},
-    gather_halves, gather_quads, half_at, halves_are_finite, of_group, prefetch,
+    bytes_of_lane, gather_halves, gather_quads, half_at, halves_are_finite, of_group, prefetch,
     rounding::nearest,
 };
 use crate::{
@@ -125,12 +125,17 @@ impl Unit for UnitQ2K {
     fn is_finite(&self) -> bool {
         halves_are_finite(&self.scales) && halves_are_finite(&self.minima)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let (run, (byte, shift)) = (col / RUN, place(col));
-        let code = self.quads.as_flattened()[byte / 4][4 * lane + byte % 4] >> shift & 3;
-        let scale = f16::from_bits(self.scales[lane]).to_f32() * f32::from(self.run_scales[run][lane]);
-        let minimum = self.run_minima[run / 2][lane][run % 2];
-        scale * f32::from(code) - f16::from_bits(self.minima[lane]).to_f32() * f32::from(minimum)
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let [d, m] = [self.scales, self.minima].map(|bits| f16::from_bits(bits[lane]).to_f32());
+        for (run, values) in values.chunks_exact_mut(RUN).enumerate() {
+            let scale = d * f32::from(self.run_scales[run][lane]);
+            let minimum = m * f32::from(self.run_minima[run / 2][lane][run % 2]);
+            // The two stretches of a half alternate; of each, two neighbouring runs are a strand.
+            let bytes = bytes_of_lane(&self.quads[run / 8 * 2 + run % 2], lane);
+            for (value, byte) in values.iter_mut().zip(bytes.as_flattened()) {
+                *value = scale * f32::from(byte >> (run % 8 / 2 * 2) & 3) - minimum;
+            }
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

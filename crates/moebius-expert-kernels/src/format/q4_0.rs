@@ -6,8 +6,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
-    prefetch,
+    Dot, Unit, add_scaled, bytes_of_lane, each_group, gather_halves, gather_quads, half_at,
+    halves_are_finite, of_group, prefetch,
 };
 use crate::{
     Kernels,
@@ -40,12 +40,6 @@ pub(super) fn decode_nibbles(bytes: &[u8], values: &mut [f32], scale: f32, value
     }
 }
 
-/// The code of one row and column.
-pub(super) fn nibble(quads: &[[u8; QUAD_BYTES]; 4], lane: usize, col: usize) -> u8 {
-    let byte = quads[col % 16 / 4][4 * lane + col % 4];
-    if col < 16 { byte & 15 } else { byte >> 4 }
-}
-
 impl Unit for UnitQ4_0 {
     const COLS: usize = 32;
     const BYTES: usize = 18;
@@ -75,8 +69,9 @@ impl Unit for UnitQ4_0 {
     fn is_finite(&self) -> bool {
         halves_are_finite(&self.scales)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        f16::from_bits(self.scales[lane]).to_f32() * value(nibble(&self.quads, lane, col))
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let bytes = bytes_of_lane(&self.quads, lane);
+        decode_nibbles(bytes.as_flattened(), values, f16::from_bits(self.scales[lane]).to_f32(), value);
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

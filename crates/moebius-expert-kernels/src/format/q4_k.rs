@@ -6,7 +6,7 @@
 use super::{
     Dot, Unit, add_products, add_run,
     affine::Levels,
-    gather_quads, of_group, prefetch,
+    bytes_of_lane, gather_quads, of_group, prefetch,
     q6_k::UnitQ6K,
     runs::{self, HEAD_BYTES, RUN, RUNS, RunFactors},
 };
@@ -60,11 +60,14 @@ impl Unit for UnitQ4K {
     fn is_finite(&self) -> bool {
         self.factors.is_finite()
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let run = col / RUN;
-        let byte = self.quads[run / 2 * 8 + col % RUN / 4][4 * lane + col % 4];
-        let (scale, minimum) = self.factors.of(lane, run);
-        scale * f32::from(byte >> (4 * (run % 2)) & 15) - minimum
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let bytes = bytes_of_lane(&self.quads, lane);
+        for (run, values) in values.chunks_exact_mut(RUN).enumerate() {
+            let (scale, minimum) = self.factors.of(lane, run);
+            for (value, byte) in values.iter_mut().zip(&bytes.as_flattened()[run / 2 * RUN..]) {
+                *value = scale * f32::from(byte >> (4 * (run % 2)) & 15) - minimum;
+            }
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

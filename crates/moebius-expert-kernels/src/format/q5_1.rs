@@ -6,8 +6,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_products, add_run, add_scaled, each_group, gather_halves, gather_quads, half_at,
-    halves_are_finite, of_group, prefetch, q4_0::nibble, rounding::nearest,
+    Dot, Unit, add_products, add_run, add_scaled, bytes_of_lane, each_group, gather_halves, gather_quads,
+    half_at, halves_are_finite, of_group, prefetch, rounding::nearest,
 };
 use crate::{
     Kernels,
@@ -95,10 +95,14 @@ impl Unit for UnitQ5_1 {
     fn is_finite(&self) -> bool {
         halves_are_finite(&self.scales) && halves_are_finite(&self.minima)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let upper = self.upper[4 * lane + col % 4] >> (col / 4) & 1;
+    fn row(&self, lane: usize, values: &mut [f32]) {
         let [scale, minimum] = [self.scales, self.minima].map(|bits| f16::from_bits(bits[lane]).to_f32());
-        scale * f32::from(nibble(&self.lower, lane, col) | upper << 4) + minimum
+        let lower = bytes_of_lane(&self.lower, lane);
+        let [upper] = bytes_of_lane(&[self.upper], lane);
+        for (col, value) in values.iter_mut().enumerate() {
+            let lower = lower.as_flattened()[col % 16] >> (4 * (col / 16)) & 15;
+            *value = scale * f32::from(lower | (upper[col % 4] >> (col / 4) & 1) << 4) + minimum;
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

@@ -6,7 +6,7 @@
 use super::{
     Dot, Unit, add_products, add_run,
     affine::Levels,
-    gather_quads, of_group, prefetch,
+    bytes_of_lane, gather_quads, of_group, prefetch,
     q6_k::UnitQ6K,
     runs::{self, HEAD_BYTES, RUN, RUNS, RunFactors},
 };
@@ -95,12 +95,16 @@ impl Unit for UnitQ5K {
     fn is_finite(&self) -> bool {
         self.factors.is_finite()
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let (run, quad, at) = (col / RUN, col % RUN / 4, 4 * lane + col % 4);
-        let quads = &self.quads[run / 2];
-        let code = quads[2 + quad][at] >> (4 * (run % 2)) & 15 | (quads[run % 2][at] >> quad & 1) << 4;
-        let (scale, minimum) = self.factors.of(lane, run);
-        scale * f32::from(code) - minimum
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        for (run, values) in values.chunks_exact_mut(RUN).enumerate() {
+            let (scale, minimum) = self.factors.of(lane, run);
+            let bytes = bytes_of_lane(&self.quads[run / 2], lane);
+            let (upper, lower) = (bytes[run % 2], bytes[2..].as_flattened());
+            for (col, (value, lower)) in values.iter_mut().zip(lower).enumerate() {
+                let code = lower >> (4 * (run % 2)) & 15 | (upper[col % 4] >> (col / 4) & 1) << 4;
+                *value = scale * f32::from(code) - minimum;
+            }
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

@@ -7,8 +7,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_products, add_run, add_scaled, gather_halves, gather_quads, half_at, halves_are_finite,
-    of_group, prefetch,
+    Dot, Unit, add_products, add_run, add_scaled, bytes_of_lane, gather_halves, gather_quads, half_at,
+    halves_are_finite, of_group, prefetch,
     rounding::{extreme, nearest, rounded, sum, times},
 };
 use crate::{
@@ -148,13 +148,20 @@ impl Unit for UnitQ6K {
     fn is_finite(&self) -> bool {
         halves_are_finite(&self.scales)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let ((_, lower_shift), (upper, upper_shift)) = places(col);
-        let quads = &self.quads.as_flattened()[upper / 4];
-        let [upper, lower @ ..] = quads.map(|quad| quad[4 * lane + upper % 4]);
-        let code = lower[col / STRAND % 2] >> lower_shift & 15 | (upper >> upper_shift & 3) << 4;
-        let scale = f16::from_bits(self.scales[lane]).to_f32() * f32::from(self.run_scales[col / RUN][lane]);
-        scale * f32::from(i16::from(code) - OFFSET)
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let d = f16::from_bits(self.scales[lane]).to_f32();
+        for (run, values) in values.chunks_exact_mut(RUN).enumerate() {
+            let scale = d * f32::from(self.run_scales[run][lane]);
+            // A half is eight runs, two of them a strand; its two stretches alternate.
+            let (stretch, strand) = (run / 8 * 2 + run % 2, run % 8 / 2);
+            for (values, quads) in values.as_chunks_mut::<4>().0.iter_mut().zip(&self.quads[stretch]) {
+                let [upper, lower @ ..] = bytes_of_lane(quads, lane);
+                for ((value, lower), upper) in values.iter_mut().zip(lower[strand % 2]).zip(upper) {
+                    let code = lower >> (4 * (strand / 2)) & 15 | (upper >> (2 * strand) & 3) << 4;
+                    *value = scale * f32::from(i16::from(code) - OFFSET);
+                }
+            }
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

@@ -5,8 +5,8 @@
 use half::f16;
 
 use super::{
-    Dot, Unit, add_scaled, each_group, gather_halves, gather_quads, half_at, halves_are_finite, of_group,
-    prefetch, rounding::nearest,
+    Dot, Unit, add_scaled, bytes_of_lane, each_group, gather_halves, gather_quads, half_at,
+    halves_are_finite, of_group, prefetch, rounding::nearest,
 };
 use crate::{
     Kernels,
@@ -51,9 +51,11 @@ impl Unit for UnitQ8_0 {
     fn is_finite(&self) -> bool {
         halves_are_finite(&self.scales)
     }
-    fn get(&self, lane: usize, col: usize) -> f32 {
-        let byte = self.quads[col / 4][4 * lane + col % 4];
-        f16::from_bits(self.scales[lane]).to_f32() * f32::from(byte as i8)
+    fn row(&self, lane: usize, values: &mut [f32]) {
+        let scale = f16::from_bits(self.scales[lane]).to_f32();
+        for (value, byte) in values.iter_mut().zip(bytes_of_lane(&self.quads, lane).as_flattened()) {
+            *value = scale * f32::from(*byte as i8);
+        }
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
         tile::multiply_dots(kernels, panels, block, sums);

@@ -1,4 +1,4 @@
-use moebius_expert_kernels::{AttentionInputs, AttentionShape, KernelError, Kernels};
+use moebius_expert_kernels::{AttentionCall, AttentionInputs, AttentionShape, KernelError, Kernels};
 
 use crate::support::{all_kernels, assert_close, bits, pool, values};
 
@@ -288,4 +288,40 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(run(late), Some(KernelError::OutOfRange { what, limit: 65, got: 65 }));
     let capacity = AttentionShape { capacity: 63, ..SHAPE };
     assert_eq!(run(capacity), Some(KernelError::Length { what: "keys", expected: 2520, got: 2560 }));
+}
+
+#[test]
+fn calls_together_have_the_bits_of_each_alone() {
+    // Text before, tokens, capacity: among few threads tiles are shared out, among many blocks of keys.
+    let sizes = [(0, 40, 64), (700, 1, 701), (3, 0, 64), (10, 17, 300), (511, 2, 600)];
+    let shape = |(first_position, _, capacity)| AttentionShape { first_position, capacity, ..SHAPE };
+    let data: Vec<Data> = sizes.iter().map(|&size| Data::new(&shape(size), size.1)).collect();
+    for kernels in all_kernels() {
+        for threads in [1, 2, 16] {
+            let mut outs: Vec<Vec<f32>> =
+                data.iter().map(|data| vec![f32::NAN; data.queries.len()]).collect();
+            let calls = data.iter().zip(&sizes).zip(&mut outs);
+            let calls = calls.map(|((data, &size), out)| AttentionCall {
+                inputs: data.inputs(),
+                shape: shape(size),
+                out,
+            });
+            kernels.attention_each(&pool(threads), calls.collect()).expect("shapes fit");
+            for ((data, &size), out) in data.iter().zip(&sizes).zip(&outs) {
+                let alone = run(&kernels, 1, &data.inputs(), &shape(size));
+                assert_eq!(bits(out), bits(&alone), "{} {threads} threads, {size:?}", kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_that_does_not_fit_keeps_the_others_from_running() {
+    let data = Data::new(&SHAPE, 2);
+    let (mut first, mut second) = (vec![7.0; 160], vec![7.0; 160]);
+    let late = AttentionShape { first_position: 63, ..SHAPE };
+    let call = |shape, out| AttentionCall { inputs: data.inputs(), shape, out };
+    let calls = vec![call(SHAPE, &mut first[..]), call(late, &mut second[..])];
+    assert!(Kernels::detect().attention_each(&pool(1), calls).is_err());
+    assert_eq!([first, second], [[7.0; 160], [7.0; 160]]);
 }

@@ -230,10 +230,25 @@ fn rotation_agrees_with_f64_in_both_layouts() {
                 }
             }
             for kernels in all_kernels() {
-                let mut out = x.clone();
+                let mut out = vec![f32::NAN; x.len()];
                 let tables = RotaryTables { cos: &cos, sin: &sin, pairs, layout };
-                kernels.rotate(&mut out, heads, head_dim, &tables).expect("shapes fit");
+                kernels.rotate(&x, (heads, head_dim), &tables, &mut out).expect("shapes fit");
                 assert_close(&out, &expected, &vec![1.0; out.len()], 3e-7, kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn scaled_addition_rounds_the_product_and_the_sum() {
+    for len in [0, 1, 15, 16, 17, 100] {
+        let (x, y) = (values(len, 9), values(len, 10));
+        for factor in [1.0, 0.22] {
+            let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + factor * y).collect();
+            for kernels in all_kernels() {
+                let mut out = vec![f32::NAN; len];
+                kernels.add_scaled(&x, &y, factor, &mut out).expect("the lengths agree");
+                assert_eq!(out, expected, "{}, {len} values, factor {factor}", kernels.name());
             }
         }
     }
@@ -250,7 +265,12 @@ fn slices_of_the_wrong_length_are_named() {
     assert_eq!(kernels.softmax(&mut out, 3), Err(KernelError::NotAMultiple { what: "x", got: 4, of: 3 }));
     assert_eq!(kernels.glu(Activation::Silu, &[0.0; 4], &[0.0; 3], &mut out), length("up", 4, 3));
     let tables = RotaryTables { cos: &[1.0; 2], sin: &[0.0; 1], pairs: 1, layout: RotaryLayout::HalfSplit };
-    assert_eq!(kernels.rotate(&mut out, 1, 2, &tables), length("sin", 2, 1));
+    assert_eq!(kernels.rotate(&[0.0; 4], (1, 2), &tables, &mut out), length("sin", 2, 1));
+    let both = RotaryTables { sin: &[0.0; 2], ..tables };
+    assert_eq!(kernels.rotate(&[0.0; 4], (1, 2), &both, &mut out[..3]), length("out", 4, 3));
     let wide = RotaryTables { pairs: 2, ..tables };
-    assert!(matches!(kernels.rotate(&mut out, 1, 2, &wide), Err(KernelError::OutOfRange { .. })));
+    let refused = kernels.rotate(&[0.0; 4], (1, 2), &wide, &mut out);
+    assert!(matches!(refused, Err(KernelError::OutOfRange { .. })));
+    assert_eq!(kernels.add_scaled(&[0.0; 4], &[0.0; 3], 1.0, &mut out), length("y", 4, 3));
+    assert_eq!(kernels.add_scaled(&[0.0; 4], &[0.0; 4], 1.0, &mut out[..3]), length("out", 4, 3));
 }

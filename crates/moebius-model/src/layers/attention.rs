@@ -292,8 +292,11 @@ impl Mixer for Attention {
         let value = value.unwrap_or_else(|| key.clone());
         let (key, value) = self.keys_and_values(pass, key, value)?;
         for span in pass.batch.spans() {
-            let rows = |t: &Tensor| t.narrow(0, span.rows.start, span.rows.len());
-            cache.write(span.sequence, layer, span.first_position, (&rows(&key)?, &rows(&value)?))?;
+            let (keys, values) = cache.layer(span.sequence, layer);
+            for (cached, new) in [(keys, &key), (values, &value)] {
+                let new = new.narrow(0, span.rows.start, span.rows.len())?;
+                pass.ops.write_rows(cached, &new, span.first_position)?;
+            }
         }
         pass.watch.meter.lap(Stage::Positions);
         let attended = self.attend(pass, layer, &query, cache)?;

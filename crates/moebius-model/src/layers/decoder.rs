@@ -309,7 +309,7 @@ impl Decoder {
                     break;
                 }
                 let y = branch.forward(pass, idx, &x, cache)?;
-                x = (x + scaled(y, self.config.multipliers.residual)?)?;
+                x = pass.ops.add(&x, &y, self.config.multipliers.residual as f32)?;
                 pass.watch.meter.lap(Stage::Other);
             }
             x = scaled(x, layer.scale)?;

@@ -307,7 +307,7 @@ impl MoeLayer {
         let y = self.run_experts(pass, &logits, x)?;
         match &self.shared {
             None => Ok(y),
-            Some(shared) => Ok((y + shared.forward(pass, x)?)?),
+            Some(shared) => Ok(pass.ops.add(&y, &shared.forward(pass, x)?, 1.0)?),
         }
     }
 }

@@ -66,6 +66,6 @@ impl Mixer for DenseBesideExperts {
         let routed_by = norm(pass, &self.before_router, x)?;
         let experts = norm(pass, &self.before_experts, x)?;
         let experts = self.experts.apply_routed_by(pass, &routed_by, &experts)?;
-        Ok((dense + norm(pass, &self.after_experts, &experts)?)?)
+        Ok(pass.ops.add(&dense, &norm(pass, &self.after_experts, &experts)?, 1.0)?)
     }
 }

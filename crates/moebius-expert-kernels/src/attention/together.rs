@@ -131,8 +131,9 @@ fn chains<S: Simd, const K: usize, const C: usize>(
     while width > 1 {
         width /= 2;
         for chain in 0..width {
-            for key in 0..K {
-                sums[chain][key] = simd.add(sums[2 * chain][key], sums[2 * chain + 1][key]);
+            let pair = sums[2 * chain].into_iter().zip(sums[2 * chain + 1]);
+            for (sum, (a, b)) in sums[chain].iter_mut().zip(pair) {
+                *sum = simd.add(a, b);
             }
         }
     }

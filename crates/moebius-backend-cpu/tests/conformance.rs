@@ -19,7 +19,11 @@ fn on_several_threads(isa: Isa) -> Vec<Result<CpuBackend, Error>> {
     if !Kernels::available().contains(&isa) {
         return Vec::new();
     }
-    [1, 2, 3].map(|threads| CpuBackend::new(CpuOptions { threads: Some(threads), isa: Some(isa) })).into()
+    [1, 2, 3]
+        .map(|threads| {
+            CpuBackend::new(CpuOptions { threads: Some(threads), isa: Some(isa), ..CpuOptions::default() })
+        })
+        .into()
 }
 
 #[test]

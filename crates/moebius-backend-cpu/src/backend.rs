@@ -88,12 +88,18 @@ impl CpuBackend {
         let pool = Pool::new(threads).map_err(startup)?;
         let noun = if threads == 1 { "thread" } else { "threads" };
         let mut detail = format!("{}, {threads} {noun}", kernels.name());
-        if kernels.rounds_inputs() {
+        if options.bf16_activations {
             detail += ", activations rounded to bf16";
         }
         let engine = Arc::new(Engine { kernels, pool });
         Ok(CpuBackend {
-            info: BackendInfo { name: NAME, device: Device::Cpu, detail, free_bytes: None },
+            info: BackendInfo {
+                name: NAME,
+                device: Device::Cpu,
+                detail,
+                free_bytes: None,
+                bf16_activations: options.bf16_activations,
+            },
             ops: CpuOps { engine: engine.clone() },
             engine,
         })

@@ -97,7 +97,7 @@ impl Kernels {
     /// `n 2^-126 (1 + |w| + |x|)` besides, with the largest weight and input.
     #[must_use]
     pub fn with_bf16_inputs(self) -> Self {
-        Self { bf16_inputs: Bf16Pairs::detect(self.arch).map_or(Inputs::Rounded, Inputs::Pairs), ..self }
+        Self { bf16_inputs: self.bf16_pairs().map_or(Inputs::Rounded, Inputs::Pairs), ..self }
     }
 
     /// Whether inputs are rounded, as [`Kernels::with_bf16_inputs`] says.
@@ -130,6 +130,11 @@ impl Kernels {
             Isa::Neon => "neon",
             Isa::NeonDot => "neon+dotprod",
         }
+    }
+
+    /// How pairs of bf16 are multiplied at once, if they are.
+    pub(crate) fn bf16_pairs(&self) -> Option<Bf16Pairs> {
+        Bf16Pairs::detect(self.arch)
     }
 
     /// The form of inputs that weights of a format are multiplied with.

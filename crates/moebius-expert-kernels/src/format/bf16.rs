@@ -18,8 +18,9 @@ const EXPONENT: u16 = 0x7f80;
 #[repr(C, align(32))]
 pub(crate) struct LanesBf16([u16; LANES]);
 
+#[cfg(target_arch = "x86_64")]
 impl LanesBf16 {
-    /// Sixteen zeros.
+    /// Sixteen zeros, which go beside an odd last column.
     pub(crate) const ZERO: Self = Self([0; LANES]);
 }
 

@@ -11,6 +11,8 @@ use crate::{
 };
 
 impl PairsOp for TileOp<'_, LanesBf16, Bf16Pairs> {
+    type Output = ();
+
     #[inline(always)]
     fn run(self, simd: Avx512) {
         self.run_on(simd);

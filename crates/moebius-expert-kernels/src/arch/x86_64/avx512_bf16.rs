@@ -30,8 +30,10 @@ pub(crate) struct Avx512Bf16(Avx512);
 
 /// A kernel that multiplies pairs, with its arguments. `run` must be `#[inline(always)]`.
 pub(crate) trait PairsOp {
+    /// What the kernel returns.
+    type Output;
     /// Computes with the instruction.
-    fn run(self, simd: Avx512);
+    fn run(self, simd: Avx512) -> Self::Output;
 }
 
 impl Avx512Bf16 {
@@ -43,10 +45,10 @@ impl Avx512Bf16 {
     }
 
     #[inline]
-    pub(crate) fn run<O: PairsOp>(self, op: O) {
+    pub(crate) fn run<O: PairsOp>(self, op: O) -> O::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512bf16")]
-        fn with_features<O: PairsOp>(simd: Avx512, op: O) {
-            op.run(simd);
+        fn with_features<O: PairsOp>(simd: Avx512, op: O) -> O::Output {
+            op.run(simd)
         }
         // SAFETY: only `detect` makes a token, after it has found the features.
         unsafe { with_features(self.0, op) }

@@ -57,6 +57,20 @@ fn distance(a: &[u8], b: &[u8]) -> f32 {
     a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// How far the logits of a dump are from the reference's, as a share of the largest of these.
+pub(crate) fn logits_apart(golden: &Golden, dump: &[u8]) -> f32 {
+    let expected = SafeTensors::deserialize(&golden.tensors).unwrap();
+    let got = SafeTensors::deserialize(dump).unwrap();
+    let (mut apart, mut largest) = (0.0f32, 0.0f32);
+    for prompt in 0..golden.prompts().len() {
+        let name = format!("p{prompt}.logits");
+        let [expected, got] = [&expected, &got].map(|from| from.tensor(&name).unwrap());
+        apart = apart.max(distance(got.data(), expected.data()));
+        largest = floats(expected.data()).into_iter().map(f32::abs).fold(largest, f32::max);
+    }
+    apart / largest
+}
+
 /// Compares every tensor of the golden that a dump also has; the golden has three more kinds.
 pub(crate) fn compare(golden: &Golden, dump: &[u8]) {
     let expected = SafeTensors::deserialize(&golden.tensors).unwrap();

@@ -26,8 +26,11 @@ fn logits_stay_near_the_reference_in_f32() {
         assert_eq!(model.backend().info().bf16_activations, rounds);
         logits_apart(&reference, &dump(&mut model, &reference.prompts()))
     };
-    let (plain, rounded) = (apart(false), apart(true));
-    assert!(plain < 1e-4, "without rounding: {plain}");
+    let all: usize = reference.prompts().iter().map(Vec::len).sum();
+    let ((plain, tokens), (rounded, alike)) = (apart(false), apart(true));
+    assert!(plain < 1e-4 && tokens == all, "without rounding: {plain} over {tokens} of {all} tokens");
+    // Where two experts are nearly level, rounding may choose the other one.
+    assert!(alike > all / 2, "{alike} of {all} tokens before another choice");
     assert!((1e-4..1e-2).contains(&rounded), "with rounding: {rounded}");
 }
 

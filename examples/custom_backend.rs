@@ -164,7 +164,8 @@ fn main() -> Result<(), Box<dyn StdError>> {
 
 fn open() -> Arc<dyn Backend> {
     let detail = "loops over f32".into();
-    Arc::new(Plain(BackendInfo { name: "plain", device: Device::Cpu, detail, free_bytes: None }))
+    let (name, device) = ("plain", Device::Cpu);
+    Arc::new(Plain(BackendInfo { name, device, detail, free_bytes: None, bf16_activations: false }))
 }
 
 fn lesson(out: &mut impl Write) -> Result<(), Box<dyn StdError>> {

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,6 +44,10 @@ def output(command: list[str], what: str, environment: dict[str, str] | None = N
     return done.stdout
 
 
+ROUNDED = "--bf16-activations"
+"""The flag with which moebius rounds what it multiplies with bf16 to bf16, as both peers always do."""
+
+
 @dataclass(frozen=True)
 class Moebius:
     """The `moebius` program and what it measures."""
@@ -52,11 +56,13 @@ class Moebius:
     lengths: list[str]
     """`-p`, `-n` and `-b` of `moebius bench`."""
     threads: int
+    options: tuple[str, ...] = ()
+    """Other flags of it."""
 
     def measure(self, shape: str, layers: int, format: str) -> tuple[dict[Test, float], dict]:
         """Tokens per second of each test in one run, and what the first row says of the model."""
         command = [self.program, "bench", "--shape", shape, "--layers", str(layers), "--format", format, *self.lengths]
-        command += ["-t", str(self.threads), "-r", "1", "--no-progress", "-o", "json"]
+        command += ["-t", str(self.threads), "-r", "1", *self.options, "--no-progress", "-o", "json"]
         try:
             rows = json.loads(output(command, "moebius"))
         except json.JSONDecodeError as error:
@@ -67,6 +73,13 @@ class Moebius:
             test = Test(row["prompt_tokens"], row["generated_tokens"], row["batch_sequences"])
             rates[test] = row["tokens_per_second"]
         return rates, rows[0]
+
+    def forms(self, format: str) -> dict[str, "Moebius"]:
+        """What is measured in a format, by what its rows call it."""
+        forms = {format: self}
+        if format == "bf16":
+            forms["bf16, rounded"] = replace(self, options=(*self.options, ROUNDED))
+        return forms
 
 
 # ---------------------------------------------------------------- peers

@@ -67,18 +67,22 @@ def model_file(args: argparse.Namespace, shape: "Shape", format: str) -> Iterato
         yield path
 
 
-def empty_row(title: str, format: str, test: Test, chosen: dict[str, dict[str, list[Test]]]) -> Row:
+Rows = dict[tuple[str, Test], Row]
+"""By what they call the form of moebius, and by test."""
+
+
+def empty_row(title: str, form: str, test: Test, chosen: dict[str, dict[str, list[Test]]]) -> Row:
     """A row without rounds; `chosen` has the settings of each peer and their tests."""
     settings = {peer: next(name for name, tests in of.items() if test in tests) for peer, of in chosen.items()}
-    return Row(title, format, str(test), settings, peers={peer: [] for peer in chosen})
+    return Row(title, form, str(test), settings, peers={peer: [] for peer in chosen})
 
 
-def run_peer(peer: Peer, path: Path, chosen: dict[str, list[Test]], rows: dict[Test, Row]) -> None:
-    """Adds a sample of each test in its setting."""
+def run_peer(peer: Peer, path: Path, chosen: dict[str, list[Test]], rows: Rows) -> None:
+    """Adds a sample of each test in its setting, to the rows of every form of moebius."""
     for setting, tests in chosen.items():
         rates = peer.measure(path, tests, setting, 1)
-        for test in tests:
-            rows[test].peers[peer.name].extend(rates[test])
+        for (_, test), row in rows.items():
+            row.peers[peer.name].extend(rates.get(test, []))
 
 
 def turned(programs: list, by: int) -> list:
@@ -100,22 +104,22 @@ class Run:
         """Adds the rows of a shape, which moebius knows by a name, in a format."""
         title = f"{shape.title()} {format}"
         tests = Test.all(self.args.prompt_tokens, self.args.generate, self.args.batch)
-        about = {}
+        about, forms = {}, self.moebius.forms(format)
         with model_file(self.args, self.known_to_peers(shape), format) as path:
             chosen = {}
             for peer in self.peers:
                 say(f"{title}: trying {peer.name}'s settings")
                 chosen[peer.name] = peer.choose(path, tests)
-            rows = {test: empty_row(shape.title(), format, test, chosen) for test in tests}
+            rows = {(form, test): empty_row(shape.title(), form, test, chosen) for form in forms for test in tests}
             for number in range(self.args.repetitions):
                 say(f"{title}: round {number + 1} of {self.args.repetitions}")
-                for program in turned([self.moebius, *self.peers], number):
+                for program in turned([*forms, *self.peers], number):
                     if isinstance(program, Peer):
                         run_peer(program, path, chosen[program.name], rows)
                         continue
-                    rates, about = program.measure(name, shape.layers, format)
+                    rates, about = forms[program].measure(name, shape.layers, format)
                     for test in tests:
-                        rows[test].moebius.append(rates[test])
+                        rows[program, test].moebius.append(rates[test])
         self.found.rows.extend(rows.values())
         self.found.sizes.append(Size(shape.title(), format, about["size_bytes"], self.peers[0].first_row["size_bytes"]))
         self.found.head["moebius"] = "{version}, {build}, kernels {kernels}".format(**about)

@@ -16,8 +16,8 @@ from pathlib import Path
 import gpu
 from comparison import Comparison, Row, Size, Test, best, table
 from memory_group import group, size
-from programs import Failure, IkLlama, Peer, output
-from side_by_side import turned, typed
+from programs import Failure, IkLlama, Moebius, Peer, output
+from side_by_side import empty_row, run_peer, turned, typed
 from within_memory import Side, shown
 
 HERE = Path(__file__).resolve().parent
@@ -116,6 +116,25 @@ class Scripted(Peer):
 
 class Peers(unittest.TestCase):
     TESTS = Test.all([1], [2], [1, 8])
+    FORMS = {"bf16": (), "bf16, rounded": ("--bf16-activations",)}
+
+    def test_in_bf16_moebius_runs_as_it_is_and_rounding_as_the_peers_do(self):
+        moebius = Moebius("m", ["-p", "1"], 2)
+        self.assertEqual(moebius.forms("q4_0"), {"q4_0": moebius})
+        forms = moebius.forms("bf16")
+        self.assertEqual({form: of.options for form, of in forms.items()}, self.FORMS)
+        self.assertIs(forms["bf16"], moebius)
+
+    def test_every_form_of_moebius_stands_beside_the_same_samples_of_a_peer(self):
+        peer = Scripted({"a": dict(pp1=1.0, tg2=2.0, tg2x8=3.0), "b": dict(pp1=4.0, tg2=5.0, tg2x8=6.0)})
+        chosen = {"a": self.TESTS[:2], "b": self.TESTS[2:]}
+        rows = {(f, test): empty_row("m", f, test, {"scripted": chosen}) for f in self.FORMS for test in self.TESTS}
+        for _ in range(2):
+            run_peer(peer, Path("x"), chosen, rows)
+        for form in self.FORMS:
+            samples = [rows[form, test].peers["scripted"] for test in self.TESTS]
+            self.assertEqual(samples, [[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]])
+            self.assertEqual({rows[form, test].format for test in self.TESTS}, {form})
 
     def choose(self, speeds: dict[str, dict[str, float] | None]) -> dict[str, list[str]]:
         with contextlib.redirect_stderr(io.StringIO()):

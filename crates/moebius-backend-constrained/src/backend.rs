@@ -78,12 +78,11 @@ impl ConstrainedBackend {
     /// # Errors
     /// [`Error::Startup`] when `inner` does not hold weights in panels.
     pub fn new(inner: Arc<dyn Backend>, processor: Processor) -> Result<Self> {
-        let BackendInfo { name, device, detail, free_bytes } = inner.info().clone();
         if inner.packer().is_none() {
-            let reason = format!("backend `{name}` does not hold weights in panels");
+            let reason = format!("backend `{}` does not hold weights in panels", inner.info().name);
             return Err(Error::Startup { backend: NAME, reason });
         }
-        let info = BackendInfo { name: NAME, device, detail, free_bytes };
+        let info = BackendInfo { name: NAME, ..inner.info().clone() };
         let (options, store, loading) = Default::default();
         Ok(ConstrainedBackend { info, inner, processor, options, store, loading })
     }

@@ -16,7 +16,7 @@ fn few(slots: usize, prefetch: usize) -> ConstrainedOptions {
 }
 
 fn cpu(threads: usize) -> CpuBackend {
-    CpuBackend::new(CpuOptions { threads: Some(threads), isa: None }).unwrap()
+    CpuBackend::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() }).unwrap()
 }
 
 fn constrained(threads: usize, options: ConstrainedOptions) -> Result<ConstrainedBackend, Error> {

@@ -28,6 +28,9 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// Instruction set; `None` is the best that the processor has.
     pub isa: Option<Isa>,
+    /// Whether inputs of products with weights in bf16 are rounded to bf16 first, as transformers does in bf16: faster
+    /// where an instruction multiplies pairs of bf16, and another result.
+    pub bf16_activations: bool,
 }
 
 /// The kernels and threads that everything on this backend shares.
@@ -99,14 +102,24 @@ impl CpuBackend {
             Some(isa) => Kernels::with_isa(isa).map_err(startup)?,
             None => Kernels::detect(),
         };
+        let kernels = if options.bf16_activations { kernels.with_bf16_inputs() } else { kernels };
         let available = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = options.threads.unwrap_or_else(available);
         let pool = Pool::new(threads).map_err(startup)?;
         let noun = if threads == 1 { "thread" } else { "threads" };
-        let detail = format!("{}, {threads} {noun}", kernels.name());
+        let mut detail = format!("{}, {threads} {noun}", kernels.name());
+        if options.bf16_activations {
+            detail += ", activations rounded to bf16";
+        }
         let engine = Arc::new(Engine { kernels, pool });
         Ok(CpuBackend {
-            info: BackendInfo { name: NAME, device: Device::Cpu, detail, free_bytes: None },
+            info: BackendInfo {
+                name: NAME,
+                device: Device::Cpu,
+                detail,
+                free_bytes: None,
+                bf16_activations: options.bf16_activations,
+            },
             ops: CpuOps { engine: engine.clone() },
             engine,
         })

@@ -57,12 +57,13 @@ impl CudaBackend {
         (mut detail, free_bytes): (String, Option<u64>),
         activations: Activations,
     ) -> Result<Self> {
-        if activations == Activations::Bf16 {
+        let bf16_activations = activations == Activations::Bf16;
+        if bf16_activations {
             detail += ", activations rounded to bf16";
         }
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         let pool = Pool::new(threads).map_err(|error| startup(error.to_string()))?;
-        let info = BackendInfo { name: NAME, device: gpu.device(), detail, free_bytes };
+        let info = BackendInfo { name: NAME, device: gpu.device(), detail, free_bytes, bf16_activations };
         let (journal, last_split) = (Journal::default(), LastSplit::default());
         let engine = Arc::new(Engine { gpu, pool, journal, activations, last_split });
         Ok(CudaBackend { info, ops: CudaOps { engine: engine.clone() }, engine })

@@ -19,6 +19,9 @@ pub struct BackendInfo {
     /// Bytes that the device had free for weights and activations when it was opened; `None` if they lie in the host's
     /// memory.
     pub free_bytes: Option<u64>,
+    /// Whether inputs of products with weights in bf16, or of all, are rounded to bf16 first, as it was asked for. The
+    /// contract allows such a backend to be as far off as that takes it.
+    pub bf16_activations: bool,
 }
 
 /// The non-linearity of an expert or an MLP: `act(gate) * up` where there is a gate, `act(up)` where there is none.

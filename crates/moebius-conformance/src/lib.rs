@@ -9,7 +9,7 @@
 //!
 //! Expected values are computed here in f64 from the exact weights. An error is measured against the sum of the
 //! absolute terms behind an element, so that cancellation is not held against a backend and a small element
-//! is not compared with a large tolerance; what is allowed stands in [`TOLERANCES`].
+//! is not compared with a large tolerance; what is allowed stands in [`TOLERANCES`] and [`ROUNDED`].
 //!
 //! Invariants: inputs come from a fixed sequence, so every run checks the same numbers; a check that a backend
 //! cannot fail is a bug of this crate, whose own tests hold deliberately broken backends against it.
@@ -27,7 +27,7 @@ mod tolerance;
 pub use failure::{Failed, Failure, Failures};
 pub use reference_backend::ReferenceBackend;
 pub use run::{Group, Instances, Report, accept, accept_groups, same_bits};
-pub use tolerance::{OPS_TOLERANCE, TOLERANCES, Tolerance};
+pub use tolerance::{OPS_TOLERANCE, ROUNDED, TOLERANCES, Tolerance};
 
 /// What [`accept!`] expands to names these.
 #[doc(hidden)]

@@ -40,7 +40,13 @@ impl ReferenceBackend {
     /// None; a `Result` because that is what opening a device gives.
     pub fn new() -> Result<Self> {
         Ok(ReferenceBackend {
-            info: BackendInfo { name: NAME, device: Device::Cpu, detail: "candle".into(), free_bytes: None },
+            info: BackendInfo {
+                name: NAME,
+                device: Device::Cpu,
+                detail: "candle".into(),
+                free_bytes: None,
+                bf16_activations: false,
+            },
         })
     }
 }

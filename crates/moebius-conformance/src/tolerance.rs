@@ -6,7 +6,7 @@
 //! with `scale` the sum of the absolute values of the terms behind the element. Where an expert's inner vector
 //! carries an error already, its terms count with that error's magnitude.
 
-use moebius_backend::WeightFormat;
+use moebius_backend::{BackendInfo, WeightFormat};
 
 use crate::Failure;
 
@@ -46,11 +46,17 @@ pub const TOLERANCES: [Tolerance; 12] = [
     Tolerance { format: WeightFormat::Q2K, linear: 1e-2, experts: 1e-2 },
 ];
 
+/// The line of bf16 for a backend that says that it rounds inputs of products to bf16
+/// ([`BackendInfo::bf16_activations`]): an input is off by a part in 2^8 at most, and what experts compute on the way once
+/// more. One bit less does not pass.
+pub const ROUNDED: Tolerance = Tolerance { format: WeightFormat::Bf16, linear: 3.91e-3, experts: 8e-3 };
+
 /// For the operations between projections, which know f32 only.
 pub const OPS_TOLERANCE: f64 = 1e-6;
 
-/// The line of a format.
-pub(crate) fn tolerance(format: WeightFormat) -> Result<Tolerance, Failure> {
-    let line = TOLERANCES.into_iter().find(|line| line.format == format);
+/// The line of a format for a backend.
+pub(crate) fn tolerance(info: &BackendInfo, format: WeightFormat) -> Result<Tolerance, Failure> {
+    let line = [ROUNDED].into_iter().filter(|_| info.bf16_activations).chain(TOLERANCES);
+    let line = line.into_iter().find(|line| line.format == format);
     line.ok_or_else(|| Failure::Mismatch(format!("format {format} has no line in the table of tolerances")))
 }

@@ -231,14 +231,14 @@ impl Kernels {
             return Ok(());
         }
         let layer = Layer::new(*self, pool, bank, rows);
-        let inputs = InputRows::new(*self, pool, bank.format().inputs(), (hidden, x));
+        let inputs = InputRows::new(*self, pool, self.inputs(bank.format()), (hidden, x));
         let inputs = layer.blocks(&inputs, |pair| {
             let factor = if rows.weight_on_input { rows.weights[pair] } else { 1.0 };
             (rows.rows[pair] as usize, factor)
         });
         let mut inner = pool.floats().take(rows.rows.len() * intermediate);
         layer.gate_and_up(&inputs, &mut inner);
-        let inner = InputRows::new(*self, pool, bank.down[0].format().inputs(), (intermediate, &inner));
+        let inner = InputRows::new(*self, pool, self.inputs(bank.down[0].format()), (intermediate, &inner));
         let inner = layer.blocks(&inner, |pair| (pair, 1.0));
         layer.down(&inner, out);
         Ok(())

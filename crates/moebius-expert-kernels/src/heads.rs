@@ -42,7 +42,7 @@ impl Kernels {
         if tokens == 0 {
             return Ok(());
         }
-        let inputs = InputRows::new(*self, pool, format.inputs(), (cols, x));
+        let inputs = InputRows::new(*self, pool, self.inputs(format), (cols, x));
         // Row `h tokens + t` of the blocks is head `h` of token `t`.
         let offsets: Vec<usize> = (0..=heads).map(|head| head * tokens).collect();
         let source = |row: usize| (row % tokens * heads + row / tokens, 1.0);

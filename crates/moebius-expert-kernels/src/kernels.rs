@@ -3,8 +3,9 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    KernelError,
-    arch::{Arch, Op},
+    KernelError, WeightFormat,
+    arch::{Arch, Bf16Pairs, Op},
+    rows::Inputs,
 };
 
 /// An instruction set that kernels are compiled for.
@@ -63,6 +64,8 @@ impl FromStr for Isa {
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
     arch: Arch,
+    /// The form of inputs that weights in bf16 are multiplied with.
+    bf16_inputs: Inputs,
 }
 
 impl Kernels {
@@ -70,7 +73,7 @@ impl Kernels {
     #[must_use]
     pub fn detect() -> Self {
         let best = Isa::ALL.into_iter().rev().find_map(Arch::detect);
-        Self { arch: best.expect("the scalar set is everywhere") }
+        Self::of(best.expect("the scalar set is everywhere"))
     }
 
     /// The kernels of a given instruction set.
@@ -78,7 +81,29 @@ impl Kernels {
     /// # Errors
     /// [`KernelError::MissingIsa`] if this processor lacks it.
     pub fn with_isa(isa: Isa) -> Result<Self, KernelError> {
-        Arch::detect(isa).map(|arch| Self { arch }).ok_or(KernelError::MissingIsa { isa })
+        Arch::detect(isa).map(Self::of).ok_or(KernelError::MissingIsa { isa })
+    }
+
+    fn of(arch: Arch) -> Self {
+        Self { arch, bf16_inputs: Inputs::Floats }
+    }
+
+    /// The same kernels, but that inputs of products with weights in [`WeightFormat::Bf16`] are rounded to bf16 first,
+    /// to nearest, ties to even; one that is weighted before it is multiplied is rounded before and after. Products of
+    /// other formats stay as they are.
+    ///
+    /// Sums are those of `f32` products of rounded inputs, in the order of plain ones. Where pairs of bf16 are
+    /// multiplied by one instruction, subnormal numbers are zeros to it: then a sum of `n` columns is off by less than
+    /// `n 2^-126 (1 + |w| + |x|)` besides, with the largest weight and input.
+    #[must_use]
+    pub fn with_bf16_inputs(self) -> Self {
+        Self { bf16_inputs: self.bf16_pairs().map_or(Inputs::Rounded, Inputs::Pairs), ..self }
+    }
+
+    /// Whether inputs are rounded, as [`Kernels::with_bf16_inputs`] says.
+    #[must_use]
+    pub fn rounds_inputs(&self) -> bool {
+        self.bf16_inputs != Inputs::Floats
     }
 
     /// The instruction sets of this processor, the preferred one last.
@@ -100,9 +125,23 @@ impl Kernels {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2+fma+f16c",
             Isa::AvxVnni => "avx2+fma+f16c+avxvnni",
+            Isa::Avx512 if matches!(self.bf16_inputs, Inputs::Pairs(_)) => "avx512f+bw+vnni+bf16",
             Isa::Avx512 => "avx512f+bw+vnni",
             Isa::Neon => "neon",
             Isa::NeonDot => "neon+dotprod",
+        }
+    }
+
+    /// How pairs of bf16 are multiplied at once, if they are.
+    pub(crate) fn bf16_pairs(&self) -> Option<Bf16Pairs> {
+        Bf16Pairs::detect(self.arch)
+    }
+
+    /// The form of inputs that weights of a format are multiplied with.
+    pub(crate) fn inputs(&self, format: WeightFormat) -> Inputs {
+        match format {
+            WeightFormat::Bf16 => self.bf16_inputs,
+            _ => format.inputs(),
         }
     }
 

@@ -68,8 +68,8 @@ impl Kernels {
         products.iter().try_for_each(|product| product.check(tokens, cols))?;
         let mut left = products;
         while tokens > 0 && !left.is_empty() {
-            let form = left[0].weight.format().inputs();
-            let (alike, others) = left.into_iter().partition(|p| p.weight.format().inputs() == form);
+            let form = self.inputs(left[0].weight.format());
+            let (alike, others) = left.into_iter().partition(|p| self.inputs(p.weight.format()) == form);
             let inputs = InputRows::new(*self, pool, form, (cols, x));
             let rows = RowBlocks::new(self, pool, &inputs, &[0, tokens], |token| (token, 1.0));
             self.multiply_each(pool, &rows, alike);

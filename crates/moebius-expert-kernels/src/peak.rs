@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     Kernels, Pool,
-    arch::{LANES, Op, QUAD_BYTES, Simd},
+    arch::{Bf16Pairs, LANES, Op, QUAD_BYTES, Simd},
 };
 
 /// Weights of one pass: small enough for the nearest cache, with room to spare.
@@ -31,15 +31,21 @@ pub struct Peaks {
     pub int8_ops_per_second: f64,
     /// Of 32-bit floating-point numbers, as all others are.
     pub f32_ops_per_second: f64,
+    /// Of pairs of bf16, as weights in bf16 are multiplied by [`Kernels::with_bf16_inputs`]; `None` where that takes
+    /// 32-bit numbers.
+    pub bf16_ops_per_second: Option<f64>,
 }
 
 impl Kernels {
-    /// Multiplies with all threads for about `time` in either arithmetic, and takes the median of short rounds.
+    /// Multiplies with all threads for about `time` in each arithmetic, and takes the median of short rounds.
     #[must_use]
     pub fn measure_peaks(&self, pool: &Pool, time: Duration) -> Peaks {
         Peaks {
             int8_ops_per_second: median_rate(pool, time, || self.run(Int8Op { weights: black_box(&[0; _]) })),
             f32_ops_per_second: median_rate(pool, time, || self.run(F32Op { weights: black_box(&[0.0; _]) })),
+            bf16_ops_per_second: self
+                .bf16_pairs()
+                .map(|pairs| median_rate(pool, time, || multiply_pairs(pairs))),
         }
     }
 }
@@ -109,6 +115,55 @@ impl Op for F32Op<'_> {
         }
         sums[..S::ACCUMULATORS].iter().for_each(|&sum| keep(simd, sum));
         2 * (PASSES * STEPS * S::ACCUMULATORS * LANES) as u64
+    }
+}
+
+/// Does so with pairs of bf16.
+fn multiply_pairs(pairs: Bf16Pairs) -> u64 {
+    match pairs {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Pairs::Avx512(pairs) => avx512_bf16::multiply(pairs),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16 {
+    use super::*;
+    use crate::{
+        arch::{Avx512, Avx512Bf16, PairsOp},
+        format::LanesBf16,
+    };
+
+    /// As many sums as the tiles keep.
+    const SUMS: usize = 24;
+
+    pub(super) fn multiply(pairs: Avx512Bf16) -> u64 {
+        pairs.run(Bf16Op { pairs, weights: black_box(&[LanesBf16::ZERO; _]) })
+    }
+
+    struct Bf16Op<'a> {
+        pairs: Avx512Bf16,
+        weights: &'a [LanesBf16; 2 * STEPS],
+    }
+
+    impl PairsOp for Bf16Op<'_> {
+        type Output = u64;
+
+        #[inline(always)]
+        fn run(self, simd: Avx512) -> u64 {
+            let mut sums: [_; SUMS] = std::array::from_fn(|_| simd.splat(black_box(0.0)));
+            let inputs = [self.pairs.input(black_box(0)), self.pairs.input(black_box(1))];
+            for _ in 0..PASSES {
+                for columns in self.weights.as_chunks::<2>().0 {
+                    let weights = self.pairs.columns(columns);
+                    for (index, sum) in sums.iter_mut().enumerate() {
+                        *sum = self.pairs.dot(*sum, weights, inputs[index % 2]);
+                    }
+                }
+            }
+            sums.iter().for_each(|&sum| keep(simd, sum));
+            2 * (PASSES * STEPS * SUMS * 2 * LANES) as u64
+        }
     }
 }
 

@@ -1,18 +1,21 @@
 //! Input rows as tiles read them: plain or quantised, a few rows side by side.
 //!
 //! A row is a sequence of *steps* of words; a word is an `i32` or the bits of an `f32`. Plain rows have one word a
-//! column. Quantised ones have a scale `s` and bytes `b = round(x / s)`, `s = max |x| / 127`, over 32 columns or over
-//! 256, and the sums of bytes that weights with an offset need: starts, see [`crate::arch::Dots`], and pairs of two `i16`.
+//! column, rows of bf16 too or one for every two. Quantised ones have a scale `s` and bytes `b = round(x / s)`,
+//! `s = max |x| / 127`, over 32 columns or over 256, and the sums of bytes that weights with an offset need: starts, see
+//! [`crate::arch::Dots`], and pairs of two `i16`.
 //!
 //! Shapes: a step of 32 columns is scale, start, eight quads of bytes; one of 256 is scale, four pairs of sums over 32
 //! columns each, sixteen starts of 16 columns, 64 quads. A block of `n` rows is stored `[words, n]`.
 //! Invariants: a row is quantised from its own values alone.
 
+mod bf16;
+
 use std::{ops::Range, sync::Mutex};
 
 use crate::{
     Kernels, Pool,
-    arch::{Op, Simd},
+    arch::{Bf16Pairs, Op, Simd},
     scratch::Taken,
     tile::TileShape,
 };
@@ -37,6 +40,10 @@ pub(crate) const QUADS: usize = 21;
 pub(crate) enum Inputs {
     /// As they are.
     Floats,
+    /// Rounded to bf16, as `f32`.
+    Rounded,
+    /// Rounded to bf16, two neighbouring columns in a word, the earlier one in its upper half.
+    Pairs(Bf16Pairs),
     /// Signed bytes with a scale for every 32 columns, and starts of so many times their sums.
     Blocks32 { times: i16 },
     /// Signed bytes with a scale for every 256 columns, and starts of so many times the sums of sixteen.
@@ -47,18 +54,28 @@ impl Inputs {
     /// Most panels of weights that are multiplied together. Long units leave no registers for a second one.
     pub(crate) const fn panels(self) -> usize {
         match self {
-            Self::Floats => 4,
+            Self::Floats | Self::Rounded | Self::Pairs(_) => 4,
             Self::Blocks32 { .. } => 2,
             Self::Blocks256 { .. } => 1,
         }
     }
 
-    /// Columns and words of a step.
+    /// Columns and words of a step. Only of pairs may the last one have fewer columns.
     pub(crate) const fn step(self) -> (usize, usize) {
         match self {
-            Self::Floats => (1, 1),
+            Self::Floats | Self::Rounded => (1, 1),
+            Self::Pairs(_) => (2, 1),
             Self::Blocks32 { .. } => (32, STEP32),
             Self::Blocks256 { .. } => (256, STEP256),
+        }
+    }
+
+    /// The first word of a step whose inputs are multiplied by a factor.
+    fn times(self, word: i32, factor: f32) -> i32 {
+        match self {
+            Self::Rounded => bf16::rounded_times(word, factor),
+            Self::Pairs(_) => bf16::pair_times(word, factor),
+            _ => (factor * f32::from_bits(word as u32)).to_bits() as i32,
         }
     }
 }
@@ -79,7 +96,7 @@ impl<'a> InputRows<'a> {
     /// Brings `x` `[rows, cols]` into a form.
     pub(crate) fn new(kernels: Kernels, pool: &'a Pool, form: Inputs, (cols, x): (usize, &'a [f32])) -> Self {
         let (step_cols, step_words) = form.step();
-        let words_per_row = cols / step_cols * step_words;
+        let words_per_row = cols.div_ceil(step_cols) * step_words;
         if form == Inputs::Floats {
             return Self { form, values: Values::Floats(x), words_per_row };
         }
@@ -90,7 +107,7 @@ impl<'a> InputRows<'a> {
         pool.for_each(parts.len(), |index| {
             let (words, values) = &parts[index];
             let mut words = words.lock().expect("no task panics while it quantises");
-            kernels.run(Quantize { form, values, words: &mut words });
+            kernels.run(Quantize { form, cols, values, words: &mut words });
         });
         Self { form, values: Values::Words(words), words_per_row }
     }
@@ -118,7 +135,7 @@ impl<'a> InputRows<'a> {
                 }
                 let (_, step_words) = self.form.step();
                 for step in block.chunks_exact_mut(height * step_words) {
-                    step[at] = (factor * f32::from_bits(step[at] as u32)).to_bits() as i32;
+                    step[at] = self.form.times(step[at], factor);
                 }
             }
         }
@@ -127,6 +144,7 @@ impl<'a> InputRows<'a> {
 
 struct Quantize<'a> {
     form: Inputs,
+    cols: usize,
     values: &'a [f32],
     words: &'a mut [i32],
 }
@@ -138,6 +156,8 @@ impl Op for Quantize<'_> {
     fn run<S: Simd>(self, _: S) {
         match self.form {
             Inputs::Floats => unreachable!("plain rows are borrowed"),
+            Inputs::Rounded => bf16::round(self.values, self.words),
+            Inputs::Pairs(_) => bf16::pair(self.cols, self.values, self.words),
             Inputs::Blocks32 { times } => {
                 let (steps, _) = self.words.as_chunks_mut::<STEP32>();
                 for (step, values) in steps.iter_mut().zip(self.values.as_chunks::<32>().0) {
@@ -261,6 +281,8 @@ pub(crate) struct RowBlocks<'a> {
 pub(crate) struct Block<'a> {
     /// The rows, by number.
     pub(crate) rows: Range<usize>,
+    /// The form of the rows.
+    pub(crate) form: Inputs,
     /// `[words, rows]`
     pub(crate) words: &'a [i32],
     /// Most panels that are multiplied with them together.
@@ -322,7 +344,7 @@ impl<'a> RowBlocks<'a> {
     pub(crate) fn block(&self, block: usize, panels: usize) -> Block<'_> {
         let rows = self.bounds[block]..self.bounds[block + 1];
         let words = &self.words[rows.start * self.words_per_row..rows.end * self.words_per_row];
-        Block { words, rows, panels }
+        Block { form: self.form, words, rows, panels }
     }
 
     /// The first row of every block, and the end.

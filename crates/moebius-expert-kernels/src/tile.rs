@@ -10,12 +10,15 @@
 //! Invariants: each sum is one chain of fused multiply-adds, ascending from zero. Which tile a row falls into, and
 //! what else is in it, does not change its bits.
 
-use std::{marker::PhantomData, ops::Range};
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+
+use std::ops::Range;
 
 use crate::{
     Kernels, PackedMatrix,
-    arch::{LANES, Op, Simd},
-    format::{Dot, Lanes, Panels, Unit, with_units},
+    arch::{Bf16Pairs, LANES, Op, Simd},
+    format::{Dot, Lanes, LanesBf16, Panels, Unit, with_units},
     rows::{Block, Inputs, RowBlocks},
 };
 
@@ -42,11 +45,19 @@ impl TileShape {
     }
 }
 
-/// One way to multiply `P` panels with `R` rows.
-trait Tile<U> {
-    fn shape<S: Simd>() -> TileShape;
+/// One way to multiply `P` panels with `R` rows on an instruction set.
+trait Tile<S: Simd, U: Unit>: Copy {
+    fn shape() -> TileShape;
 
-    fn multiply<S: Simd, const P: usize, const R: usize>(
+    /// The units of a panel, given how many it has and the words of a row.
+    #[inline(always)]
+    fn units(_: usize, words: usize) -> usize {
+        // Counted by what loops run over, so that the compiler sees no index beyond the units.
+        words / U::INPUTS.step().1
+    }
+
+    fn multiply<const P: usize, const R: usize>(
+        self,
         simd: S,
         streams: [&[U]; P],
         words: &[[i32; R]],
@@ -54,16 +65,18 @@ trait Tile<U> {
 }
 
 /// Column by column.
+#[derive(Clone, Copy)]
 struct ByLanes;
 
-impl<U: Lanes> Tile<U> for ByLanes {
+impl<S: Simd, U: Lanes> Tile<S, U> for ByLanes {
     #[inline(always)]
-    fn shape<S: Simd>() -> TileShape {
+    fn shape() -> TileShape {
         TileShape { max_rows: S::TILE_ROWS, accumulators: S::ACCUMULATORS }
     }
 
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize, const R: usize>(
+    fn multiply<const P: usize, const R: usize>(
+        self,
         simd: S,
         streams: [&[U]; P],
         words: &[[i32; R]],
@@ -86,16 +99,18 @@ impl<U: Lanes> Tile<U> for ByLanes {
 }
 
 /// Block by block.
+#[derive(Clone, Copy)]
 struct ByDots;
 
-impl<U: Dot> Tile<U> for ByDots {
+impl<S: Simd, U: Dot> Tile<S, U> for ByDots {
     #[inline(always)]
-    fn shape<S: Simd>() -> TileShape {
+    fn shape() -> TileShape {
         TileShape { max_rows: S::DOT_ROWS, accumulators: S::DOT_ACCUMULATORS }
     }
 
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize, const R: usize>(
+    fn multiply<const P: usize, const R: usize>(
+        self,
         simd: S,
         streams: [&[U]; P],
         words: &[[i32; R]],
@@ -116,34 +131,54 @@ struct TileOp<'a, U, T> {
     block: &'a Block<'a>,
     /// `[n_panels, height, 16]`, overwritten.
     sums: &'a mut [[f32; LANES]],
-    tile: PhantomData<T>,
+    tile: T,
 }
 
-impl<U: Unit, T: Tile<U>> Op for TileOp<'_, U, T> {
+impl<U: Lanes> Op for TileOp<'_, U, ByLanes> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        self.run_on(simd);
+    }
+}
+
+impl<U: Dot> Op for TileOp<'_, U, ByDots> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.run_on(simd);
+    }
+}
+
+impl<U: Unit, T> TileOp<'_, U, T> {
+    #[inline(always)]
+    fn run_on<S: Simd>(self, simd: S)
+    where
+        T: Tile<S, U>,
+    {
         macro_rules! heights {
             ($($height:literal)+) => {
                 match self.block.rows.len() {
-                    $($height if $height <= T::shape::<S>().max_rows_alone() => self.run_height::<S, $height>(simd),)+
+                    $($height if $height <= T::shape().max_rows_alone() => self.run_height::<S, $height>(simd),)+
                     height => unreachable!("a block has the height of a tile, not {height}"),
                 }
             };
         }
         heights!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
-}
 
-impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
     /// Takes as many panels at a time as their accumulators fit into registers.
     #[inline(always)]
-    fn run_height<S: Simd, const R: usize>(self, simd: S) {
+    fn run_height<S: Simd, const R: usize>(self, simd: S)
+    where
+        T: Tile<S, U>,
+    {
         let (words, rest) = self.block.words.as_chunks::<R>();
         debug_assert!(rest.is_empty());
-        let fits = |panels: usize| R * panels <= T::shape::<S>().accumulators;
-        let mut panels = self.panels;
+        let fits = |panels: usize| R * panels <= T::shape().accumulators;
+        let (by, mut panels) = (self.tile, self.panels);
         let mut sums = self.sums;
         let n_panels = sums.len() / R;
         let units = panels.len() / n_panels;
@@ -152,13 +187,13 @@ impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
             let ever = const { U::INPUTS.panels() };
             let most = left.min(self.block.panels);
             let taken = if ever >= 4 && most >= 4 && fits(4) {
-                tile::<S, U, T, 4, R>(simd, panels, words, sums);
+                tile::<S, U, T, 4, R>((simd, by), (panels, units), words, sums);
                 4
             } else if ever >= 2 && most >= 2 && fits(2) {
-                tile::<S, U, T, 2, R>(simd, panels, words, sums);
+                tile::<S, U, T, 2, R>((simd, by), (panels, units), words, sums);
                 2
             } else {
-                tile::<S, U, T, 1, R>(simd, panels, words, sums);
+                tile::<S, U, T, 1, R>((simd, by), (panels, units), words, sums);
                 1
             };
             panels = &panels[taken * units..];
@@ -168,18 +203,18 @@ impl<U: Unit, T: Tile<U>> TileOp<'_, U, T> {
 }
 
 #[inline(always)]
-fn tile<S: Simd, U: Unit, T: Tile<U>, const P: usize, const R: usize>(
-    simd: S,
-    panels: &[U],
+fn tile<S: Simd, U: Unit, T: Tile<S, U>, const P: usize, const R: usize>(
+    (simd, by): (S, T),
+    (panels, units): (&[U], usize),
     words: &[[i32; R]],
     sums: &mut [[f32; LANES]],
 ) {
-    let units = words.len() / U::INPUTS.step().1;
+    let units = T::units(units, words.len());
     let mut streams = [panels; P];
     for (index, stream) in streams.iter_mut().enumerate() {
         *stream = &panels[index * units..][..units];
     }
-    let totals = T::multiply::<S, P, R>(simd, streams, words);
+    let totals = by.multiply(simd, streams, words);
     for (totals, sums) in totals.iter().zip(sums.chunks_exact_mut(R)) {
         for (total, sum) in totals.iter().zip(sums) {
             simd.store(*total, sum);
@@ -194,7 +229,29 @@ pub(crate) fn multiply_lanes<U: Lanes>(
     block: &Block<'_>,
     sums: &mut [[f32; LANES]],
 ) {
-    kernels.run(TileOp { panels, block, sums, tile: PhantomData::<ByLanes> });
+    kernels.run(TileOp { panels, block, sums, tile: ByLanes });
+}
+
+/// [`Unit::multiply`] for weights in bf16 and pairs of inputs.
+pub(crate) fn multiply_pairs(
+    pairs: Bf16Pairs,
+    panels: &[LanesBf16],
+    block: &Block<'_>,
+    sums: &mut [[f32; LANES]],
+) {
+    let op = TileOp { panels, block, sums, tile: pairs };
+    match op.tile {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Pairs::Avx512(pairs) => pairs.run(op),
+    }
+}
+
+/// The register tiles for pairs of inputs.
+fn shape_of_pairs(pairs: Bf16Pairs) -> TileShape {
+    match pairs {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Pairs::Avx512(_) => <Bf16Pairs as Tile<crate::arch::Avx512, LanesBf16>>::shape(),
+    }
 }
 
 /// [`Unit::multiply`] for blocks of weights.
@@ -204,7 +261,7 @@ pub(crate) fn multiply_dots<U: Dot>(
     block: &Block<'_>,
     sums: &mut [[f32; LANES]],
 ) {
-    kernels.run(TileOp { panels, block, sums, tile: PhantomData::<ByDots> });
+    kernels.run(TileOp { panels, block, sums, tile: ByDots });
 }
 
 struct ShapeOp(Inputs);
@@ -215,9 +272,10 @@ impl Op for ShapeOp {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> TileShape {
         match self.0 {
-            Inputs::Floats => <ByLanes as Tile<crate::format::LanesF32>>::shape::<S>(),
+            Inputs::Floats | Inputs::Rounded => <ByLanes as Tile<S, LanesBf16>>::shape(),
+            Inputs::Pairs(pairs) => shape_of_pairs(pairs),
             Inputs::Blocks32 { .. } | Inputs::Blocks256 { .. } => {
-                <ByDots as Tile<crate::format::UnitQ8_0>>::shape::<S>()
+                <ByDots as Tile<S, crate::format::UnitQ8_0>>::shape()
             }
         }
     }

@@ -37,8 +37,8 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// Which GPU, from 0, for a backend that runs on one; `None` is the first.
     pub device: Option<usize>,
-    /// Whether a GPU rounds activations to bf16 before it multiplies them, as transformers does in bf16: less to compute,
-    /// and another result.
+    /// Whether activations are rounded to bf16 before they are multiplied, as transformers does in bf16: less to compute,
+    /// and another result. A GPU does so whatever the weights' format, the processor where weights are held in bf16.
     pub bf16_activations: bool,
     /// What the processor takes from a GPU; nothing, unless told otherwise.
     pub offload: Offload,
@@ -74,7 +74,10 @@ pub fn open_backend(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
 /// # Errors
 /// Those of [`open_backend`].
 pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
-    let cpu = || Ok::<_, Error>(CpuBackend::new(CpuOptions { threads: options.threads, isa: isa()? })?);
+    let cpu = || {
+        let (threads, bf16_activations) = (options.threads, options.bf16_activations);
+        Ok::<_, Error>(CpuBackend::new(CpuOptions { threads, isa: isa()?, bf16_activations })?)
+    };
     let budget = options.constraint.memory.is_some() || options.constraint.resident.is_some();
     let profile = &options.profile;
     let default = if budget || profile.is_some() { CONSTRAINED } else { BACKENDS[0] };
@@ -83,9 +86,7 @@ pub(crate) fn open(options: &BackendOptions) -> Result<Opened> {
             let what = if budget { "backend with a budget of memory" } else { "backend with a profile" };
             return Err(Error::UnknownName { what, got: "cpu".into(), expected: CONSTRAINED.into() });
         }
-        "cpu" | CONSTRAINED
-            if options.device.is_some() || options.bf16_activations || !options.offload.is_nothing() =>
-        {
+        "cpu" | CONSTRAINED if options.device.is_some() || !options.offload.is_nothing() => {
             return Err(Error::NoDevices("cpu"));
         }
         "cpu" => (Arc::new(cpu()?), None),

@@ -355,7 +355,7 @@ impl Error {
                 ));
             }
             Error::NoDevices(_) => {
-                "leave out --device, --n-cpu-moe, --gpu-memory and --bf16-activations, or name a backend that runs on GPUs"
+                "leave out --device, --n-cpu-moe and --gpu-memory, or name a backend that runs on GPUs"
             }
             Error::UnknownName { .. } => "use one of these names, or leave it out",
             Error::OutputExists(_) => "name what does not exist yet, or remove this first",

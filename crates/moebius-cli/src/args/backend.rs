@@ -25,9 +25,10 @@ pub(crate) struct BackendArgs {
     #[arg(long, env = "MOEBIUS_GPU_MEMORY", hide_env = without_devices(), hide_env_values = true, value_name = "SIZE")]
     #[arg(hide = without_devices(), value_parser = values::size)]
     gpu_memory: Option<u64>,
-    /// Round activations to bf16 before the GPU multiplies them: less to compute, and another result
-    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env = without_devices(), hide_env_values = true)]
-    #[arg(hide = without_devices(), value_parser = FalseyValueParser::new())]
+    /// Round activations to bf16 before they are multiplied: less to compute, and another result. On a CPU: before
+    /// products with weights in bf16
+    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env_values = true)]
+    #[arg(value_parser = FalseyValueParser::new())]
     bf16_activations: bool,
 }
 

@@ -72,9 +72,9 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "MOEBIUS_DEVICE", hide_env = without_devices(), hide_env_values = true, value_name = "N")]
     #[arg(hide = without_devices(), value_parser = values::count)]
     pub(crate) device: Option<usize>,
-    /// Round activations to bf16 before a GPU multiplies them
-    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env = without_devices(), hide_env_values = true)]
-    #[arg(hide = without_devices(), value_parser = FalseyValueParser::new())]
+    /// Round activations to bf16 before they are multiplied; on a CPU, before products with weights in bf16
+    #[arg(long, env = "MOEBIUS_BF16_ACTIVATIONS", hide_env_values = true)]
+    #[arg(value_parser = FalseyValueParser::new())]
     pub(crate) bf16_activations: bool,
     /// Samples of each form
     #[arg(short, long, value_name = "N", default_value = "9", value_parser = values::repetitions)]
@@ -109,7 +109,7 @@ impl LayerArgs {
                         let options = BackendOptions {
                             name: backend.cloned(),
                             device: self.device.filter(|_| on_gpu || self.backend.len() < 2),
-                            bf16_activations: self.bf16_activations && (on_gpu || self.backend.len() < 2),
+                            bf16_activations: self.bf16_activations,
                             threads: threads.copied().map(saturate),
                             ..BackendOptions::default()
                         };

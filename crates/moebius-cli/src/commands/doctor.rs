@@ -27,6 +27,7 @@ struct Report<'a> {
     gpus: Option<&'a [String]>,
     int8_ops_per_second: f64,
     f32_ops_per_second: f64,
+    bf16_ops_per_second: Option<f64>,
     energy_counters: Option<&'a [String]>,
     default_model: Option<String>,
     cache_dir: Option<String>,
@@ -73,6 +74,7 @@ fn report(health: &Health) -> Report<'_> {
         },
         int8_ops_per_second: health.peaks.int8_ops_per_second,
         f32_ops_per_second: health.peaks.f32_ops_per_second,
+        bf16_ops_per_second: health.peaks.bf16_ops_per_second,
         energy_counters: match &health.energy {
             CounterState::Readable(zones) => Some(zones),
             CounterState::Unreadable { .. } | CounterState::Absent => None,
@@ -130,9 +132,12 @@ fn text(health: &Health) -> String {
         (
             "peak",
             format!(
-                "{} in int8, {} in f32, by all threads together",
+                "{} in int8, {} in f32{}, by all threads together",
                 si(Some(report.int8_ops_per_second), "OP/s"),
-                si(Some(report.f32_ops_per_second), "FLOP/s")
+                si(Some(report.f32_ops_per_second), "FLOP/s"),
+                report.bf16_ops_per_second.map_or(String::new(), |bf16| {
+                    format!(", {} in pairs of bf16 (--bf16-activations)", si(Some(bf16), "FLOP/s"))
+                })
             ),
         ),
         ("GPUs", gpus(&health.gpus)),

@@ -9,8 +9,8 @@ pub use kinds::{
 
 use std::collections::BTreeSet;
 
-use candle_core::{Device, Tensor};
-use moebius_backend::{Activation, Backend, ExpertBank, ExpertSpec, WeightFormat, WeightSpec};
+use candle_core::Tensor;
+use moebius_backend::{Activation, Backend, BackendInfo, ExpertBank, ExpertSpec, WeightFormat, WeightSpec};
 use moebius_metering::{Counts, ExpertCounts, FetchCounts, LayerCounts, Meter, Part, Work};
 use moebius_router::{Routing, WeightTarget};
 
@@ -208,7 +208,7 @@ pub fn inputs_of_the_wrong_width_are_errors_and_count_nothing(backend: &dyn Back
         let wrong = [width - 1, width + 1, width / 2, 2 * width].map(|width| vec![2, width]);
         for shape in wrong.into_iter().chain([vec![2 * width], vec![2, 1, width]]) {
             let shape = &shape[..];
-            let x = tensor(&vec![1.0; shape.iter().product()], shape, &loaded.device)?;
+            let x = tensor(&vec![1.0; shape.iter().product()], shape, &loaded.info.device)?;
             let forward = loaded.experts.forward(&x, &routing, &meter);
             ensure_refused(&format!("an input of shape {shape:?} for a width of {width}"), forward)?;
         }
@@ -227,11 +227,11 @@ fn fixed_routing(n_experts: usize, ids: Vec<u32>, samples: &mut Samples) -> Rout
     Routing::from_parts(n_experts, 1, ids, weights, WeightTarget::Output).expect("ids are below n_experts")
 }
 
-/// A bank on the device, beside what it was loaded from.
+/// A bank, beside what it was loaded from and where to.
 pub(super) struct Loaded {
     pub(super) bank: Bank,
     pub(super) experts: Box<dyn ExpertBank>,
-    device: Device,
+    info: BackendInfo,
 }
 
 impl Loaded {
@@ -246,7 +246,7 @@ impl Loaded {
         }
         let bank = Bank::sampled(samples, spec)?;
         let experts = backend.load_experts(&bank.spec, &bank)?;
-        Ok(Some(Loaded { bank, experts, device: backend.info().device.clone() }))
+        Ok(Some(Loaded { bank, experts, info: backend.info().clone() }))
     }
 
     /// Rows for some tokens.
@@ -257,7 +257,7 @@ impl Loaded {
     /// Rows as a tensor.
     pub(super) fn tensor(&self, x: &[f32]) -> Result<Tensor, Failure> {
         let hidden = self.bank.spec.hidden;
-        tensor(x, &[x.len() / hidden, hidden], &self.device)
+        tensor(x, &[x.len() / hidden, hidden], &self.info.device)
     }
 
     fn agrees(&self, x: &[f32], routing: &Routing) -> Result<(), Failure> {
@@ -267,7 +267,8 @@ impl Loaded {
     fn result_agrees(&self, input: &Tensor, x: &[f32], routing: &Routing) -> Result<(), Failure> {
         let out = self.experts.forward(input, routing, &Meter::new())?;
         let out = values_of(&out, &[routing.tokens(), self.bank.spec.hidden])?;
-        let [inner, outer] = [self.bank.spec.format, self.bank.spec.down_format].map(tolerance);
+        let formats = [self.bank.spec.format, self.bank.spec.down_format];
+        let [inner, outer] = formats.map(|format| tolerance(&self.info, format));
         let allowed = inner?.experts.max(outer?.experts);
         oracle::experts(x, &self.bank, routing).check(&out, allowed)
     }

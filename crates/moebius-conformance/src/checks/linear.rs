@@ -51,7 +51,10 @@ fn agrees(
         let x = samples.vector(tokens * matrix.cols);
         let out = linear.forward(&tensor(&x, &[tokens, matrix.cols], &backend.info().device)?)?;
         oracle::linear(&x, matrix, bias.as_deref())
-            .check(&values_of(&out, &[tokens, matrix.rows])?, tolerance(matrix.format)?.linear)
+            .check(
+                &values_of(&out, &[tokens, matrix.rows])?,
+                tolerance(backend.info(), matrix.format)?.linear,
+            )
             .map_err(|failure| failure.at(format!("{tokens} tokens")))?;
     }
     Ok(())
@@ -66,12 +69,12 @@ pub fn strided_inputs_agree_with_f64(backend: &dyn Backend) -> Result<(), Failur
         let x = samples.vector(7 * width);
         let input = strided(&tensor(&x, &[7, width], &backend.info().device)?)?;
         let out = values_of(&linear.forward(&input)?, &[7, 19])?;
-        oracle::linear(&x, &matrix, None).check(&out, tolerance(format)?.linear)?;
+        oracle::linear(&x, &matrix, None).check(&out, tolerance(backend.info(), format)?.linear)?;
 
         let row = &x[..width];
         let repeated = tensor(row, &[1, width], &backend.info().device)?.broadcast_as((4, width))?;
         let out = values_of(&linear.forward(&repeated)?, &[4, 19])?;
-        oracle::linear(&row.repeat(4), &matrix, None).check(&out, tolerance(format)?.linear)
+        oracle::linear(&row.repeat(4), &matrix, None).check(&out, tolerance(backend.info(), format)?.linear)
     })
 }
 

@@ -22,6 +22,10 @@ pub(crate) enum Fault {
     DropsBias,
     RoundsActivations,
     CoarseActivations,
+    /// It says that it rounds inputs of products with bf16 to bf16, and does: no fault.
+    RoundsAsItSays,
+    /// It says so, and drops one bit more.
+    RoundsBeyondWhatItSays,
     IgnoresStrides,
     OneRoutingWeight,
     WeightsOnOutputsAlways,
@@ -71,7 +75,8 @@ impl Faulty {
     }
 
     fn over(inner: Box<dyn Backend>, fault: Fault) -> Faulty {
-        let info = BackendInfo { name: "faulty", ..inner.info().clone() };
+        let bf16_activations = matches!(fault, Fault::RoundsAsItSays | Fault::RoundsBeyondWhatItSays);
+        let info = BackendInfo { name: "faulty", bf16_activations, ..inner.info().clone() };
         Faulty { inner, info, fault, calls: Arc::default() }
     }
 }
@@ -153,6 +158,17 @@ fn coarse(x: &Tensor) -> Result<Tensor> {
     Ok(((x * 31.0)?.round()? / 31.0)?)
 }
 
+/// Values rounded to bf16.
+fn rounded(x: &Tensor) -> Result<Tensor> {
+    Ok(x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?)
+}
+
+/// Values rounded to one bit less than bf16 has: so much is added and taken away that the others are lost.
+fn rounded_more(x: &Tensor) -> Result<Tensor> {
+    let much = (x * f64::from((1 << 17) + 1))?;
+    Ok((&much - (&much - x)?)?)
+}
+
 /// Each value moved by about one unit in the last place.
 fn nudged(x: &Tensor) -> Result<Tensor> {
     Ok((x * (1.0 + f64::from(f32::EPSILON)))?)
@@ -194,8 +210,12 @@ impl Linear for FaultyLinear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         match self.fault {
-            Fault::RoundsActivations if x.dtype() == DType::F32 => {
-                self.inner.forward(&x.to_dtype(DType::BF16)?.to_dtype(DType::F32)?)
+            Fault::RoundsActivations if x.dtype() == DType::F32 => self.inner.forward(&rounded(x)?),
+            Fault::RoundsAsItSays if self.spec().format == WeightFormat::Bf16 && x.dtype() == DType::F32 => {
+                self.inner.forward(&rounded(x)?)
+            }
+            Fault::RoundsBeyondWhatItSays if self.spec().format == WeightFormat::Bf16 => {
+                self.inner.forward(&rounded_more(x)?)
             }
             Fault::CoarseActivations if self.spec().format.block_len() > 1 => self.inner.forward(&coarse(x)?),
             Fault::IgnoresStrides if !x.is_contiguous() => self.inner.forward(&x.zeros_like()?),

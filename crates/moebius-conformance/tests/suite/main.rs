@@ -80,6 +80,13 @@ fn activations_rounded_to_bf16_are_found() {
 }
 
 #[test]
+fn a_backend_that_says_so_may_round_activations_to_bf16_and_no_further() {
+    let report = accept_groups(&Faulty::new(Fault::RoundsAsItSays), &[Group::Linear]).expect("it says so");
+    assert_eq!(report.passed.len(), 8);
+    finds(Fault::RoundsBeyondWhatItSays, "linear::awkward_sizes_agree_with_f64");
+}
+
+#[test]
 fn activations_that_are_rounded_too_much_for_block_formats_are_found() {
     finds(Fault::CoarseActivations, "linear::awkward_sizes_agree_with_f64");
 }

@@ -19,6 +19,7 @@ mod aarch64 {
 mod x86_64 {
     pub(super) mod avx2;
     pub(super) mod avx512;
+    pub(super) mod avx512_bf16;
     pub(super) mod avx_vnni;
 }
 
@@ -26,7 +27,12 @@ mod x86_64 {
 use self::aarch64::neon::Neon;
 use self::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-use self::x86_64::{avx2::Avx2, avx512::Avx512};
+use self::x86_64::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::x86_64::{
+    avx512::Avx512,
+    avx512_bf16::{Avx512Bf16, PairsOp},
+};
 use crate::{Isa, vector::lanes::reduce_sum};
 
 /// The number of `f32` values in a [`Simd::V`] and of output rows in a panel, on every instruction set.
@@ -266,6 +272,25 @@ impl Arch {
             Self::Neon(simd) => simd.run(op),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot(simd) => simd.run(op),
+        }
+    }
+}
+
+/// A detected instruction that multiplies pairs of bf16 and is faster than the same in `f32`. None of the sets has to
+/// have one; where no instruction is known, there is no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bf16Pairs {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512Bf16),
+}
+
+impl Bf16Pairs {
+    /// The instruction that goes with an instruction set, if this processor has it.
+    pub(crate) fn detect(arch: Arch) -> Option<Self> {
+        match arch {
+            #[cfg(target_arch = "x86_64")]
+            Arch::Avx512(simd) => Avx512Bf16::detect(simd).map(Self::Avx512),
+            _ => None,
         }
     }
 }

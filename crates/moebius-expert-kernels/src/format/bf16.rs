@@ -1,4 +1,4 @@
-//! bfloat16: the upper half of an `f32`, widened in registers.
+//! bfloat16: the upper half of an `f32`, widened in registers, or multiplied with inputs in bf16 as it is.
 
 use half::bf16;
 
@@ -17,6 +17,12 @@ const EXPONENT: u16 = 0x7f80;
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(32))]
 pub(crate) struct LanesBf16([u16; LANES]);
+
+#[cfg(target_arch = "x86_64")]
+impl LanesBf16 {
+    /// Sixteen zeros, which go beside an odd last column.
+    pub(crate) const ZERO: Self = Self([0; LANES]);
+}
 
 impl Unit for LanesBf16 {
     const COLS: usize = 1;
@@ -44,7 +50,10 @@ impl Unit for LanesBf16 {
         values[0] = bf16::from_bits(self.0[lane]).to_f32();
     }
     fn multiply(kernels: Kernels, panels: &[Self], block: &Block<'_>, sums: &mut [[f32; LANES]]) {
-        tile::multiply_lanes(kernels, panels, block, sums);
+        match block.form {
+            Inputs::Pairs(pairs) => tile::multiply_pairs(pairs, panels, block, sums),
+            _ => tile::multiply_lanes(kernels, panels, block, sums),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-use moebius_expert_kernels::{Formats, KernelError, PackedMatrix, WeightFormat};
+use moebius_expert_kernels::{Formats, KernelError, Kernels, PackedMatrix, WeightFormat};
 use proptest::prelude::*;
 
 use crate::support::{bits, encode, pool, values};
@@ -229,7 +229,7 @@ proptest! {
             format.decode(&bytes, &mut exact).expect("whole blocks");
         }
         let packed = PackedMatrix::pack(&pool(1), format, rows, cols, &bytes).expect("scales are finite");
-        let x = crate::support::seen(format, &values(tokens * cols, seed ^ 1));
+        let x = crate::support::seen(&Kernels::detect(), format, &values(tokens * cols, seed ^ 1));
         for kernels in crate::support::all_kernels() {
             let mut out = vec![0.0; tokens * rows];
             kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");

@@ -1,6 +1,6 @@
 use moebius_expert_kernels::{KernelError, Kernels, PackedMatrix, WeightFormat};
 
-use crate::support::{all_kernels, bits, fitting, matrix, pool, values};
+use crate::support::{bits, fitting, kernels_for, matrix, pool, values};
 
 /// Heads, rows and columns of a head's matrix.
 const SIZES: [(usize, usize, usize); 6] =
@@ -15,7 +15,7 @@ fn each_head_has_the_bits_of_a_product_with_its_own_matrix() {
                 (0..heads).map(|head| matrix(format, rows, cols, head as u64).0).collect();
             for tokens in [0, 1, 2, 13] {
                 let x = values(tokens * heads * cols, 50);
-                for kernels in all_kernels() {
+                for kernels in kernels_for(format) {
                     let mut expected = vec![0.0; tokens * heads * rows];
                     for (place, (x, out)) in x.chunks(cols).zip(expected.chunks_mut(rows)).enumerate() {
                         let weight = &weights[place % heads];

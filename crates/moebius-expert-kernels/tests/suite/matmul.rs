@@ -2,7 +2,7 @@ use moebius_expert_kernels::{Isa, KernelError, Kernels, PackedMatrix, Product, W
 use proptest::prelude::*;
 
 use crate::support::{
-    SIZES, TOLERANCE, all_kernels, assert_close, bits, fitting, matrix, pool, seen, values,
+    SIZES, TOLERANCE, all_kernels, assert_close, bits, fitting, kernels_for, matrix, pool, seen, values,
 };
 
 /// The product in `f64`, and the sum of magnitudes that rounding errors scale with.
@@ -27,8 +27,8 @@ fn check(kernels: &Kernels, w: (&PackedMatrix, &[f32]), tokens: usize, bias: boo
     let bias = bias.then(|| values(rows, 8));
     let mut out = vec![f32::NAN; tokens * rows];
     kernels.matmul(&pool(2), &x, packed, bias.as_deref(), &mut out).expect("shapes fit");
-    let (sums, scales) = oracle(&seen(packed.format(), &x), exact, cols, bias.as_deref());
-    let case = format!("{} {} [{rows}, {cols}] {tokens} tokens", kernels.name(), packed.format());
+    let (sums, scales) = oracle(&seen(kernels, packed.format(), &x), exact, cols, bias.as_deref());
+    let case = format!("{kernels:?} {} [{rows}, {cols}] {tokens} tokens", packed.format());
     assert_close(&out, &sums, &scales, TOLERANCE, &case);
 }
 
@@ -38,7 +38,7 @@ fn products_agree_with_f64_on_every_isa_format_and_awkward_size() {
         for rows in SIZES {
             for cols in SIZES.map(|cols| fitting(format, cols)) {
                 let (packed, exact) = matrix(format, rows, cols, 1);
-                for kernels in all_kernels() {
+                for kernels in kernels_for(format) {
                     check(&kernels, (&packed, &exact), 1 + (rows + cols) % 14, rows % 2 == 0);
                 }
             }
@@ -50,7 +50,7 @@ fn products_agree_with_f64_on_every_isa_format_and_awkward_size() {
 fn every_number_of_tokens_gives_the_product() {
     for format in [WeightFormat::Bf16, WeightFormat::Q4_0, WeightFormat::Q6K] {
         let (packed, exact) = matrix(format, 70, fitting(format, 33), 1);
-        for kernels in all_kernels() {
+        for kernels in kernels_for(format) {
             for tokens in (0..40).chain([100, 257]) {
                 check(&kernels, (&packed, &exact), tokens, true);
             }
@@ -64,7 +64,7 @@ fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
         let cols = fitting(format, 100);
         let (packed, _) = matrix(format, 133, cols, 3);
         let x = values(45 * cols, 4);
-        for kernels in all_kernels() {
+        for kernels in kernels_for(format) {
             let mut alone = Vec::new();
             for x in x.chunks(cols) {
                 let mut out = vec![0.0; 133];
@@ -86,17 +86,18 @@ fn a_row_has_the_same_bits_in_every_batch_and_on_every_thread_count() {
 
 #[test]
 fn a_row_has_the_same_bits_among_more_rows_than_a_cache_holds() {
-    for format in [WeightFormat::F32, WeightFormat::Q8_0] {
+    for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Q8_0] {
         let (cols, tokens) = (512, 700);
         let (packed, _) = matrix(format, 40, cols, 3);
         let x = values(tokens * cols, 4);
-        let kernels = Kernels::detect();
-        let mut out = vec![0.0; tokens * 40];
-        kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
-        for (x, out) in x.chunks(cols).zip(out.chunks(40)) {
-            let mut alone = vec![0.0; 40];
-            kernels.matmul(&pool(1), x, &packed, None, &mut alone).expect("shapes fit");
-            assert_eq!(bits(&alone), bits(out), "{format}");
+        for kernels in [Kernels::detect(), Kernels::detect().with_bf16_inputs()] {
+            let mut out = vec![0.0; tokens * 40];
+            kernels.matmul(&pool(1), &x, &packed, None, &mut out).expect("shapes fit");
+            for (x, out) in x.chunks(cols).zip(out.chunks(40)) {
+                let mut alone = vec![0.0; 40];
+                kernels.matmul(&pool(1), x, &packed, None, &mut alone).expect("shapes fit");
+                assert_eq!(bits(&alone), bits(out), "{format}");
+            }
         }
     }
 }
@@ -121,8 +122,8 @@ fn isas_that_fuse_give_the_same_bits() {
 
 #[test]
 fn products_of_the_same_inputs_have_the_bits_of_each_alone() {
-    let held = [WeightFormat::Q4_0, WeightFormat::Bf16, WeightFormat::Q8_0, WeightFormat::Q6K];
-    for kernels in all_kernels() {
+    let held = [WeightFormat::Q4_0, WeightFormat::Bf16, WeightFormat::F32, WeightFormat::Q6K];
+    for kernels in kernels_for(WeightFormat::Bf16) {
         for (threads, tokens) in [(1, 1), (2, 0), (2, 1), (3, 2), (2, 37)] {
             let x = values(tokens * 256, 4);
             let rows = [133, 7, 64, 300];
@@ -181,7 +182,7 @@ proptest! {
         format in prop::sample::select(WeightFormat::ALL.to_vec()),
     ) {
         let (packed, exact) = matrix(format, rows, fitting(format, cols), 9);
-        for kernels in all_kernels() {
+        for kernels in kernels_for(format) {
             check(&kernels, (&packed, &exact), tokens, bias);
         }
     }

@@ -138,6 +138,7 @@ fn multiplying_has_a_rate_on_every_instruction_set() {
     for kernels in all_kernels() {
         let found = kernels.measure_peaks(&pool(2), Duration::ZERO);
         assert!(found.int8_ops_per_second.is_normal() && found.f32_ops_per_second.is_normal(), "{found:?}");
+        assert!(found.bf16_ops_per_second.is_none_or(f64::is_normal), "{found:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every test needs: sizes, weights in all formats, the oracle's comparison, and all kernels.
 
+use half::bf16;
 use moebius_expert_kernels::{Kernels, PackedMatrix, Pool, WeightFormat};
 
 /// Sizes around the lane and tile edges.
@@ -8,6 +9,16 @@ pub(crate) const SIZES: [usize; 10] = [1, 2, 3, 15, 16, 17, 31, 33, 100, 257];
 /// The kernels of every instruction set of this machine.
 pub(crate) fn all_kernels() -> Vec<Kernels> {
     Kernels::available().into_iter().map(|isa| Kernels::with_isa(isa).expect("it is available")).collect()
+}
+
+/// The kernels of every instruction set that multiply weights of a format in different ways: with inputs rounded too where
+/// that makes a difference.
+pub(crate) fn kernels_for(format: WeightFormat) -> Vec<Kernels> {
+    let mut kernels = all_kernels();
+    if format == WeightFormat::Bf16 {
+        kernels.extend(all_kernels().into_iter().map(Kernels::with_bf16_inputs));
+    }
+    kernels
 }
 
 pub(crate) fn pool(threads: usize) -> Pool {
@@ -39,8 +50,17 @@ pub(crate) fn encode(format: WeightFormat, weights: &[f32]) -> (Vec<u8>, Vec<f32
     (bytes, exact)
 }
 
-/// The inputs as the kernels of a format see them: for blocks of weights, rounded to bytes with one scale a block.
-pub(crate) fn seen(format: WeightFormat, x: &[f32]) -> Vec<f32> {
+/// Values rounded to bf16.
+pub(crate) fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
+}
+
+/// The inputs as kernels see them that multiply weights of a format: for blocks of weights, rounded to bytes with one
+/// scale a block.
+pub(crate) fn seen(kernels: &Kernels, format: WeightFormat, x: &[f32]) -> Vec<f32> {
+    if format == WeightFormat::Bf16 && kernels.rounds_inputs() {
+        return rounded(x);
+    }
     if format.block_len() == 1 {
         return x.to_vec();
     }

@@ -57,6 +57,37 @@ fn distance(a: &[u8], b: &[u8]) -> f32 {
     a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// How far the logits of a dump are from the reference's, as a share of the largest of these, and over how many tokens:
+/// those of each prompt before the first that chooses other experts, from which on it is another model.
+pub(crate) fn logits_apart(golden: &Golden, dump: &[u8]) -> (f32, usize) {
+    let expected = SafeTensors::deserialize(&golden.tensors).unwrap();
+    let got = SafeTensors::deserialize(dump).unwrap();
+    let rows = |name: &str, row: usize| {
+        let [expected, got] = [&expected, &got].map(|from| from.tensor(name).unwrap());
+        let bytes = expected.data().len() / expected.shape()[0];
+        [expected, got].map(|tensor| tensor.data()[row * bytes..][..bytes].to_vec())
+    };
+    let experts: Vec<&str> = expected.names().into_iter().filter(|name| name.ends_with(".experts")).collect();
+    let (mut apart, mut largest, mut tokens) = (0.0f32, 0.0f32, 0);
+    for (prompt, ids) in golden.prompts().iter().enumerate() {
+        let of_prompt = format!("p{prompt}.");
+        let choices = experts.iter().filter(|name| name.starts_with(&of_prompt));
+        let same = |token: &usize| {
+            choices.clone().all(|name| {
+                let [expected, got] = rows(name, *token);
+                expected == got
+            })
+        };
+        for token in (0..ids.len()).take_while(same) {
+            let [expected, got] = rows(&format!("{of_prompt}logits"), token);
+            apart = apart.max(distance(&got, &expected));
+            largest = floats(&expected).into_iter().map(f32::abs).fold(largest, f32::max);
+            tokens += 1;
+        }
+    }
+    (apart / largest, tokens)
+}
+
 /// Compares every tensor of the golden that a dump also has; the golden has three more kinds.
 pub(crate) fn compare(golden: &Golden, dump: &[u8]) {
     let expected = SafeTensors::deserialize(&golden.tensors).unwrap();

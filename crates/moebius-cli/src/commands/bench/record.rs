@@ -52,6 +52,8 @@ impl Machine {
 pub(crate) struct Setting {
     pub(crate) machine: Machine,
     pub(crate) backend: &'static str,
+    /// Whether activations are rounded to bf16 where weights are bf16.
+    pub(crate) bf16_activations: bool,
     pub(crate) model: String,
     pub(crate) random_weights: bool,
     pub(crate) family: &'static str,
@@ -76,10 +78,11 @@ impl Setting {
         session: &Session,
         machine: Machine,
     ) -> Self {
-        let info = session.info();
+        let (info, backend) = (session.info(), session.backend().info());
         Setting {
             machine,
-            backend: session.backend().info().name,
+            backend: backend.name,
+            bf16_activations: backend.bf16_activations,
             model: crate::terminal::printable(&subject.name()).into_owned(),
             random_weights: matches!(subject, Subject::Shape { .. }),
             family: info.family,
@@ -136,14 +139,18 @@ impl Setting {
         Variant { threads: self.machine.threads, format: self.format_name() }
     }
 
-    /// Block formats are multiplied as whole numbers by a processor, and as bf16 by a GPU.
+    /// Block formats are multiplied as whole numbers by a processor, and as bf16 by a GPU. A processor that has an
+    /// instruction for pairs of bf16 uses it if activations are bf16 too.
     pub(crate) fn arithmetic(&self) -> Option<Arithmetic> {
         if self.machine.gpu.is_some() {
             return Some(Arithmetic::Bf16);
         }
-        let of =
-            |format: WeightFormat| if format.block_len() > 1 { Arithmetic::Int8 } else { Arithmetic::F32 };
-        self.format.map(of)
+        let in_pairs = self.bf16_activations && self.machine.peaks.bf16_ops_per_second.is_some();
+        self.format.map(|format| match format {
+            WeightFormat::Bf16 if in_pairs => Arithmetic::Bf16,
+            format if format.block_len() > 1 => Arithmetic::Int8,
+            _ => Arithmetic::F32,
+        })
     }
 
     /// Operations per second that the machine reaches in that arithmetic.
@@ -151,7 +158,7 @@ impl Setting {
         let Machine { peaks, gpu, .. } = &self.machine;
         self.arithmetic().and_then(|arithmetic| match arithmetic {
             Arithmetic::Int8 => Some(peaks.int8_ops_per_second),
-            Arithmetic::Bf16 => gpu.map(|gpu| gpu.bf16_ops_per_second),
+            Arithmetic::Bf16 => gpu.map_or(peaks.bf16_ops_per_second, |gpu| Some(gpu.bf16_ops_per_second)),
             Arithmetic::F32 => Some(peaks.f32_ops_per_second),
         })
     }
@@ -172,6 +179,7 @@ impl Record {
         self.add_program(setting.machine.cpu.clone(), setting.machine.kernels);
         self.add("threads", setting.machine.threads);
         self.add("backend", setting.backend);
+        self.add("bf16_activations", setting.bf16_activations);
         self.add("model", setting.model.clone());
         self.add("random_weights", setting.random_weights);
         self.add("family", setting.family);
@@ -225,6 +233,7 @@ impl Record {
         let peaks = Some(setting.machine.peaks).filter(|_| setting.machine.gpu.is_none());
         self.add("machine_int8_ops_per_second", peaks.map(|peaks| peaks.int8_ops_per_second));
         self.add("machine_f32_ops_per_second", peaks.map(|peaks| peaks.f32_ops_per_second));
+        self.add("machine_bf16_ops_per_second", peaks.and_then(|peaks| peaks.bf16_ops_per_second));
         self.add("peak_share", setting.peak_ops_per_second().and_then(|rate| measured.peak_share(rate)));
         self.add("distinct_experts_per_layer", measured.distinct_experts());
         self.add("expected_distinct_experts_per_layer", measured.expected_distinct_experts());

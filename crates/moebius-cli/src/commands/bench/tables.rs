@@ -70,8 +70,9 @@ pub(crate) fn heading(setting: &Setting) -> String {
         Some((n_experts, top_k)) => format!(", {top_k} of {n_experts} experts"),
         None => String::new(),
     };
+    let rounded = if setting.bf16_activations { ", activations rounded to bf16" } else { "" };
     format!(
-        "moebius {} ({}, {} kernels) on {cpu}: {}, {} layers{experts}{weights}",
+        "moebius {} ({}, {} kernels) on {cpu}: {}, {} layers{experts}{weights}{rounded}",
         env!("CARGO_PKG_VERSION"),
         crate::version::PROFILE,
         setting.machine.kernels,
@@ -96,9 +97,14 @@ pub(crate) fn machine_note(setting: &Setting) -> String {
     let peaks = setting.machine.peaks;
     let (int8, f32) =
         (si(Some(peaks.int8_ops_per_second), "OP/s"), si(Some(peaks.f32_ops_per_second), "FLOP/s"));
+    let (pairs, beside) = match peaks.bf16_ops_per_second.filter(|_| setting.bf16_activations) {
+        Some(bf16) => (format!(", {} in pairs of bf16", si(Some(bf16), "FLOP/s")), " beside pairs for bf16,"),
+        None => (String::new(), ""),
+    };
     format!(
         "{threads} {noun} read {read} here: \"of bw\" is weights and cache, \"GB/s\" weights alone. They multiply and add \
-         at {int8} in int8 and {f32} in f32: \"of peak\" is all operations beside int8 for block formats, else beside f32."
+         at {int8} in int8 and {f32} in f32{pairs}: \"of peak\" is all operations beside int8 for block formats,{beside} \
+         else beside f32."
     )
 }
 
@@ -230,6 +236,22 @@ mod tests {
         assert!(note.contains("3 TB/s") && note.contains("600 TFLOP/s"), "{note}");
     }
 
+    #[test]
+    fn shares_are_of_pairs_of_bf16_where_such_are_multiplied() {
+        let plain = setting();
+        assert_eq!(plain.peak_ops_per_second(), Some(2.0e11));
+        assert!(!machine_note(&plain).contains("bf16") && !heading(&plain).contains("bf16"));
+        let mut rounded = Setting { bf16_activations: true, ..setting() };
+        assert_eq!(rounded.peak_ops_per_second(), Some(4.0e11));
+        let note = machine_note(&rounded);
+        assert!(note.contains("200 GFLOP/s in f32, 400 GFLOP/s in pairs of bf16"), "{note}");
+        assert!(heading(&rounded).ends_with("activations rounded to bf16"), "{}", heading(&rounded));
+        rounded.machine.peaks.bf16_ops_per_second = None;
+        assert_eq!(rounded.peak_ops_per_second(), Some(2.0e11));
+        rounded.format = Some(WeightFormat::Q4_0);
+        assert_eq!(rounded.peak_ops_per_second(), Some(1.0e12));
+    }
+
     fn setting() -> Setting {
         Setting {
             machine: Machine {
@@ -237,10 +259,15 @@ mod tests {
                 kernels: "scalar",
                 threads: 2,
                 read_bytes_per_second: Some(31.2e9),
-                peaks: Peaks { int8_ops_per_second: 1.0e12, f32_ops_per_second: 2.0e11 },
+                peaks: Peaks {
+                    int8_ops_per_second: 1.0e12,
+                    f32_ops_per_second: 2.0e11,
+                    bf16_ops_per_second: Some(4.0e11),
+                },
                 gpu: None,
             },
             backend: "cpu",
+            bf16_activations: false,
             model: "olmoe-1b-7b".into(),
             random_weights: true,
             family: "olmoe",

@@ -28,7 +28,7 @@ pub fn each_head_has_a_matrix_of_its_own(backend: &dyn Backend) -> Result<(), Fa
             for tokens in TOKENS {
                 let x = samples.vector(tokens * heads * inputs);
                 let input = tensor(&x, &[tokens, heads, inputs], &backend.info().device)?;
-                agrees(&*loaded, &matrices, &x, &input).map_err(|failure| {
+                agrees((backend, &*loaded), &matrices, &x, &input).map_err(|failure| {
                     failure.at(format!("{heads} heads of {outputs} x {inputs}, {tokens} tokens"))
                 })?;
             }
@@ -45,7 +45,7 @@ pub fn strided_inputs_of_heads_agree_with_f64(backend: &dyn Backend) -> Result<(
         let Some(loaded) = load_heads(backend, &matrices)? else { return Ok(()) };
         let x = samples.vector(7 * 3 * inputs);
         let input = strided(&tensor(&x, &[7, 3, inputs], &backend.info().device)?)?;
-        agrees(&*loaded, &matrices, &x, &input)
+        agrees((backend, &*loaded), &matrices, &x, &input)
     })
 }
 
@@ -67,7 +67,12 @@ pub fn inputs_for_other_heads_are_errors(backend: &dyn Backend) -> Result<(), Fa
     })
 }
 
-fn agrees(loaded: &dyn HeadLinear, matrices: &[Matrix], x: &[f32], input: &Tensor) -> Result<(), Failure> {
+fn agrees(
+    (backend, loaded): (&dyn Backend, &dyn HeadLinear),
+    matrices: &[Matrix],
+    x: &[f32],
+    input: &Tensor,
+) -> Result<(), Failure> {
     let (heads, outputs, inputs) = (matrices.len(), matrices[0].rows, matrices[0].cols);
     let tokens = x.len() / (heads * inputs);
     let out = values_of(&loaded.forward(input)?, &[tokens, heads, outputs])?;
@@ -77,7 +82,7 @@ fn agrees(loaded: &dyn HeadLinear, matrices: &[Matrix], x: &[f32], input: &Tenso
         expected.values.extend(part.values);
         expected.scales.extend(part.scales);
     }
-    expected.check(&out, tolerance(matrices[0].format)?.linear)
+    expected.check(&out, tolerance(backend.info(), matrices[0].format)?.linear)
 }
 
 /// A matrix for each head.

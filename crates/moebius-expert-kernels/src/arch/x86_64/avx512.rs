@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use crate::arch::{Dots, LANES, Op, QUAD_BYTES, Simd};
 
 /// Proof that the processor has AVX-512F, BW and VNNI.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {

@@ -75,7 +75,10 @@ impl Avx512Bf16 {
     #[inline(always)]
     pub(crate) fn dot(self, sums: __m512, columns: __m512i, inputs: __m512i) -> __m512 {
         // SAFETY: the token proves the features; the types of pairs and of words are 64 bytes without padding.
-        unsafe { _mm512_dpbf16_ps(sums, std::mem::transmute(columns), std::mem::transmute(inputs)) }
+        unsafe {
+            let columns = std::mem::transmute::<__m512i, __m512bh>(columns);
+            _mm512_dpbf16_ps(sums, columns, std::mem::transmute::<__m512i, __m512bh>(inputs))
+        }
     }
 }
 

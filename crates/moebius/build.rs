@@ -25,7 +25,9 @@ fn main() {
             panic!("{}: {reason}", path.display());
         }
         let name = path.file_name().expect("a file has a name").to_string_lossy();
-        writeln!(list, "    ({name:?}, include_str!({path:?})),").expect("a string can be written");
+        // Where the crate lies when it is compiled: a folder of builds may be older than the place of the sources.
+        let place = format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/hardware/\", {name:?})");
+        writeln!(list, "    ({name:?}, include_str!({place})),").expect("a string can be written");
     }
     list += "];\n";
     let out = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("hardware.rs");

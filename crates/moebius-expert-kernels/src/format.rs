@@ -30,7 +30,7 @@ pub(crate) use self::{
 };
 use crate::{
     KernelError, Kernels,
-    arch::{CACHE_LINE, LANES, Op, Simd, plain::Plain},
+    arch::{self, CACHE_LINE, LANES, Op, Simd, plain::Plain},
     rows::{Block, Inputs},
     units::Units,
 };
@@ -340,17 +340,13 @@ use of_group;
 
 /// Asks for one of several parts of the memory a while after some units, which `R` rows are multiplied with.
 #[inline(always)]
-fn prefetch<S: Simd, U, const Q: usize, const R: usize>(
-    simd: S,
-    units: [&U; Q],
-    (part, parts): (usize, usize),
-) {
+fn prefetch<U, const Q: usize, const R: usize>(units: [&U; Q], (part, parts): (usize, usize)) {
     let lines = size_of::<U>().div_ceil(CACHE_LINE * parts);
     let ahead = prefetch_bytes(R) + part * lines * CACHE_LINE;
     for unit in units {
         let first = std::ptr::from_ref(unit).cast::<u8>().wrapping_add(ahead);
         for line in 0..lines {
-            simd.prefetch(first.wrapping_add(line * CACHE_LINE));
+            arch::prefetch(first.wrapping_add(line * CACHE_LINE));
         }
     }
 }

@@ -155,11 +155,6 @@ pub(crate) trait Simd: Dots {
     /// How many `V` fit into registers as accumulators of a tile.
     const ACCUMULATORS: usize;
 
-    /// [`prefetch`].
-    #[inline(always)]
-    fn prefetch(self, line: *const u8) {
-        prefetch(line);
-    }
     /// All lanes equal.
     fn splat(self, value: f32) -> Self::V;
     /// Sixteen `f32`.

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::together;
 use crate::{
-    arch::{CACHE_LINE, LANES, Op, Simd},
+    arch::{CACHE_LINE, LANES, Op, Simd, prefetch},
     vector::exp_row,
     vector::lanes::{exp, load_padded, reduce_max, store_part},
 };
@@ -58,10 +58,10 @@ impl<'a> Rows<'a> {
 impl Rows<'_> {
     /// Asks for some rows before they are read.
     #[inline(always)]
-    fn fetch<S: Simd>(&self, simd: S, rows: Range<usize>) {
+    fn fetch(&self, rows: Range<usize>) {
         for row in rows {
             for line in self.row(row).chunks(LINE) {
-                simd.prefetch(line.as_ptr().cast());
+                prefetch(line.as_ptr().cast());
             }
         }
     }
@@ -101,16 +101,12 @@ impl Tile<'_> {
     /// Keys of one chunk by fours, with the places of their scores; the last is repeated where there are fewer. Keys
     /// further on and the values of these come nearer meanwhile.
     #[inline(always)]
-    fn fours<S: Simd>(
-        &self,
-        simd: S,
-        keys: &Range<usize>,
-    ) -> impl Iterator<Item = ([&[f32]; 4], Range<usize>)> {
+    fn fours(&self, keys: &Range<usize>) -> impl Iterator<Item = ([&[f32]; 4], Range<usize>)> {
         let Range { start, end } = *keys;
         let last = self.end();
         (start..end).step_by(4).map(move |key| {
-            self.keys.fetch(simd, key + KEYS_AHEAD..last.min(key + KEYS_AHEAD + 4));
-            self.values.fetch(simd, key..end.min(key + 4));
+            self.keys.fetch(key + KEYS_AHEAD..last.min(key + KEYS_AHEAD + 4));
+            self.values.fetch(key..end.min(key + 4));
             let four = [key, key + 1, key + 2, key + 3].map(|key| self.keys.row(key.min(end - 1)));
             let first = key % CHUNK;
             (four, first..first + (end - key).min(4))
@@ -281,7 +277,7 @@ pub(super) fn beside(seen: &Range<usize>, common: &Range<usize>) -> [Range<usize
 #[inline(always)]
 fn score_together<S: Simd>(simd: S, tile: &Tile<'_>, common: &Range<usize>, scores: &mut [[f32; CHUNK]]) {
     let query = |row: usize| tile.queries[row].0;
-    for (keys, here) in tile.fours(simd, common) {
+    for (keys, here) in tile.fours(common) {
         let (pairs, last) = scores.as_chunks_mut::<2>();
         for (pair, [first, second]) in pairs.iter_mut().enumerate() {
             let [a, b] = dots(simd, &[query(2 * pair), query(2 * pair + 1)], &keys);
@@ -304,7 +300,7 @@ fn score_alone<S: Simd>(
     keys: &Range<usize>,
     scores: &mut [f32; CHUNK],
 ) {
-    for (keys, here) in tile.fours(simd, keys) {
+    for (keys, here) in tile.fours(keys) {
         let [dots] = dots(simd, &[tile.queries[row].0], &keys);
         store_scores(tile.scale, dots, &mut scores[here]);
     }

@@ -171,7 +171,7 @@ impl UnitIq4Xs {
         (step, run): (&[[i32; R]; STEP256], usize),
         totals: [[S::I; R]; Q],
     ) -> [[S::I; R]; Q] {
-        prefetch::<S, _, _, R>(simd, units, (run, RUNS));
+        prefetch::<_, _, R>(units, (run, RUNS));
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
             let [even, odd] = [step[STARTS + 2 * run][row], step[STARTS + 2 * run + 1][row]];

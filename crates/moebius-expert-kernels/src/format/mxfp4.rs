@@ -106,7 +106,7 @@ impl Dot for UnitMxfp4 {
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
         each_group!((S, R), P, units, sums, (units, sums) => {
-            prefetch::<S, _, _, R>(simd, units, (0, 1));
+            prefetch::<_, _, R>(units, (0, 1));
             let scales = of_group!(units, unit => simd.mul(simd.widen_exponents(&unit.exponents), simd.splat(0.5)));
             let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: Some(&CODES) };
             nibbles.add(simd, step, scales, sums)

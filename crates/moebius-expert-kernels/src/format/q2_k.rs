@@ -154,7 +154,7 @@ impl UnitQ2K {
         let mut totals = totals;
         for strand in 0..4 {
             let run = 8 * (stretch / 2) + 2 * strand + stretch % 2;
-            prefetch::<S, _, _, R>(simd, units, (4 * stretch + strand, RUNS));
+            prefetch::<_, _, R>(units, (4 * stretch + strand, RUNS));
             let mut dots = [[simd.start(0); R]; Q];
             for j in 0..4 {
                 let codes: [_; Q] = of_group!(units, unit => {

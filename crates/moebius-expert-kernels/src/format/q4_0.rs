@@ -88,7 +88,7 @@ impl Dot for UnitQ4_0 {
     ) -> [[S::V; R]; P] {
         let mut sums = sums;
         each_group!((S, R), P, units, sums, (units, sums) => {
-            prefetch::<S, _, _, R>(simd, units, (0, 1));
+            prefetch::<_, _, R>(units, (0, 1));
             let scales = of_group!(units, unit => simd.widen_f16(&unit.scales));
             let nibbles = Nibbles { quads: of_group!(units, unit => &unit.quads), table: None };
             nibbles.add(simd, step, scales, sums)

@@ -86,7 +86,7 @@ impl UnitQ4K {
         let mut totals = totals;
         for upper in [false, true] {
             let run = 2 * pair + usize::from(upper);
-            prefetch::<S, _, _, R>(simd, units, (run, RUNS));
+            prefetch::<_, _, R>(units, (run, RUNS));
             let mut dots = [[simd.start(0); R]; Q];
             for j in 0..8 {
                 let codes: [_; Q] = of_group!(units, unit => {

@@ -135,7 +135,7 @@ impl UnitQ5_1 {
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
         let [scales, starts, inputs @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        prefetch::<S, _, _, R>(simd, units, (0, 1));
+        prefetch::<_, _, R>(units, (0, 1));
         let none = [[simd.start(0); R]; Q];
         let mut totals = [[simd.zero(); R]; Q];
         let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, inputs, none);

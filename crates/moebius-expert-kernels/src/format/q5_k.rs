@@ -140,7 +140,7 @@ impl UnitQ5K {
         let mut totals = totals;
         for upper in [false, true] {
             let run = 2 * pair + usize::from(upper);
-            prefetch::<S, _, _, R>(simd, units, (run, RUNS));
+            prefetch::<_, _, R>(units, (run, RUNS));
             let factors = of_group!(units, unit => unit.factors.run_scales(run));
             let none = [[simd.start(0); R]; Q];
             let mut dots = Self::add_quad::<S, Q, R, 0>(simd, units, (step, run), none);

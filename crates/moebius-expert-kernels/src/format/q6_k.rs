@@ -178,7 +178,7 @@ impl UnitQ6K {
         totals: [[S::I; R]; Q],
     ) -> [[S::I; R]; Q] {
         let run = 8 * (stretch / 2) + 2 * STRAND + stretch % 2;
-        prefetch::<S, _, _, R>(simd, units, (4 * stretch + STRAND, RUNS));
+        prefetch::<_, _, R>(units, (4 * stretch + STRAND, RUNS));
         let mut dots = [[simd.start(0); R]; Q];
         for row in 0..R {
             let start = simd.start(step[STARTS + run][row]);

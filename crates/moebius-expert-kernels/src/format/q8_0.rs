@@ -72,7 +72,7 @@ impl UnitQ8_0 {
         sums: [[S::V; R]; Q],
     ) -> [[S::V; R]; Q] {
         let [scales, starts, quads @ ..]: &[[i32; R]; STEP32] = step.try_into().expect("a whole step");
-        prefetch::<S, _, _, R>(simd, units, (0, 1));
+        prefetch::<_, _, R>(units, (0, 1));
         let mut dots = [[simd.zero(); R]; Q];
         for row in 0..R {
             let start = simd.start_signed(starts[row]);
